@@ -1,0 +1,2 @@
+//! The bootable image: joins the HAL and the sentry.
+fn main() {}

@@ -1,0 +1,230 @@
+//! What the VMM and the guest kernel say to each other.
+//!
+//! Two documents exist, both JSON, and both sides compile these same types:
+//!
+//! * [`BootConfig`]: the first container, handed over in the ramdisk slot of the Linux boot protocol.
+//! * [`ToGuest`] / [`ToHost`]: messages on the control connection (vsock port [`ports::CONTROL`], the
+//!   guest connects), each framed by a little-endian `u32` length. The first message either way is `Hello`.
+//!
+//! The guest is hostile to the host: the host bounds every frame by [`MAX_FRAME`] and refuses unknown fields.
+#![no_std]
+
+extern crate alloc;
+
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Version of everything in this crate; a peer with another one is refused.
+pub const VERSION: u32 = 1;
+
+/// Largest control frame in bytes, length prefix excluded.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// vsock addresses: the context ids and the host's well-known ports.
+pub mod ports {
+    /// The host's context id (virtio 1.2, section 5.10.4).
+    pub const HOST_CID: u64 = 2;
+    /// The guest's context id.
+    pub const GUEST_CID: u64 = 3;
+    /// The control connection.
+    pub const CONTROL: u32 = 1024;
+    /// Text of `--strace` and the kernel log, guest to host.
+    pub const TRACE: u32 = 1025;
+    /// First port the host hands out for standard streams.
+    pub const FIRST_STREAM: u32 = 2048;
+}
+
+/// The power port: what the guest writes to it ends the machine.
+pub mod power {
+    /// I/O port number; a 32-bit write.
+    pub const PORT: u16 = 0x600;
+    /// Orderly power-off.
+    pub const OFF: u32 = 0;
+    /// Kernel panic; the text is on the serial port.
+    pub const PANIC: u32 = 1;
+    /// The guest could not boot (bad configuration, not enough memory); the text is on the serial port.
+    pub const BOOT_FAILED: u32 = 2;
+}
+
+/// The document in the ramdisk slot: the machine-wide settings and the first container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootConfig {
+    /// [`VERSION`].
+    pub version: u32,
+    /// `sethostname(2)` name of the sandbox.
+    pub hostname: String,
+    /// Wall clock at boot, nanoseconds since the epoch; refined by kvmclock where present.
+    pub realtime_ns: u64,
+    /// Seed of the guest's random generator until virtio-rng answers; 32 bytes.
+    pub seed: Vec<u8>,
+    /// The root file system.
+    pub root: Root,
+    /// The first process.
+    pub process: Process,
+    /// Write a line per system call to the [`ports::TRACE`] connection.
+    pub strace: bool,
+    /// Gather counters for `--stats`.
+    pub stats: bool,
+}
+
+/// The root file system of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Root {
+    /// A writable tmpfs overlaid on the EROFS image in the pmem device.
+    OverlayPmem,
+    /// The EROFS image itself, read-only.
+    Pmem,
+    /// An empty tmpfs (tests).
+    Tmpfs,
+}
+
+/// A process to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Program and arguments; the program is looked up in `PATH` of `env` when it has no slash.
+    pub args: Vec<String>,
+    /// `KEY=VALUE` strings.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// Numeric user or name, with an optional `:group`, resolved in the root's `/etc/passwd` and `/etc/group`.
+    pub user: Option<String>,
+    /// Its standard streams.
+    pub streams: Streams,
+}
+
+/// Where the standard streams of a process go: host vsock ports the guest connects to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Streams {
+    /// Three separate one-way streams, seen by the program as fifos. `None` is `/dev/null`.
+    Pipes {
+        /// Host to guest.
+        stdin: Option<u32>,
+        /// Guest to host.
+        stdout: Option<u32>,
+        /// Guest to host.
+        stderr: Option<u32>,
+    },
+    /// A pseudo-terminal whose master is relayed over one connection.
+    Tty {
+        /// Port of the connection.
+        port: u32,
+        /// Initial rows.
+        rows: u16,
+        /// Initial columns.
+        cols: u16,
+    },
+}
+
+/// Control messages from the VMM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToGuest {
+    /// First message.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// Deliver a signal to the first process (or to its foreground process group with a tty).
+    Signal {
+        /// Linux signal number.
+        signal: u32,
+    },
+    /// The terminal was resized.
+    Resize {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Ask for [`ToHost::Stats`] now.
+    Stats,
+}
+
+/// Control messages from the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToHost {
+    /// First message.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// The first process is running its first instruction.
+    Started,
+    /// The first process could not be started.
+    StartFailed {
+        /// Linux errno of the failure (ENOENT, EACCES, ENOEXEC, …).
+        errno: u32,
+        /// One sentence for the user.
+        message: String,
+    },
+    /// The first process ended; the guest powers off after this.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// Counters, when [`BootConfig::stats`] was set.
+        stats: Option<GuestStats>,
+    },
+    /// Answer to [`ToGuest::Stats`].
+    Stats {
+        /// Counters.
+        stats: GuestStats,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// `exit(2)` with this code.
+    Code(u8),
+    /// Killed by this signal number.
+    Signal(u8),
+}
+
+/// Counters of the guest kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestStats {
+    /// Frames (4 KiB) of RAM the buddy allocator manages.
+    pub frames_total: u64,
+    /// Frames free now.
+    pub frames_free: u64,
+    /// Frames ever touched by the guest since boot (kernel image, page tables, heap, user pages).
+    pub frames_touched: u64,
+    /// Frames used by user mappings and the page cache.
+    pub frames_user: u64,
+    /// Nanoseconds since the guest's first instruction at named points of the start, in order.
+    pub phases: Vec<Phase>,
+    /// System calls by number and count, non-zero only.
+    pub syscalls: Vec<SyscallCount>,
+    /// Page faults taken.
+    pub page_faults: u64,
+    /// Context switches.
+    pub context_switches: u64,
+}
+
+/// One named point of the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Name, such as `kernel_entered` or `first_instruction`.
+    pub name: String,
+    /// Nanoseconds since the guest's first instruction.
+    pub at_ns: u64,
+}
+
+/// Count of one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyscallCount {
+    /// Linux x86-64 number.
+    pub nr: u32,
+    /// Times entered.
+    pub count: u64,
+}

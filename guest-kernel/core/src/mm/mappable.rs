@@ -1,0 +1,79 @@
+//! What can be mapped: the contract between memory management and whoever owns pages.
+//!
+//! A file mapping shares the very frames that `read` and `write` use, so the two are coherent without
+//! any copying back. An object that offers pages implements [`Mappable`]; the open file through which it
+//! was mapped implements [`MappedFile`], which only serves `/proc/PID/maps` and keeps the file open.
+
+use core::any::Any;
+
+use alloc::{sync::Arc, vec::Vec};
+
+use crate::{errno::Result, hal};
+
+/// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
+///
+/// # Contract
+/// - [`page`](Self::page) is called with the lock of an [`Mm`](super::Mm) held for reading. It may take
+///   the object's own page lock and may wait for a device, but it must not take any lock that is held
+///   over a copy from or to user memory (an inode's `write` mutex): that copy faults and takes the lock
+///   of the `Mm`.
+/// - The frame of an index stays the same until a truncation drops it, so that all mappings and the
+///   `read`/`write` path see the same bytes. A hole is therefore allocated by the first look at it.
+/// - Bytes between the end of the object and the end of its last page are zero.
+pub trait Mappable: Any + Send + Sync {
+    /// The frame of page `index`. With `write`, the page is about to be written through a shared mapping
+    /// (mark it dirty). Errors become SIGBUS, except ENOMEM, which goes to the out-of-memory path.
+    fn page(&self, index: u64, write: bool) -> Result<hal::Frame>;
+
+    /// The frame of page `index` if it is there without any work (cached, or static memory): used to map
+    /// the neighbours of a faulting page.
+    fn cached_page(&self, _index: u64) -> Option<hal::Frame> {
+        None
+    }
+
+    /// Length in bytes. A touch of a page that lies wholly beyond it is a SIGBUS.
+    fn len(&self) -> u64;
+
+    /// Writes back bytes `start..end` (msync). Memory file systems have nothing to do.
+    fn sync(&self, _start: u64, _end: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether a shared mapping may be made writable now (memfd seals).
+    fn may_write_shared(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The list of address spaces to tell about a truncation. Immutable objects have none.
+    fn mappers(&self) -> Option<&super::Mappers> {
+        None
+    }
+
+    /// The name in `/proc/PID/maps` of a mapping without a file, for example `[vdso]`.
+    fn label(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// An open file behind a mapping.
+pub trait MappedFile: Any + Send + Sync {
+    /// The path for `/proc/PID/maps`, with ` (deleted)` if the name is gone.
+    fn path(&self) -> Vec<u8>;
+    /// The device number (`st_dev`) of the file.
+    fn device(&self) -> u64;
+    /// The inode number of the file.
+    fn inode(&self) -> u64;
+}
+
+/// What `mmap` of a file descriptor maps: the pages, and the file that names them.
+#[derive(Clone)]
+pub struct FileMapping {
+    /// The pages.
+    pub object: Arc<dyn Mappable>,
+    /// The open file, if there is one (there is none for shared anonymous memory).
+    pub file: Option<Arc<dyn MappedFile>>,
+    /// Whether `PROT_WRITE` of a shared mapping is allowed (the file was opened for writing).
+    pub may_write: bool,
+    /// Whether `PROT_EXEC` is allowed (the mount is not `noexec`).
+    pub may_exec: bool,
+}

@@ -1,0 +1,236 @@
+//! Memory of programs: address spaces, page faults, and the system calls about them.
+//!
+//! # What Linux does
+//! A process has a set of mappings (VMAs): ranges of addresses with a protection and a source of pages,
+//! which is nothing (anonymous memory, zero at first) or an object such as a file. Pages are put into the
+//! page tables by the fault of the first touch. Private pages are shared after `fork` until one side
+//! writes (copy on write).
+//!
+//! # What we do
+//! The same, with two data structures. [`VmaTree`] says what user code may see; the page tables
+//! ([`hal::AddressSpace`]) are a cache of it that also *owns* the private pages. [`Mm`] joins the two.
+//! There is no reverse map: a frame is private to one page-table entry exactly when nobody else holds a
+//! reference to it (`Frame::ref_count`), which is how a write fault decides between copying and taking over.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `vma`, `tree` | one mapping; the ordered set of them and the search for gaps |
+//! | `mappable` | the contract with owners of pages (files, shared memory) |
+//! | `pages`, `shmem`, `mappers` | a sparse array of frames; shared anonymous memory; telling mappings about a truncation |
+//! | `fault` | resolving a page fault |
+//! | `map`, `brk`, `remap`, `advise`, `lock` | the operations behind the system calls |
+//! | `fork` | duplicating an address space |
+//! | `remote` | reading and writing memory of another process |
+//! | `report` | what procfs shows |
+//! | `syscalls` | the system calls themselves |
+//!
+//! # Locks
+//! Order: inode mutex (held over user copies) → `Mm::layout` → an object's page lock → the lock inside
+//! `hal::AddressSpace`. `Mm::layout` is read-locked to resolve a fault and write-locked to change mappings;
+//! so faults of threads run in parallel, and meet in `AddressSpace::map_new` and `replace`, which succeed
+//! for one of them only; the other looks again. No user memory may be copied with `Mm::layout` held.
+//! Two `Mm`s are never locked at the same time, except a child that nobody else can see yet.
+//!
+//! # Invariants
+//! - Every page in the page tables lies in a VMA, and its rights are a subset of the VMA's.
+//! - A writable page-table entry of a private VMA refers to a frame that no other address space, cache or
+//!   pipe refers to.
+
+mod advise;
+mod brk;
+mod fault;
+mod fork;
+mod lock;
+mod map;
+mod mappable;
+mod mappers;
+mod pages;
+mod remap;
+mod remote;
+mod report;
+mod shmem;
+mod syscalls;
+mod tree;
+mod vma;
+
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+pub use fault::{FaultResult, resolve_kernel_fault, resolve_user_fault};
+pub use map::{MapRequest, Placement};
+pub use mappable::{FileMapping, Mappable, MappedFile};
+pub use mappers::Mappers;
+pub use pages::PageTree;
+pub use report::{MmStats, SmapsCounts, VmaInfo, VmaName};
+pub use shmem::SharedMemory;
+pub use syscalls::SYSCALLS;
+pub use tree::{Totals, VmaTree};
+pub use vma::{Backing, Vma, VmFlags};
+
+use crate::{errno::Result, hal, hal::AddressSpace, sync::RwMutex};
+
+/// Size of a page in bytes.
+pub const PAGE_SIZE: u64 = hal::PAGE_SIZE as u64;
+/// Bytes kept free below a mapping that grows downward (Linux: 256 pages).
+pub const STACK_GUARD_GAP: u64 = 256 * PAGE_SIZE;
+/// Lowest address that may be mapped (Linux: `vm.mmap_min_addr`).
+pub const MMAP_MIN_ADDR: u64 = 0x10000;
+/// Largest number of mappings (Linux: `vm.max_map_count`).
+pub const MAX_MAP_COUNT: usize = 65530;
+/// First address beyond user memory.
+pub const USER_END: u64 = hal::USER_END;
+
+/// Rounds up to a page boundary; None on overflow.
+pub fn page_align_up(value: u64) -> Option<u64> {
+    value.checked_add(PAGE_SIZE - 1).map(page_align_down)
+}
+
+/// Rounds down to a page boundary.
+pub fn page_align_down(value: u64) -> u64 {
+    value & !(PAGE_SIZE - 1)
+}
+
+/// The resource limits that memory operations look at, in bytes (soft limits). The task owner makes it from the
+/// rlimits of a thread group.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `RLIMIT_AS`.
+    pub address_space: u64,
+    /// `RLIMIT_DATA`.
+    pub data: u64,
+    /// `RLIMIT_STACK`.
+    pub stack: u64,
+    /// `RLIMIT_MEMLOCK`; `u64::MAX` with `CAP_IPC_LOCK`.
+    pub locked: u64,
+}
+
+impl Limits {
+    /// No limits.
+    pub const NONE: Limits =
+        Limits { address_space: u64::MAX, data: u64::MAX, stack: u64::MAX, locked: u64::MAX };
+}
+
+/// Where the parts of the loaded program lie: for `/proc/PID/stat`, `cmdline`, `environ`, `auxv`, `exe`.
+#[derive(Clone, Default)]
+pub struct Image {
+    /// First address of the program's code.
+    pub start_code: u64,
+    /// End of the program's code.
+    pub end_code: u64,
+    /// First address of the program's initialised data.
+    pub start_data: u64,
+    /// End of the program's initialised data.
+    pub end_data: u64,
+    /// Stack pointer at the program's start.
+    pub start_stack: u64,
+    /// First byte of the first argument.
+    pub arg_start: u64,
+    /// After the last argument.
+    pub arg_end: u64,
+    /// First byte of the first environment string.
+    pub env_start: u64,
+    /// After the last environment string.
+    pub env_end: u64,
+    /// The auxiliary vector as put on the stack: pairs of type and value, `AT_NULL` included.
+    pub auxv: Vec<(u64, u64)>,
+    /// The program's file.
+    pub exe: Option<Arc<dyn MappedFile>>,
+    /// Base of the vDSO, 0 if there is none.
+    pub vdso: u64,
+}
+
+/// An address space of a program. Shared by the tasks made with `CLONE_VM`.
+pub struct Mm {
+    space: Arc<AddressSpace>,
+    layout: RwMutex<Layout>,
+    /// Pages of anonymous and private-dirty memory now in the page tables (approximate: counted per VMA kind).
+    anon_pages: AtomicI64,
+    /// Pages of objects now in the page tables.
+    object_pages: AtomicI64,
+    peak_resident: AtomicU64,
+}
+
+/// What the lock of an [`Mm`] guards.
+struct Layout {
+    vmas: VmaTree,
+    /// Start of the heap; the same as `brk` when empty.
+    brk_start: u64,
+    /// End of the heap, byte-exact.
+    brk: u64,
+    /// Mappings are placed below this address, the highest first.
+    mmap_base: u64,
+    /// `mlockall(MCL_FUTURE)`: flags of new mappings.
+    lock_future: bool,
+    /// Largest total size so far, in pages.
+    peak_pages: u64,
+    image: Image,
+}
+
+impl Mm {
+    /// An empty address space whose `mmap` area ends at `mmap_base`.
+    pub fn new(mmap_base: u64) -> Result<Arc<Mm>> {
+        let layout = Layout {
+            vmas: VmaTree::new(),
+            brk_start: 0,
+            brk: 0,
+            mmap_base,
+            lock_future: false,
+            peak_pages: 0,
+            image: Image::default(),
+        };
+        Ok(Arc::new(Self::with_layout(AddressSpace::new()?, layout)))
+    }
+
+    fn with_layout(space: Arc<AddressSpace>, layout: Layout) -> Mm {
+        Mm {
+            space,
+            layout: RwMutex::new(layout),
+            anon_pages: AtomicI64::new(0),
+            object_pages: AtomicI64::new(0),
+            peak_resident: AtomicU64::new(0),
+        }
+    }
+
+    /// The page tables, for `hal::Thread`.
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+
+    /// Where the parts of the program lie.
+    pub fn image(&self) -> Image {
+        self.layout.read().image.clone()
+    }
+
+    /// Changes the record of where the parts of the program lie (exec, `prctl(PR_SET_MM)`).
+    pub fn update_image(&self, change: impl FnOnce(&mut Image)) {
+        change(&mut self.layout.write().image);
+    }
+
+    /// Counts pages that entered or left the page tables for `vma`.
+    fn count_pages(&self, vma: &Vma, delta: i64) {
+        let counter = if vma.is_anonymous() { &self.anon_pages } else { &self.object_pages };
+        counter.fetch_add(delta, Ordering::Relaxed);
+        if delta > 0 {
+            let resident = self.space.resident() as u64;
+            if resident > self.peak_resident.load(Ordering::Relaxed) {
+                self.peak_resident.fetch_max(resident, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Drops the pages of `range`, which lies in `vma`.
+    fn unmap_pages(&self, vma: &Vma, range: core::ops::Range<u64>) {
+        let n = self.space.unmap(range);
+        if n > 0 {
+            self.count_pages(vma, -(n as i64));
+        }
+    }
+}
+
+impl Drop for Mm {
+    /// The last user is gone: gives all pages back now, even if a thread that is being torn down still holds the
+    /// (then empty) page tables.
+    fn drop(&mut self) {
+        self.space.unmap(0..USER_END);
+    }
+}

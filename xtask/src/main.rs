@@ -1,2 +1,51 @@
-//! Development tasks.
-fn main() {}
+//! Ringfence's development tasks: `cargo xtask TASK`.
+//!
+//! What a task needs from the machine (Debian packages, Rust targets, the lab's images) it installs by itself,
+//! once, and says so in a line. See `CONTRIBUTING.md` for the daily use and `docs/lab.md` for the lab.
+mod build;
+mod host;
+mod lab;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Ringfence's development tasks", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the static `ringfence` command at target/ringfence/ringfence
+    Build,
+    /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
+    Run {
+        /// What `ringfence run` shall get
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// The virtual machine in which KVM works (docs/lab.md)
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Build => build::build().map(|_| 0),
+        Task::Run { arguments } => build::run(&arguments),
+        Task::Lab { command } => lab::main(command),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The lab: a virtual machine in which KVM works, on any machine.
+//!
+//! QEMU emulates an AMD processor with SVM in software; in it boots Debian's cloud kernel with `kvm_amd`, and
+//! there our VMM runs. [`image`] makes the disk (once a user), [`instance`] starts and ends machines (one a
+//! checkout), [`client`] runs commands in them, over [`ringfence_lab_agent`]'s wire format.
+mod client;
+mod cpio;
+mod image;
+mod instance;
+mod terminal;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+pub use client::{Session, Streams};
+pub use instance::{Lab, Options};
+
+use crate::build;
+
+/// `cargo xtask lab …`.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start the lab (or find it running)
+    Up(Which),
+    /// End the lab
+    Down(Which),
+    /// An interactive shell in the lab
+    Shell(Which),
+    /// Run a command in the lab, with this build of `ringfence` on its PATH
+    Exec {
+        #[command(flatten)]
+        which: Which,
+        /// Do not build `ringfence` first: use what was built last
+        #[arg(long)]
+        no_build: bool,
+        /// Run it on a pseudo-terminal
+        #[arg(long, short)]
+        tty: bool,
+        /// Program and arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Copy a file into the lab
+    Push {
+        #[command(flatten)]
+        which: Which,
+        /// The file here
+        from: PathBuf,
+        /// Its full path in the lab
+        to: PathBuf,
+    },
+    /// Say whether the lab is up
+    Status(Which),
+}
+
+/// Which of the checkout's labs.
+#[derive(Args, Clone, Copy)]
+pub struct Which {
+    /// The lab with one CPU that counts instructions: its time is its instruction count
+    #[arg(long)]
+    icount: bool,
+}
+
+impl Which {
+    fn lab(self) -> Lab {
+        Lab::new(Options { icount: self.icount })
+    }
+}
+
+/// Runs `cargo xtask lab …`.
+pub fn main(command: Command) -> Result<u8> {
+    match command {
+        Command::Up(which) => {
+            which.lab().up()?;
+            eprintln!("the lab is up; cargo xtask lab exec -- CMD ARGS");
+        }
+        Command::Down(which) => which.lab().down()?,
+        Command::Status(which) => {
+            let lab = which.lab();
+            println!("{}", lab.status()?);
+            return Ok(if lab.is_up()? { 0 } else { 1 });
+        }
+        Command::Shell(which) => {
+            let mut session = which.lab().session()?;
+            push_programs(&mut session, true)?;
+            return terminal::run(session, &["bash".into(), "-l".into()]);
+        }
+        Command::Exec { which, no_build, tty, command } => {
+            return exec_in(&which.lab(), !no_build, tty, &command);
+        }
+        Command::Push { which, from, to } => which.lab().session()?.push(&from, &to)?,
+    }
+    Ok(0)
+}
+
+/// Runs a command in the checkout's lab with our standard streams; its exit code.
+pub fn exec(command: &[OsString]) -> Result<u8> {
+    let lab = Lab::new(Options::default());
+    exec_in(&lab, true, false, command)
+}
+
+fn exec_in(lab: &Lab, build: bool, tty: bool, command: &[OsString]) -> Result<u8> {
+    let mut session = lab.session()?;
+    push_programs(&mut session, build)?;
+    if tty { terminal::run(session, command) } else { session.run(command, Streams::inherit()) }
+}
+
+/// Puts this checkout's programs and scripts on the lab's PATH.
+pub fn push_programs(session: &mut Session, build: bool) -> Result<()> {
+    let ringfence = if build {
+        build::build_static("ringfence")?
+    } else {
+        crate::host::target_dir().join(crate::host::STATIC_TARGET).join("release/ringfence")
+    };
+    if ringfence.exists() {
+        session.push(&ringfence, "/usr/local/bin/ringfence".as_ref())?;
+    }
+    let scripts = crate::host::checkout().join("tests/lab/bin");
+    let mut entries: Vec<_> = std::fs::read_dir(&scripts)
+        .with_context(|| format!("cannot read {}", scripts.display()))?
+        .collect::<Result<_, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        session.push(&entry.path(), &PathBuf::from("/usr/local/bin").join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn bytes(words: &[OsString]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}

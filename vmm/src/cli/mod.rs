@@ -1,0 +1,85 @@
+//! The `ringfence` command line.
+//!
+//! One file a subcommand. Each returns the exit code of the command (see [`crate::exit`]) or an error whose
+//! text is one sentence for the user; nothing below prints and exits on its own, so that the terminal is
+//! always put back and the sandbox always taken down.
+
+pub mod boot;
+pub mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::timeline::Timeline;
+use crate::{exit, terminal};
+
+/// Runs Linux programs in sandboxes with a kernel of their own.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a stock Linux kernel on the same machine model (serial console on the standard streams)
+    Boot(boot::Args),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A failure with its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// See [`crate::exit`].
+    pub code: u8,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Failure {
+    /// The sandbox could not be set up.
+    pub fn setup(message: impl ToString) -> Self {
+        Self { code: exit::SETUP_FAILED, message: message.to_string() }
+    }
+}
+
+/// Parses the command line, runs the subcommand, reports its failure.
+pub fn main() -> ExitCode {
+    let timeline = Timeline::start();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // The streams may be closed; the exit code says enough.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { exit::SETUP_FAILED } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Boot(args) => boot::main(args, timeline),
+    };
+    terminal::restore();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            report(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints one line for the user on stderr; a closed stderr is no reason to fail.
+pub fn report(message: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "ringfence: {message}");
+}

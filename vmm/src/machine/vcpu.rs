@@ -1,0 +1,268 @@
+//! vCPU threads: run the guest, answer its exits, count them by reason, end cleanly.
+//!
+//! A vCPU thread leaves `KVM_RUN` for good in one of two ways. Either the guest ends the machine (power port,
+//! keyboard-controller reset, triple fault, an error of KVM): the thread stores the first such [`Stop`] and
+//! writes the machine's stop eventfd. Or the machine wants it to: [`Vcpus::stop`] sets a flag and sends the
+//! kick signal, whose handler sets `immediate_exit` in the thread's `kvm_run`, so that a signal that arrives
+//! between the check of the flag and `KVM_RUN` is not lost.
+
+use std::cell::Cell;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use ringfence_protocol::power;
+use serde::Serialize;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::MachineError;
+use super::bus::Bus;
+
+/// Why the machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The guest wrote this code to the power port.
+    Power(u32),
+    /// The guest asked the keyboard controller for a reset (Linux: `reboot=k`).
+    Reset,
+    /// A triple fault, or Linux's `reboot=t`.
+    TripleFault,
+    /// KVM cannot go on.
+    Failed(String),
+}
+
+/// Exits to the VMM by reason.
+#[derive(Debug, Default, Serialize)]
+pub struct Exits {
+    /// Port reads and writes.
+    pub io: AtomicU64,
+    /// Device register reads.
+    pub mmio_read: AtomicU64,
+    /// Device register writes.
+    pub mmio_write: AtomicU64,
+    /// Writes to the read-only image, ignored.
+    pub readonly_write: AtomicU64,
+    /// Accesses to addresses with nothing behind them.
+    pub unmapped: AtomicU64,
+    /// Interrupted by a signal.
+    pub interrupted: AtomicU64,
+    /// Anything else.
+    pub other: AtomicU64,
+}
+
+impl Exits {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        [
+            &self.io,
+            &self.mmio_read,
+            &self.mmio_write,
+            &self.readonly_write,
+            &self.unmapped,
+            &self.interrupted,
+            &self.other,
+        ]
+        .iter()
+        .map(|c| c.load(Ordering::Relaxed))
+        .sum()
+    }
+}
+
+/// Counts one event.
+pub fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What all vCPU threads share.
+pub struct Shared {
+    /// Where accesses go.
+    pub bus: Bus,
+    /// Counters.
+    pub exits: Exits,
+    stop_requested: AtomicBool,
+    stop: Mutex<Option<Stop>>,
+    stopped: EventFd,
+}
+
+impl Shared {
+    /// State before the first run.
+    pub fn new(bus: Bus) -> Result<Self, MachineError> {
+        let stopped = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(MachineError::EventFd)?;
+        Ok(Self {
+            bus,
+            exits: Exits::default(),
+            stop_requested: AtomicBool::new(false),
+            stop: Mutex::new(None),
+            stopped,
+        })
+    }
+
+    /// Readable once the guest has ended the machine.
+    pub fn stopped(&self) -> &EventFd {
+        &self.stopped
+    }
+
+    /// The first reason to stop, if there is one.
+    pub fn stop_reason(&self) -> Option<Stop> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn end(&self, why: Stop) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        // The counter cannot overflow: at most one write a vCPU.
+        let _ = self.stopped.write(1);
+    }
+}
+
+/// The running vCPU threads of a machine.
+pub struct Vcpus {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Vcpus {
+    /// Starts one thread a vCPU; the first is the boot CPU.
+    pub fn start(fds: Vec<VcpuFd>, shared: Arc<Shared>) -> Result<Self, MachineError> {
+        install_kick_handler()?;
+        let mut vcpus = Self { shared: shared.clone(), threads: Vec::with_capacity(fds.len()) };
+        for (id, fd) in fds.into_iter().enumerate() {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .stack_size(256 << 10)
+                .spawn(move || run(fd, &shared))
+                .map_err(MachineError::Thread)?;
+            vcpus.threads.push(thread);
+        }
+        Ok(vcpus)
+    }
+
+    /// Takes every vCPU out of the guest and waits for the threads to end. Idempotent.
+    pub fn stop(&mut self) {
+        self.shared.stop_requested.store(true, Ordering::SeqCst);
+        for thread in &self.threads {
+            // SAFETY: the thread has not been joined (it is still in `threads`), so its id is valid.
+            unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, kick_signal()) };
+        }
+        for thread in self.threads.drain(..) {
+            // A vCPU thread that panicked has ended as well.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+thread_local! {
+    /// `immediate_exit` of this thread's `kvm_run`, null on other threads.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+extern "C" fn kick_handler(_signal: libc::c_int) {
+    let flag = IMMEDIATE_EXIT.get();
+    if !flag.is_null() {
+        // SAFETY: the pointer is set by `run` on this very thread to a field of its kvm_run mapping and reset
+        // to null before that is unmapped; the kernel reads the byte, nothing else in this process does.
+        unsafe { flag.write_volatile(1) };
+    }
+}
+
+fn install_kick_handler() -> Result<(), MachineError> {
+    vmm_sys_util::signal::register_signal_handler(kick_signal(), kick_handler_info)
+        .map_err(|e| MachineError::Thread(std::io::Error::from_raw_os_error(e.errno())))
+}
+
+extern "C" fn kick_handler_info(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    kick_handler(signal);
+}
+
+fn run(mut fd: VcpuFd, shared: &Shared) {
+    IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+    while !shared.stop_requested.load(Ordering::SeqCst) {
+        if let Some(stop) = step(&mut fd, shared) {
+            shared.end(stop);
+            break;
+        }
+    }
+    IMMEDIATE_EXIT.set(std::ptr::null_mut());
+}
+
+/// Enters the guest once and answers the exit.
+fn step(fd: &mut VcpuFd, shared: &Shared) -> Option<Stop> {
+    let Shared { bus, exits, .. } = shared;
+    match fd.run() {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            count(&exits.io);
+            match (port, &*data) {
+                (power::PORT, &[a, b, c, d]) => Some(Stop::Power(u32::from_le_bytes([a, b, c, d]))),
+                (KEYBOARD_COMMAND, &[PULSE_RESET]) => Some(Stop::Reset),
+                _ => {
+                    bus.port_write(port, data);
+                    None
+                }
+            }
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            count(&exits.io);
+            bus.port_read(port, data);
+            None
+        }
+        Ok(VcpuExit::MmioRead(addr, data)) => {
+            count(if bus.mmio_read(addr, data) { &exits.mmio_read } else { &exits.unmapped });
+            None
+        }
+        Ok(VcpuExit::MmioWrite(addr, data)) => {
+            count(if bus.mmio_write(addr, data) {
+                &exits.mmio_write
+            } else if bus.is_read_only(addr) {
+                &exits.readonly_write
+            } else {
+                &exits.unmapped
+            });
+            None
+        }
+        Ok(VcpuExit::Intr) => {
+            count(&exits.interrupted);
+            None
+        }
+        Ok(VcpuExit::Shutdown) => {
+            count(&exits.other);
+            Some(Stop::TripleFault)
+        }
+        Ok(VcpuExit::SystemEvent(kind, _)) => {
+            count(&exits.other);
+            Some(Stop::Failed(format!("the guest asked for system event {kind}")))
+        }
+        Ok(exit) => {
+            count(&exits.other);
+            let what = format!("{exit:?}");
+            Some(Stop::Failed(format!("KVM stopped a vCPU: {what}{}", place(fd))))
+        }
+        Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
+            count(&exits.interrupted);
+            fd.set_kvm_immediate_exit(0);
+            None
+        }
+        Err(e) => Some(Stop::Failed(format!("KVM_RUN failed: {e}{}", place(fd)))),
+    }
+}
+
+const KEYBOARD_COMMAND: u16 = 0x64;
+const PULSE_RESET: u8 = 0xfe;
+
+fn place(fd: &VcpuFd) -> String {
+    match (fd.get_regs(), fd.get_sregs()) {
+        (Ok(r), Ok(s)) => format!(" at rip {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x}", r.rip, r.rsp, s.cr2, s.cr3),
+        _ => String::new(),
+    }
+}

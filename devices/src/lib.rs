@@ -30,11 +30,15 @@
 //! writes makes the host allocate by its wish, loop longer than a queue is long, or touch memory that is not
 //! the guest's RAM. `docs/devices.md` lists this per device.
 
+pub mod balloon;
+mod host_stream;
 pub mod metrics;
 pub mod pmem;
 pub mod rate_limiter;
 pub mod rng;
+pub mod serial;
 pub mod virtio;
+pub mod vsock;
 
 use std::sync::Arc;
 

@@ -56,22 +56,32 @@ impl Pmem {
     /// Answers everything in the request queue.
     pub(crate) fn process_requests(&mut self) {
         let Some(active) = &mut self.active else { return };
-        if serve(&mut active.requests, &self.metrics).is_err() {
-            self.metrics.protocol_errors.inc();
-            active.interrupt.signal_needs_reset();
-            self.active = None;
+        match serve(&mut active.requests, &self.metrics) {
+            Ok(false) => {}
+            // The rest after the other devices had their turn.
+            Ok(true) => drop(self.kicks[0].write(1)),
+            Err(_) => {
+                self.metrics.protocol_errors.inc();
+                active.interrupt.signal_needs_reset();
+                self.active = None;
+            }
         }
     }
 }
 
-/// At most one queue's worth of requests, then whatever is left waits for its kick.
-fn serve(queue: &mut Virtqueue, metrics: &PmemMetrics) -> Result<(), QueueError> {
+/// At most one queue's worth of requests. Returns whether some may be left.
+fn serve(queue: &mut Virtqueue, metrics: &PmemMetrics) -> Result<bool, QueueError> {
+    let mut more = true;
     for _ in 0..queue.size() {
-        let Some(chain) = queue.pop()? else { break };
+        let Some(chain) = queue.pop()? else {
+            more = false;
+            break;
+        };
         let written = answer(queue, &chain, metrics)?;
         queue.push(chain.head(), written)?;
     }
-    queue.notify()
+    queue.notify()?;
+    Ok(more)
 }
 
 fn answer(queue: &Virtqueue, chain: &Chain, metrics: &PmemMetrics) -> Result<u32, ChainError> {

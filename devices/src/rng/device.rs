@@ -57,10 +57,15 @@ impl Rng {
     /// Serves at most one queue's worth of requests.
     pub(crate) fn process_requests(&mut self) {
         let Some(active) = &mut self.active else { return };
-        if serve(&mut active.requests, &mut self.bucket, &mut self.refill, &self.metrics).is_err() {
-            self.metrics.protocol_errors.inc();
-            active.interrupt.signal_needs_reset();
-            self.active = None;
+        match serve(&mut active.requests, &mut self.bucket, &mut self.refill, &self.metrics) {
+            Ok(false) => {}
+            // The rest after the other devices had their turn.
+            Ok(true) => drop(self.kicks[0].write(1)),
+            Err(_) => {
+                self.metrics.protocol_errors.inc();
+                active.interrupt.signal_needs_reset();
+                self.active = None;
+            }
         }
     }
 }
@@ -70,16 +75,21 @@ fn serve(
     bucket: &mut TokenBucket,
     refill: &mut TimerFd,
     metrics: &RngMetrics,
-) -> Result<(), QueueError> {
+) -> Result<bool, QueueError> {
     let mut buf = [0; MAX_REQUEST];
+    let mut more = true;
     for _ in 0..queue.size() {
-        let Some(chain) = queue.pop()? else { break };
+        let Some(chain) = queue.pop()? else {
+            more = false;
+            break;
+        };
         let want = chain.writer(queue.memory()).remaining().min(MAX_REQUEST);
         if let Err(wait) = bucket.take(want as u64, Instant::now()) {
             metrics.throttled.inc();
             queue.unpop();
             // A timer that cannot be set leaves the request to the next kick.
             let _ = refill.reset(wait, None);
+            more = false;
             break;
         }
         let got = getrandom(&mut buf[..want], GetRandomFlags::empty()).unwrap_or(0);
@@ -88,7 +98,8 @@ fn serve(
         metrics.bytes.add(got as u64);
         queue.push(chain.head(), writer.written())?;
     }
-    queue.notify()
+    queue.notify()?;
+    Ok(more)
 }
 
 impl VirtioDevice for Rng {

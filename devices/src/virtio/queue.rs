@@ -98,17 +98,23 @@ impl Virtqueue {
         self.queue.size()
     }
 
-    /// The next request, fully checked, or `None` if the driver has made none available.
+    /// The next request, fully checked, or `None` if the driver has made none available; then kicks are asked
+    /// for, and one will come with the next request.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
-        let head = {
-            let mut heads = self.queue.iter(&*self.mem).map_err(QueueError::Ring)?;
-            match heads.next() {
-                Some(chain) => chain.head_index(),
-                None => return Ok(None),
-            }
-        };
+        let mut head = self.next_head()?;
+        // The order is the one that loses no request: ask for kicks, then look once more. A driver that plays
+        // with its index in between only fools itself, hence no loop.
+        if head.is_none() && self.queue.enable_notification(&*self.mem).map_err(QueueError::Ring)? {
+            head = self.next_head()?;
+        }
+        let Some(head) = head else { return Ok(None) };
         let table = GuestAddress(self.queue.desc_table());
         Ok(Some(Chain::walk(&self.mem, table, self.queue.size(), head)?))
+    }
+
+    fn next_head(&mut self) -> Result<Option<u16>, QueueError> {
+        let mut heads = self.queue.iter(&*self.mem).map_err(QueueError::Ring)?;
+        Ok(heads.next().map(|chain| chain.head_index()))
     }
 
     /// Gives the last popped request back: the next [`Virtqueue::pop`] returns it again.
@@ -144,14 +150,10 @@ impl Virtqueue {
         Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 
-    /// Asks the driver not to kick while the device looks at the queue anyhow.
+    /// Asks the driver not to kick while the device looks at the queue anyhow; undone by the [`Virtqueue::pop`]
+    /// that finds it empty.
     pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
         self.queue.disable_notification(&*self.mem).map_err(QueueError::Ring)
-    }
-
-    /// Asks for kicks again. `true`: requests came in meanwhile and no kick will come for them, look again.
-    pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
-        self.queue.enable_notification(&*self.mem).map_err(QueueError::Ring)
     }
 
     /// How far the queue has come.

@@ -1,0 +1,41 @@
+//! What a stream is connected to on the host.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use crate::host_stream::HostStream;
+
+/// What the host side of a connection is.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(super) source: Option<HostStream>,
+    pub(super) sink: Option<HostStream>,
+    /// The other end is in this process: its half-closes are ours to make, and [`super::Vsock::drain`] does not
+    /// wait for it.
+    pub(super) internal: bool,
+}
+
+impl Endpoint {
+    /// Inherited descriptors: `read` is relayed to the guest, the guest's bytes to `write`. They are duplicates
+    /// the caller gives away; the caller should close (or replace by /dev/null) its own copies, or the other
+    /// side will not see an end before the process exits.
+    pub fn stdio(read: Option<OwnedFd>, write: Option<OwnedFd>) -> Self {
+        Self {
+            source: read.map(|fd| HostStream::reader(fd)),
+            sink: write.map(|fd| HostStream::writer(fd)),
+            internal: false,
+        }
+    }
+
+    /// A stream whose other end is returned, a blocking unix stream socket for a thread of this process.
+    pub fn socketpair() -> io::Result<(Self, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let endpoint = Self {
+            source: Some(HostStream::socket(ours.try_clone()?.into())),
+            sink: Some(HostStream::socket(ours.into())),
+            internal: true,
+        };
+        Ok((endpoint, theirs))
+    }
+}

@@ -1,0 +1,1 @@
+//! The bare implementation: x86-64 in ring 0.

@@ -1,0 +1,279 @@
+//! Page frames: heap pages with a limit and leak accounting.
+
+use super::pmem::Region;
+use super::user;
+use super::world::world;
+use crate::{OutOfMemory, PAGE_SHIFT, PAGE_SIZE, UserFault};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+/// Frame numbers start here, as on a machine whose low megabyte is not ours.
+const FIRST_PFN: u64 = 0x100;
+
+pub(super) type Page = [u8; PAGE_SIZE];
+
+/// The frames of a world.
+pub(super) struct Pool {
+    state: Mutex<PoolState>,
+}
+
+struct PoolState {
+    limit: usize,
+    /// Frames ever allocated are `FIRST_PFN .. FIRST_PFN + fresh`.
+    fresh: usize,
+    /// Allocated before and free now.
+    free: BTreeSet<u64>,
+    /// Free and reported to the host, which may have taken the memory back.
+    reported: BTreeSet<u64>,
+    live: BTreeMap<u64, Weak<Ram>>,
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::new(PoolState {
+                limit,
+                fresh: 0,
+                free: BTreeSet::new(),
+                reported: BTreeSet::new(),
+                live: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn alloc(self: &Arc<Self>, data: Option<Box<Page>>) -> Result<Frame, OutOfMemory> {
+        let mut s = self.state.lock().unwrap();
+        if s.live.len() >= s.limit {
+            return Err(OutOfMemory);
+        }
+        let pfn = match s.free.pop_last().or_else(|| s.reported.pop_last()) {
+            Some(pfn) => pfn,
+            None => {
+                s.fresh += 1;
+                FIRST_PFN + s.fresh as u64 - 1
+            }
+        };
+        let ram = Arc::new(Ram { pfn, data: Mutex::new(data), pool: self.clone() });
+        s.live.insert(pfn, Arc::downgrade(&ram));
+        Ok(Frame(Kind::Ram(ram)))
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        self.state.lock().unwrap().live.len()
+    }
+
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.state.lock().unwrap().limit = limit;
+    }
+
+    /// The allocated frame with this number.
+    pub(super) fn find(&self, pfn: u64) -> Option<Frame> {
+        let s = self.state.lock().unwrap();
+        s.live.get(&pfn)?.upgrade().map(|ram| Frame(Kind::Ram(ram)))
+    }
+}
+
+/// A page of RAM. Its number goes back to the pool when the last reference is dropped.
+struct Ram {
+    pfn: u64,
+    /// `None` while the page is all zero.
+    data: Mutex<Option<Box<Page>>>,
+    pool: Arc<Pool>,
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        let mut s = self.pool.state.lock().unwrap_or_else(|e| e.into_inner());
+        s.live.remove(&self.pfn);
+        s.free.insert(self.pfn);
+    }
+}
+
+#[derive(Clone)]
+enum Kind {
+    Ram(Arc<Ram>),
+    Static(Arc<Region>, usize),
+}
+
+/// One reference to a 4 KiB page: of RAM, counted, or of a static physical region, not counted.
+///
+/// Offsets and lengths lie within the page; anything else is a bug in the caller and panics.
+#[derive(Clone)]
+pub struct Frame(Kind);
+
+impl Frame {
+    /// A new page, all zero.
+    pub fn alloc_zeroed() -> Result<Self, OutOfMemory> {
+        world().pool.alloc(None)
+    }
+
+    /// A new page with the content of `from`.
+    pub fn alloc_copy(from: &Frame) -> Result<Self, OutOfMemory> {
+        let mut data = Box::new([0; PAGE_SIZE]);
+        from.read(0, &mut *data);
+        world().pool.alloc(Some(data))
+    }
+
+    pub(super) fn of_region(region: Arc<Region>, page: usize) -> Self {
+        Self(Kind::Static(region, page))
+    }
+
+    /// The physical page number.
+    pub fn pfn(&self) -> u64 {
+        match &self.0 {
+            Kind::Ram(ram) => ram.pfn,
+            Kind::Static(region, page) => (region.phys >> PAGE_SHIFT) + *page as u64,
+        }
+    }
+
+    /// References to the page, page tables included. 1 means that the caller's is the only one. A page of a
+    /// static region is never exclusive: `usize::MAX`.
+    pub fn ref_count(&self) -> usize {
+        match &self.0 {
+            Kind::Ram(ram) => Arc::strong_count(ram),
+            Kind::Static(..) => usize::MAX,
+        }
+    }
+
+    /// A page of a static region: read-only and not counted.
+    pub fn is_static(&self) -> bool {
+        matches!(self.0, Kind::Static(..))
+    }
+
+    /// Copies out of the page.
+    pub fn read(&self, off: usize, buf: &mut [u8]) {
+        let range = in_page(off, buf.len());
+        match &self.0 {
+            Kind::Ram(ram) => match &*ram.data.lock().unwrap() {
+                Some(data) => buf.copy_from_slice(&data[range]),
+                None => buf.fill(0),
+            },
+            Kind::Static(region, page) => region.read(page * PAGE_SIZE + off, buf),
+        }
+    }
+
+    /// Copies into the page.
+    pub fn write(&self, off: usize, buf: &[u8]) {
+        let range = in_page(off, buf.len());
+        self.modify(|data| data[range].copy_from_slice(buf));
+    }
+
+    /// Clears part of the page.
+    pub fn zero(&self, range: Range<usize>) {
+        let range = in_page(range.start, range.end.checked_sub(range.start).expect("range"));
+        self.modify(|data| data[range].fill(0));
+    }
+
+    /// Copies from the page to memory of the current address space.
+    pub fn copy_to_user(&self, off: usize, dst: u64, len: usize) -> Result<(), UserFault> {
+        let mut buf = vec![0; in_page(off, len).len()];
+        self.read(off, &mut buf);
+        user::copy_out(dst, &buf)
+    }
+
+    /// Copies memory of the current address space into the page. What was copied before a fault stays.
+    pub fn copy_from_user(&self, off: usize, src: u64, len: usize) -> Result<(), UserFault> {
+        let mut buf = vec![0; in_page(off, len).len()];
+        let result = user::copy_in(&mut buf, src);
+        let copied = result.map_or_else(|e| e.copied, |()| len);
+        self.write(off, &buf[..copied]);
+        result
+    }
+
+    /// Loads a word; `off` is a multiple of 4.
+    pub fn load_u32(&self, off: usize) -> u32 {
+        assert!(off.is_multiple_of(4), "unaligned");
+        let mut b = [0; 4];
+        self.read(off, &mut b);
+        u32::from_ne_bytes(b)
+    }
+
+    /// Atomic compare-and-exchange of a word; `off` is a multiple of 4. The old value either way.
+    pub fn cmpxchg_u32(&self, off: usize, old: u32, new: u32) -> Result<u32, u32> {
+        assert!(off.is_multiple_of(4), "unaligned");
+        let range = in_page(off, 4);
+        self.modify(|data| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&data[range.clone()]);
+            let found = u32::from_ne_bytes(word);
+            if found != old {
+                return Err(found);
+            }
+            data[range].copy_from_slice(&new.to_ne_bytes());
+            Ok(found)
+        })
+    }
+
+    /// Runs `f` on the page's bytes, atomically for everybody else.
+    pub(super) fn modify<R>(&self, f: impl FnOnce(&mut Page) -> R) -> R {
+        match &self.0 {
+            Kind::Ram(ram) => f(ram.data.lock().unwrap().get_or_insert_with(|| Box::new([0; PAGE_SIZE]))),
+            Kind::Static(..) => panic!("a write to a page of a static, read-only region"),
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:#x})", self.pfn())
+    }
+}
+
+fn in_page(off: usize, len: usize) -> Range<usize> {
+    let end = off.checked_add(len).filter(|&end| end <= PAGE_SIZE);
+    off..end.expect("an access beyond the end of a page")
+}
+
+/// Counts of frames, and giving free ones back to the host.
+pub mod frames {
+    use super::*;
+    pub use crate::types::FrameStats as Stats;
+
+    /// Counts of frames now.
+    pub fn stats() -> Stats {
+        let pool = world().pool.clone();
+        let s = pool.state.lock().unwrap();
+        let used = s.live.len();
+        Stats {
+            total: s.limit,
+            free: s.limit.saturating_sub(used),
+            touched: s.fresh - s.reported.len(),
+            user: used,
+        }
+    }
+
+    /// Free page reporting: takes up to `max` free blocks of at least `2^min_order` pages that were used and
+    /// not reported since out of reach, calls `f(physical address, bytes)` for each, and gives them back as
+    /// reported if it returned `true`. Stops at the first `false`. Returns how many blocks were reported.
+    pub fn report_free(min_order: u32, max: usize, mut f: impl FnMut(u64, usize) -> bool) -> usize {
+        let pool = world().pool.clone();
+        let block = 1u64 << min_order;
+        let mut done = 0;
+        let mut at = 0;
+        while done < max {
+            let mut s = pool.state.lock().unwrap();
+            let starts: Vec<u64> =
+                s.free.range(at..).copied().filter(|pfn| pfn.is_multiple_of(block)).collect();
+            let whole = |first: &u64| (*first..first + block).all(|pfn| s.free.contains(&pfn));
+            let Some(first) = starts.into_iter().find(whole) else { break };
+            let pages = first..first + block;
+            s.free.retain(|pfn| !pages.contains(pfn));
+            drop(s);
+            let reported = f(first << PAGE_SHIFT, (block as usize) << PAGE_SHIFT);
+            let mut s = pool.state.lock().unwrap();
+            if reported {
+                s.reported.extend(pages)
+            } else {
+                s.free.extend(pages)
+            }
+            if !reported {
+                break;
+            }
+            done += 1;
+            at = first + block;
+        }
+        done
+    }
+}

@@ -38,7 +38,7 @@ mod inode;
 mod superblock;
 mod xattr;
 
-pub use data::Extent;
+pub use data::{Extent, SYMLINK_MAX};
 pub use dir::{DirEntry, Entry};
 pub use error::{Error, Result};
 pub use format::{BLOCK_SIZE, FileType};

@@ -13,8 +13,6 @@ use crate::Interrupt;
 /// The most CPUs a machine can have.
 pub const MAX: usize = 64;
 
-const STUCK: &str = "the simulation is stuck: all CPUs wait for an interrupt and no timer is set";
-
 /// The CPU that runs the caller.
 pub fn id() -> usize {
     context::cpu()
@@ -77,18 +75,14 @@ pub fn wait_for_interrupt() {
             // Nobody can do anything before the next deadline: the clock jumps there.
             match m.cpus.iter().filter_map(|c| c.deadline).min() {
                 Some(deadline) => {
-                    m.clock = m.clock.max(deadline);
-                    let now = m.clock;
-                    for state in &mut m.cpus {
-                        state.idle &= state.deadline.is_none_or(|d| d > now);
-                    }
-                    world.changed.notify_all();
+                    let jump = deadline.saturating_sub(m.clock);
+                    world.pass_time_of(&mut m, jump);
                     continue;
                 }
                 None if m.external => {}
                 None => {
                     drop(m);
-                    world.stop(Stop::Failed(Box::new(STUCK)));
+                    world.stop(Stop::Stuck);
                     halt();
                 }
             }
@@ -112,6 +106,7 @@ pub fn poll_interrupts() {
 /// A hint in a loop that waits for another CPU.
 pub fn relax() {
     check_stop();
+    world().pass_time(100);
     std::thread::yield_now();
 }
 

@@ -14,6 +14,7 @@
 use super::context;
 use super::fpu;
 use super::lock;
+use super::program;
 use super::space::AddressSpace;
 use super::world::{Stop, World, world};
 use crate::{FpuInit, Kernel, NonCanonical, OutOfMemory, UserRegs};
@@ -307,11 +308,11 @@ impl<K: Kernel> Sleeper for Mailbox<K> {
 ///
 /// A thread runs only while somebody holds a reference (its CPU's context does), and does nothing any more
 /// once the last one is gone. So functions on its own stack may use this one whenever they run.
-struct Borrowed<K: Kernel>(ManuallyDrop<Arc<Thread<K>>>);
+pub(super) struct Borrowed<K: Kernel>(ManuallyDrop<Arc<Thread<K>>>);
 
 impl<K: Kernel> Borrowed<K> {
     /// `thread` is the running one.
-    fn new(thread: &Arc<Thread<K>>) -> Self {
+    pub(super) fn new(thread: &Arc<Thread<K>>) -> Self {
         // SAFETY: the pointer comes from a live `Arc`. The copy is never dropped, so the count stays right,
         // and it is used only by the thread itself: see the type's invariant.
         Self(ManuallyDrop::new(unsafe { Arc::from_raw(Arc::as_ptr(thread)) }))
@@ -333,8 +334,7 @@ fn run<K: Kernel>(mailbox: Arc<Mailbox<K>>, start: Start<K>) -> ! {
         Start::Kernel(main) => main(&me),
         Start::User { regs, fpu } => {
             fpu::set_live(*fpu);
-            let _ = regs;
-            panic!("user programs need host::Simulation")
+            program::enter(&me, *regs)
         }
     }
 }

@@ -65,8 +65,12 @@ pub(super) struct CpuState {
 pub(super) enum Stop {
     Off,
     BootFailed(String),
-    /// A simulated thread panicked, or the simulation cannot go on; the payload of the panic.
+    /// A simulated thread panicked, with this payload.
     Failed(Box<dyn Any + Send>),
+    /// Nothing can happen any more.
+    Stuck,
+    /// The owner's patience is over.
+    TimedOut,
 }
 
 /// Physical addresses that are not RAM frames.
@@ -148,8 +152,7 @@ impl World {
 
     /// Moves the simulated clock forward.
     pub fn advance_clock(&self, ns: u64) {
-        self.machine().clock += ns;
-        self.changed.notify_all();
+        self.pass_time(ns);
     }
 
     /// A device raises its interrupt line. Ignored, as by the hardware, while nobody has enabled it.
@@ -193,6 +196,24 @@ impl World {
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap()
+    }
+
+    pub(super) fn pass_time(&self, ns: u64) {
+        self.pass_time_of(&mut self.machine(), ns);
+    }
+
+    /// The clock advances; CPUs whose deadline has come wake up.
+    pub(super) fn pass_time_of(&self, m: &mut Machine, ns: u64) {
+        m.clock = m.clock.saturating_add(ns);
+        let now = m.clock;
+        let mut woken = false;
+        for cpu in m.cpus.iter_mut().filter(|c| c.idle && c.deadline.is_some_and(|d| d <= now)) {
+            cpu.idle = false;
+            woken = true;
+        }
+        if woken {
+            self.changed.notify_all();
+        }
     }
 
     pub(super) fn hooks(&self) -> &Hooks {

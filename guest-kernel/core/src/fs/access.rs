@@ -1,0 +1,136 @@
+//! Who asks, and whether they may: the classic owner/group/other rules with the capabilities that override
+//! them (`path_resolution(7)`, `capabilities(7)`).
+
+use bitflags::bitflags;
+
+use super::types::{FileType, Metadata};
+use crate::errno::{Errno, Result};
+
+bitflags! {
+    /// What is asked for: the bits of `access(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u32 {
+        /// Execute a file, or search a directory.
+        const EXEC = 1;
+        /// Write.
+        const WRITE = 2;
+        /// Read.
+        const READ = 4;
+    }
+}
+
+/// Capability numbers that matter to files (`linux/capability.h`).
+pub mod cap {
+    /// Change owners.
+    pub const CHOWN: u32 = 0;
+    /// Ignore file permissions.
+    pub const DAC_OVERRIDE: u32 = 1;
+    /// Ignore read and search permissions.
+    pub const DAC_READ_SEARCH: u32 = 2;
+    /// Act as the owner.
+    pub const FOWNER: u32 = 3;
+    /// Keep set-id bits.
+    pub const FSETID: u32 = 4;
+    /// `chroot`.
+    pub const SYS_CHROOT: u32 = 18;
+    /// `mount` and much more.
+    pub const SYS_ADMIN: u32 = 21;
+    /// Exceed resource limits.
+    pub const SYS_RESOURCE: u32 = 24;
+    /// Make device nodes.
+    pub const MKNOD: u32 = 27;
+}
+
+/// The file-system identity of a caller, borrowed from its credentials.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// `fsuid`.
+    pub uid: u32,
+    /// `fsgid`.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: &'a [u32],
+    /// Effective capabilities, one bit each.
+    pub capabilities: u64,
+}
+
+impl Subject<'static> {
+    /// The kernel itself, and root with everything.
+    pub const ROOT: Subject<'static> = Subject { uid: 0, gid: 0, groups: &[], capabilities: u64::MAX };
+}
+
+impl Subject<'_> {
+    /// Whether the caller has capability number `cap`.
+    pub fn capable(&self, cap: u32) -> bool {
+        self.capabilities & (1u64 << (cap & 63)) != 0
+    }
+
+    /// Whether the caller is in `gid`.
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+
+    /// Whether the caller may act as the owner of a file of `uid`.
+    pub fn owns(&self, uid: u32) -> bool {
+        self.uid == uid || self.capable(cap::FOWNER)
+    }
+}
+
+/// The generic permission check. `EACCES` if `want` is not granted.
+pub fn check(subject: &Subject<'_>, m: &Metadata, want: Access) -> Result<()> {
+    check_mode(subject, m.kind, m.mode, m.uid, m.gid, want)
+}
+
+/// As [`check`], from the parts.
+pub fn check_mode(subject: &Subject<'_>, kind: FileType, mode: u32, uid: u32, gid: u32, want: Access) -> Result<()> {
+    let granted = if subject.uid == uid {
+        mode >> 6
+    } else if subject.in_group(gid) {
+        mode >> 3
+    } else {
+        mode
+    };
+    if want.bits() & !granted & 7 == 0 {
+        return Ok(());
+    }
+    let directory = kind == FileType::Directory;
+    if subject.capable(cap::DAC_OVERRIDE) && (directory || !want.contains(Access::EXEC) || mode & 0o111 != 0) {
+        return Ok(());
+    }
+    let read_only = want == Access::READ || (directory && !want.contains(Access::WRITE));
+    if read_only && subject.capable(cap::DAC_READ_SEARCH) {
+        return Ok(());
+    }
+    Err(Errno::EACCES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(uid: u32, gid: u32) -> Subject<'static> {
+        Subject { uid, gid, groups: &[], capabilities: 0 }
+    }
+
+    fn ask(s: Subject<'_>, kind: FileType, mode: u32, want: Access) -> bool {
+        check_mode(&s, kind, mode, 1000, 100, want).is_ok()
+    }
+
+    #[test]
+    fn the_first_matching_class_decides() {
+        let f = FileType::Regular;
+        assert!(ask(user(1000, 5), f, 0o600, Access::READ | Access::WRITE));
+        assert!(!ask(user(1000, 100), f, 0o077, Access::READ), "the owner does not get the group's bits");
+        assert!(ask(user(5, 100), f, 0o040, Access::READ));
+        assert!(!ask(user(5, 5), f, 0o660, Access::READ));
+    }
+
+    #[test]
+    fn root_reads_all_but_executes_only_what_someone_may() {
+        let f = FileType::Regular;
+        assert!(ask(Subject::ROOT, f, 0, Access::READ | Access::WRITE));
+        assert!(!ask(Subject::ROOT, f, 0o600, Access::EXEC));
+        assert!(ask(Subject::ROOT, f, 0o001, Access::EXEC));
+        assert!(ask(Subject::ROOT, FileType::Directory, 0, Access::EXEC));
+    }
+}

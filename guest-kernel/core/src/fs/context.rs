@@ -1,0 +1,65 @@
+//! What `CLONE_FS` shares: root, working directory, umask.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::Path;
+use crate::sync::SpinLock;
+
+/// Where a task stands in the file tree.
+pub struct FsContext {
+    places: SpinLock<Places>,
+    umask: AtomicU32,
+}
+
+#[derive(Clone)]
+struct Places {
+    root: Path,
+    cwd: Path,
+}
+
+impl FsContext {
+    /// Root and working directory at `root`, umask 022.
+    pub fn new(root: Path) -> Arc<FsContext> {
+        let places = Places { cwd: root.clone(), root };
+        Arc::new(FsContext { places: SpinLock::new(places), umask: AtomicU32::new(0o022) })
+    }
+
+    /// A copy for a child without `CLONE_FS`.
+    pub fn fork(&self) -> Arc<FsContext> {
+        let places = self.places.lock().clone();
+        Arc::new(FsContext { places: SpinLock::new(places), umask: AtomicU32::new(self.umask()) })
+    }
+
+    /// The root directory: what `/` means, and what `..` never leaves.
+    pub fn root(&self) -> Path {
+        self.places.lock().root.clone()
+    }
+
+    /// The working directory.
+    pub fn cwd(&self) -> Path {
+        self.places.lock().cwd.clone()
+    }
+
+    /// Changes the root directory (`chroot`).
+    pub fn set_root(&self, root: Path) {
+        let old = core::mem::replace(&mut self.places.lock().root, root);
+        drop(old); // outside the lock
+    }
+
+    /// Changes the working directory.
+    pub fn set_cwd(&self, cwd: Path) {
+        let old = core::mem::replace(&mut self.places.lock().cwd, cwd);
+        drop(old); // outside the lock
+    }
+
+    /// The permission bits a new file does not get.
+    pub fn umask(&self) -> u32 {
+        self.umask.load(Ordering::Relaxed)
+    }
+
+    /// Sets the umask, returns the old one.
+    pub fn set_umask(&self, mask: u32) -> u32 {
+        self.umask.swap(mask & 0o777, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,414 @@
+//! Open files.
+//!
+//! [`OpenFile`] is the *open file description*: what `open` makes, `dup` and `fork` share, and the last close
+//! releases. It holds the status flags, the position (with its own sleeping lock, so that two readers of one
+//! description get different bytes, as POSIX asks) and the place it was opened by. What happens on read or
+//! write comes either from the inode itself (regular files, directories) or from a [`File`]: pipes, sockets,
+//! terminals, devices, eventfds, epoll instances, proc files that hold a snapshot.
+
+use alloc::{string::String, sync::Arc};
+use core::{
+    any::Any,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use super::{
+    Path,
+    inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
+    types::{FileType, Metadata, OpenFlags, SetAttributes},
+};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    io::{Sink, Source},
+    mm::Mappable,
+    sync::{Mutex, PollEvents, PollTable},
+};
+
+/// A shared open file description.
+pub type FileRef = Arc<OpenFile>;
+
+/// An open instance with behaviour of its own.
+///
+/// Streams implement [`File::read`] and [`File::write`]; what has positions says so by [`File::seekable`] and
+/// implements [`File::read_at`] and [`File::write_at`] (then `read` and `write` come for free).
+/// Blocking: wait on a `WaitQueue` of `task` unless `file.nonblocking()`, then `EAGAIN`.
+#[allow(unused_variables)]
+pub trait File: Any + Send + Sync {
+    /// Puts what is there into `sink`; blocks while there is nothing. 0 is the end.
+    fn read(&self, file: &OpenFile, task: &TaskRef, sink: &mut Sink<'_>) -> Result {
+        if !self.seekable() {
+            return Err(Errno::EINVAL);
+        }
+        let mut position = file.position.lock();
+        let n = self.read_at(file, task, *position, sink)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    /// Takes bytes out of `source`; blocks while there is no room.
+    fn write(&self, file: &OpenFile, task: &TaskRef, source: &mut Source<'_>) -> Result {
+        if !self.seekable() {
+            return Err(Errno::EINVAL);
+        }
+        let mut position = file.position.lock();
+        let n = self.write_at(file, task, *position, source)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    /// Whether `lseek`, `pread` and `pwrite` work; else they are `ESPIPE`.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// Reads at a position.
+    fn read_at(&self, file: &OpenFile, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at a position.
+    fn write_at(&self, file: &OpenFile, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
+        Err(Errno::EINVAL)
+    }
+
+    /// What `SEEK_END` counts from.
+    fn size(&self, file: &OpenFile) -> u64 {
+        file.inode().size()
+    }
+
+    /// What the file is ready for now; registers the queues whose wake-up may change the answer.
+    fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
+        PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
+    }
+
+    /// Whether epoll accepts it. False for what is always ready.
+    fn pollable(&self) -> bool {
+        true
+    }
+
+    /// `ioctl` commands the VFS does not answer itself (it does FIONBIO, FIOCLEX, FIONCLEX, FIOASYNC). `ENOTTY`.
+    fn ioctl(&self, file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
+        Err(Errno::ENOTTY)
+    }
+
+    /// The pages for `mmap`. `None`: cannot be mapped.
+    fn mappable(&self) -> Option<Arc<dyn Mappable>> {
+        None
+    }
+
+    /// Called at each `close` of a descriptor, by the closing task.
+    fn flush(&self, file: &OpenFile, task: &TaskRef) {}
+
+    /// Called once, when the last reference goes.
+    fn release(&self, flags: OpenFlags) {}
+
+    /// A line or more for `/proc/PID/fdinfo`, after the common ones.
+    fn fdinfo(&self) -> String {
+        String::new()
+    }
+
+    /// This object as `Any`, so that its own module finds it again behind a descriptor
+    /// (`file.downcast::<Epoll>()`).
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// The open file description.
+pub struct OpenFile {
+    /// Identity, for `kcmp`, epoll keys and lock owners; never used twice.
+    id: u64,
+    inode: InodeRef,
+    ops: Option<Arc<dyn File>>,
+    path: Path,
+    flags: AtomicU32,
+    pub(super) position: Mutex<u64>,
+    /// `F_SETOWN`: a process (positive) or a group (negative), 0 for none.
+    owner: AtomicU32,
+}
+
+impl OpenFile {
+    /// Joins what `open` found. `ops` is what [`super::Inode::open`] returned.
+    pub fn new(inode: InodeRef, ops: Option<Arc<dyn File>>, path: Path, flags: OpenFlags) -> FileRef {
+        Arc::new(OpenFile {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            inode,
+            ops,
+            path,
+            flags: AtomicU32::new(flags.bits()),
+            position: Mutex::new(0),
+            owner: AtomicU32::new(0),
+        })
+    }
+
+    /// A number no other open file description has or will have.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The inode.
+    pub fn inode(&self) -> &InodeRef {
+        &self.inode
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The type of the inode.
+    pub fn kind(&self) -> FileType {
+        self.inode.kind()
+    }
+
+    /// Access mode and status flags.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Changes the flags `F_SETFL` may change; the others stay.
+    pub fn set_status_flags(&self, flags: OpenFlags) {
+        let keep = !OpenFlags::SETTABLE.bits();
+        let new = (flags & OpenFlags::SETTABLE).bits();
+        let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |f| Some((f & keep) | new));
+    }
+
+    /// `O_NONBLOCK` is set.
+    pub fn nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::NONBLOCK)
+    }
+
+    /// Opened by `O_PATH`: most operations are `EBADF`.
+    pub fn is_path(&self) -> bool {
+        self.flags().contains(OpenFlags::PATH)
+    }
+
+    /// The `F_SETOWN` value.
+    pub fn owner(&self) -> i32 {
+        self.owner.load(Ordering::Relaxed) as i32
+    }
+
+    /// Sets the `F_SETOWN` value.
+    pub fn set_owner(&self, owner: i32) {
+        self.owner.store(owner as u32, Ordering::Relaxed);
+    }
+
+    /// The object behind it, if it is a `T`: how a subsystem finds its own files again.
+    pub fn downcast<T: File>(&self) -> Option<Arc<T>> {
+        Arc::downcast(self.ops.clone()?.as_any()).ok()
+    }
+
+    /// Metadata of the inode.
+    pub fn metadata(&self) -> Metadata {
+        self.inode.metadata()
+    }
+
+    fn readable(&self) -> Result<()> {
+        if self.flags().readable() { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.flags().writable() { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    /// Whether it has a position.
+    pub fn seekable(&self) -> bool {
+        self.ops.as_ref().is_none_or(|ops| ops.seekable())
+    }
+
+    /// `read(2)`.
+    pub fn read(&self, task: &TaskRef, sink: &mut Sink<'_>) -> Result {
+        self.readable()?;
+        if let Some(ops) = &self.ops {
+            return ops.read(self, task, sink);
+        }
+        let mut position = self.position.lock();
+        let n = self.inode.read_at(*position, sink)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    /// `pread(2)`.
+    pub fn read_at(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
+        self.readable()?;
+        match &self.ops {
+            None => self.inode.read_at(offset, sink),
+            Some(ops) if ops.seekable() => ops.read_at(self, task, offset, sink),
+            Some(_) => Err(Errno::ESPIPE),
+        }
+    }
+
+    /// `write(2)`.
+    pub fn write(&self, task: &TaskRef, source: &mut Source<'_>) -> Result {
+        self.writable()?;
+        if let Some(ops) = &self.ops {
+            return ops.write(self, task, source);
+        }
+        let mut position = self.position.lock();
+        if self.flags().contains(OpenFlags::APPEND) {
+            let (end, n) = self.inode.append(source)?;
+            *position = end;
+            return Ok(n);
+        }
+        let n = self.inode.write_at(*position, source)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    /// `pwrite(2)`; as on Linux, `O_APPEND` wins over the offset.
+    pub fn write_at(&self, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
+        self.writable()?;
+        match &self.ops {
+            None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode.append(source)?.1),
+            None => self.inode.write_at(offset, source),
+            Some(ops) if ops.seekable() => ops.write_at(self, task, offset, source),
+            Some(_) => Err(Errno::ESPIPE),
+        }
+    }
+
+    /// `lseek(2)`: `whence` 0 to 4.
+    pub fn seek(&self, offset: i64, whence: u32) -> Result<u64> {
+        if self.is_path() {
+            return Err(Errno::EBADF);
+        }
+        if !self.seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        let mut position = self.position.lock();
+        let size = || self.ops.as_ref().map_or_else(|| self.inode.size(), |ops| ops.size(self));
+        let base = match whence {
+            0 => 0,
+            1 => *position,
+            2 if self.kind() == FileType::Directory => return Err(Errno::EINVAL),
+            2 => size(),
+            3 | 4 => {
+                let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+                if offset >= size() {
+                    return Err(Errno::ENXIO);
+                }
+                let target = if whence == 3 { SeekTarget::Data } else { SeekTarget::Hole };
+                *position = self.inode.seek_data(target, offset)?;
+                return Ok(*position);
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        let new = base.checked_add_signed(offset).filter(|n| *n <= i64::MAX as u64).ok_or(Errno::EINVAL)?;
+        *position = new;
+        Ok(new)
+    }
+
+    /// The position now, for `/proc/PID/fdinfo`.
+    pub fn position(&self) -> u64 {
+        *self.position.lock()
+    }
+
+    /// Runs `f` with the position locked: what reads or writes by position in its own way.
+    pub fn with_position<R>(&self, f: impl FnOnce(&mut u64) -> R) -> R {
+        f(&mut self.position.lock())
+    }
+
+    /// What the file is ready for.
+    pub fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
+        match &self.ops {
+            Some(ops) => ops.poll(table),
+            None => PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM,
+        }
+    }
+
+    /// Whether epoll accepts it (`EPERM` else).
+    pub fn pollable(&self) -> bool {
+        self.ops.as_ref().is_some_and(|ops| ops.pollable())
+    }
+
+    /// `ioctl` commands of the file itself.
+    pub fn ioctl(&self, task: &TaskRef, command: u32, arg: u64) -> Result {
+        match &self.ops {
+            Some(ops) => ops.ioctl(self, task, command, arg),
+            None => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// The pages for `mmap`; `ENODEV`. Access rights against the open mode are the caller's check.
+    pub fn mappable(&self) -> Result<Arc<dyn Mappable>> {
+        match &self.ops {
+            Some(ops) => ops.mappable(),
+            None => self.inode.clone().mappable(),
+        }
+        .ok_or(Errno::ENODEV)
+    }
+
+    /// `ftruncate`.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        if !self.flags().writable() || self.kind() != FileType::Regular {
+            return Err(Errno::EINVAL);
+        }
+        self.inode.set_attributes(&SetAttributes { size: Some(size), ..Default::default() })
+    }
+
+    /// `fallocate`.
+    pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+        self.writable()?;
+        match self.kind() {
+            FileType::Regular => self.inode.fallocate(mode, offset, len),
+            FileType::Fifo => Err(Errno::ESPIPE),
+            FileType::Directory => Err(Errno::EISDIR),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    /// Lists the directory from the position on, `.` and `..` first, and moves the position past what `emit`
+    /// accepted. Positions 0 and 1 are `.` and `..`, the inode's cookies follow from 2.
+    pub fn readdir(&self, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        self.readable()?;
+        if self.kind() != FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let mut position = self.position.lock();
+        let dots: [(&[u8], u64); 2] = [(b".", self.inode.ino()), (b"..", self.path.parent_ino())];
+        for (i, (name, ino)) in dots.into_iter().enumerate() {
+            if *position == i as u64 {
+                let next = *position + 1;
+                if !emit(&DirEntry { name, ino, kind: FileType::Directory, next }) {
+                    return Ok(());
+                }
+                *position = next;
+            }
+        }
+        self.inode.readdir(position.saturating_sub(2), &mut |entry| {
+            let next = entry.next.saturating_add(2);
+            let more = emit(&DirEntry { next, ..*entry });
+            if more {
+                *position = next;
+            }
+            more
+        })
+    }
+
+    /// Called by whoever closes a descriptor of it.
+    pub fn flush(&self, task: &TaskRef) {
+        if let Some(ops) = &self.ops {
+            ops.flush(self, task);
+        }
+    }
+
+    /// The lines of `/proc/PID/fdinfo/N`.
+    pub fn fdinfo(&self) -> String {
+        let own = self.ops.as_ref().map(|ops| ops.fdinfo()).unwrap_or_default();
+        alloc::format!(
+            "pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n{own}",
+            self.position(),
+            self.flags().bits(),
+            self.path.mount().id(),
+            self.inode.ino(),
+        )
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(ops) = &self.ops {
+            ops.release(self.flags());
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Files: the VFS and the file systems under it.
+//!
+//! What Linux does: a path is walked component by component through a tree of *dentries* (names, cached) that
+//! point to *inodes* (files, owned by a file system); *mounts* graft trees together; an open makes an *open
+//! file description* that file descriptors of one or many processes share. We keep those five nouns and their
+//! names.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`types`] | plain data: file types, metadata, device numbers, times, open flags |
+//! | [`access`] | who asks ([`Subject`]) and the permission rules |
+//! | [`inode`] | [`Inode`]: what a file system implements; [`FileSystem`], [`Superblock`] |
+//! | [`file`] | [`File`]: what a pipe, socket, terminal implements; [`OpenFile`]: the open file description |
+//! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
+//! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
+//! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
+//!
+//! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
+//! and writes, `readdir`). An inode whose open instances have state or whose reads block returns a [`File`]
+//! from [`Inode::open`].
+//!
+//! Lock order: rename lock of the machine → directory locks of dentries (ancestor first) → an inode's own
+//! sleeping locks → spin locks (dentry, mount table, fd table, inode data; never two of one kind except
+//! dentry parent → child). No spin lock is held over a user copy: pages are cloned (one reference) under the
+//! lock and copied after it.
+
+pub mod access;
+pub mod anon;
+pub mod context;
+pub mod dentry;
+pub mod fd_table;
+pub mod file;
+pub mod inode;
+pub mod mount;
+pub mod path;
+pub mod types;
+
+pub use access::{Access, Subject};
+pub use anon::AnonInode;
+pub use context::FsContext;
+pub use dentry::Dentry;
+pub use fd_table::FdTable;
+pub use file::{File, FileRef, OpenFile};
+pub use inode::{
+    DirEntry, FallocateMode, FileSystem, Inode, InodeRef, LinkTarget, NewInode, NewKind, RenameFlags, SeekTarget, Superblock, XattrFlags,
+};
+pub use mount::{Mount, MountFlags, MountNamespace};
+pub use path::Path;
+pub use types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, StatFs, Timestamp};
+
+/// `NAME_MAX`: bytes of one path component.
+pub const NAME_MAX: usize = 255;
+/// `PATH_MAX`: bytes of a path with its NUL.
+pub const PATH_MAX: usize = 4096;

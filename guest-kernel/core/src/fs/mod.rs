@@ -28,11 +28,13 @@ pub mod access;
 pub mod anon;
 pub mod context;
 pub mod dentry;
+pub mod erofs;
 pub mod fd_table;
 pub mod file;
 pub mod inode;
 pub mod mount;
 pub mod path;
+pub mod tmpfs;
 pub mod types;
 
 pub use access::{Access, Subject};
@@ -52,3 +54,5 @@ pub use types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, StatFs, 
 pub const NAME_MAX: usize = 255;
 /// `PATH_MAX`: bytes of a path with its NUL.
 pub const PATH_MAX: usize = 4096;
+/// `XATTR_LIST_MAX`: bytes of all attribute names of an inode.
+pub const XATTR_LIST_MAX: usize = 65536;

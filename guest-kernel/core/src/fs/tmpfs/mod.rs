@@ -1,0 +1,267 @@
+//! tmpfs, and overlay as a tmpfs with something below it.
+//!
+//! Linux has two file systems: tmpfs keeps files in the page cache; overlayfs joins an upper tree (often a
+//! tmpfs) and lower ones, and copies a file up before it is changed. Our root file system is always a tmpfs
+//! over a read-only image, so we made the two one thing: a [`Tmpfs`] may have a *lower* file system.
+//!
+//! Without a lower one it is a plain tmpfs. With one:
+//!
+//! - Each inode of the lower tree that is looked up gets a [`TmpInode`] that starts with the attributes of its
+//!   *origin* and takes content, names, link text and extended attributes from it as long as it has none of
+//!   its own. Its number is the origin's: stable, whatever happens to it later.
+//! - Changing it changes only the `TmpInode`; a page is copied when it is written, not the file when it is
+//!   opened. Since there is one object before and after, every open file, mapping and hard link sees the
+//!   change, which overlayfs does not achieve.
+//! - What is unchanged may be forgotten and made again; what is changed is *pinned* in a table by its number.
+//!   So ancestors need not be "copied up", and hard links stay links.
+//! - A directory keeps what differs from its origin: new names, and *whiteouts* for removed ones. A directory
+//!   without origin is what overlayfs calls opaque. A renamed directory takes its origin along (`redirect_dir`).
+//!
+//! The one thing as in overlayfs: pages of a file that nobody has opened for writing yet are mapped straight
+//! from the image; such a mapping, if it is shared, does not see a later write.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `inode` | [`TmpInode`]: attributes, and the VFS's trait |
+//! | `dir` | names, whiteouts, and listing two layers as one |
+//! | `data` | content: a sparse array of frames over the origin's pages |
+//!
+//! Lock order: a file's write mutex → (`Mm` layout, by a fault or a truncation) → spin locks (attributes,
+//! names, pages, the table), none of which is held while another is taken.
+
+mod data;
+mod dir;
+mod inode;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
+
+use alloc::{
+    string::String,
+    sync::{Arc, Weak},
+    vec,
+};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::{HashMap, hash_map::Entry};
+use ringfence_hal as hal;
+
+pub use inode::TmpInode;
+
+use super::{
+    inode::{FileSystem, InodeRef, NewInode, NewKind, alloc_anonymous_dev},
+    types::StatFs,
+};
+use crate::{
+    errno::{Errno, Result},
+    sync::SpinLock,
+};
+
+/// Numbers of new inodes start here where there is a lower file system, above all of its numbers.
+const FIRST_OWN_INO: u64 = 1 << 40;
+
+/// What `mount -t tmpfs -o` can set.
+#[derive(Clone, Copy, Debug)]
+pub struct TmpfsOptions {
+    /// Bytes of file content.
+    pub size: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Permission bits of the root.
+    pub mode: u32,
+    /// Owner of the root.
+    pub uid: u32,
+    /// Group of the root.
+    pub gid: u32,
+}
+
+impl Default for TmpfsOptions {
+    /// Half of the memory, as Linux.
+    fn default() -> Self {
+        let pages = hal::frames::stats().total as u64;
+        let size = (pages / 2).max(1) * hal::PAGE_SIZE as u64;
+        TmpfsOptions { size, inodes: pages.max(1024), mode: 0o1777, uid: 0, gid: 0 }
+    }
+}
+
+/// The `TmpInode` made for an inode of the lower tree.
+enum Known {
+    /// Unchanged: as long as somebody uses it.
+    Cached(Weak<TmpInode>),
+    /// Changed: for good.
+    Pinned(Arc<TmpInode>),
+}
+
+/// What all inodes of one file system share.
+struct Shared {
+    dev: u64,
+    max_pages: u64,
+    max_inodes: u64,
+    pages: AtomicU64,
+    inodes: AtomicU64,
+    next_ino: AtomicU64,
+    /// By number in the lower file system.
+    known: SpinLock<HashMap<u64, Known>>,
+}
+
+impl Shared {
+    /// Counts a page. `ENOSPC`.
+    fn charge_page(&self) -> Result<()> {
+        charge(&self.pages, self.max_pages)
+    }
+
+    fn release_pages(&self, n: usize) {
+        self.pages.fetch_sub(n as u64, Ordering::Relaxed);
+    }
+
+    /// Counts an inode and gives it a number. `ENOSPC`.
+    fn new_ino(&self) -> Result<u64> {
+        charge(&self.inodes, self.max_inodes)?;
+        Ok(self.next_ino.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The one object for `origin`, an inode of the lower tree.
+    fn known(self: &Arc<Self>, origin: InodeRef) -> Arc<TmpInode> {
+        let ino = origin.ino();
+        let find = |known: &HashMap<u64, Known>| match known.get(&ino) {
+            Some(Known::Pinned(inode)) => Some(inode.clone()),
+            Some(Known::Cached(weak)) => weak.upgrade(),
+            None => None,
+        };
+        if let Some(inode) = find(&self.known.lock()) {
+            return inode;
+        }
+        let new = TmpInode::over(self, origin);
+        let mut known = self.known.lock();
+        if let Some(inode) = find(&known) {
+            drop(known); // before `new`, whose drop looks into the table
+            return inode;
+        }
+        known.insert(ino, Known::Cached(Arc::downgrade(&new)));
+        new
+    }
+
+    fn pin(&self, inode: Arc<TmpInode>) {
+        let old = self.known.lock().insert(inode.number(), Known::Pinned(inode));
+        drop(old);
+    }
+
+    /// `ino` has no name any more.
+    fn unpin(&self, ino: u64) {
+        let old = self.known.lock().remove(&ino);
+        drop(old);
+    }
+
+    /// The last user of an unchanged inode went.
+    fn forget(&self, ino: u64) {
+        if let Entry::Occupied(entry) = self.known.lock().entry(ino)
+            && matches!(entry.get(), Known::Cached(weak) if weak.strong_count() == 0)
+        {
+            entry.remove();
+        }
+    }
+}
+
+fn charge(counter: &AtomicU64, max: u64) -> Result<()> {
+    let more = |n: u64| (n < max).then_some(n + 1);
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| Errno::ENOSPC)?;
+    Ok(())
+}
+
+/// A tmpfs, perhaps over a lower file system.
+pub struct Tmpfs {
+    shared: Arc<Shared>,
+    root: Arc<TmpInode>,
+    overlay: bool,
+}
+
+impl Tmpfs {
+    /// An empty tmpfs.
+    pub fn new(options: &TmpfsOptions) -> Result<Arc<Tmpfs>> {
+        let shared = Self::shared(options, 2);
+        let &TmpfsOptions { mode, uid, gid, .. } = options;
+        let root = TmpInode::create(&shared, &NewInode { kind: NewKind::Directory, mode, uid, gid })?;
+        Ok(Arc::new(Tmpfs { shared, root, overlay: false }))
+    }
+
+    /// A tmpfs over `lower`: the tree of `lower`, and changes to it in memory. `mode`, `uid` and `gid` of the
+    /// options do not count.
+    pub fn over(lower: &dyn FileSystem, options: &TmpfsOptions) -> Arc<Tmpfs> {
+        let shared = Self::shared(options, FIRST_OWN_INO);
+        let root = shared.known(lower.root());
+        Arc::new(Tmpfs { shared, root, overlay: true })
+    }
+
+    fn shared(options: &TmpfsOptions, first_ino: u64) -> Arc<Shared> {
+        Arc::new(Shared {
+            dev: alloc_anonymous_dev(),
+            max_pages: options.size.div_ceil(hal::PAGE_SIZE as u64),
+            max_inodes: options.inodes,
+            pages: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+            next_ino: AtomicU64::new(first_ino),
+            known: SpinLock::new(HashMap::new()),
+        })
+    }
+
+    /// The encoded device number its metadata reports.
+    pub fn dev(&self) -> u64 {
+        self.shared.dev
+    }
+
+    /// The root directory.
+    pub fn root_inode(&self) -> &Arc<TmpInode> {
+        &self.root
+    }
+
+    /// A regular file without a name (`memfd_create`). With `seals`, it may be sealed.
+    pub fn unnamed_file(&self, mode: u32, uid: u32, gid: u32, seals: bool) -> Result<Arc<TmpInode>> {
+        let inode = TmpInode::create(&self.shared, &NewInode { kind: NewKind::Regular, mode, uid, gid })?;
+        inode.make_unnamed();
+        if seals {
+            inode.allow_seals();
+        }
+        Ok(inode)
+    }
+}
+
+impl FileSystem for Tmpfs {
+    fn name(&self) -> &'static str {
+        if self.overlay { "overlay" } else { "tmpfs" }
+    }
+
+    fn root(&self) -> InodeRef {
+        self.root.clone()
+    }
+
+    fn statfs(&self) -> StatFs {
+        let s = &self.shared;
+        StatFs {
+            magic: if self.overlay { 0x794c_7630 } else { 0x0102_1994 },
+            block_size: hal::PAGE_SIZE as u64,
+            blocks: s.max_pages,
+            free: s.max_pages.saturating_sub(s.pages.load(Ordering::Relaxed)),
+            files: s.max_inodes,
+            files_free: s.max_inodes.saturating_sub(s.inodes.load(Ordering::Relaxed)),
+            name_max: super::NAME_MAX as u64,
+        }
+    }
+
+    fn options(&self) -> String {
+        let kib = self.shared.max_pages.saturating_mul(hal::PAGE_SIZE as u64 / 1024);
+        alloc::format!("size={kib}k,nr_inodes={}", self.shared.max_inodes)
+    }
+}
+
+impl Drop for Tmpfs {
+    /// Takes the tree apart without recursion, however deep it is, and breaks the cycle that pins make.
+    fn drop(&mut self) {
+        let pins = core::mem::take(&mut *self.shared.known.lock());
+        let mut pending = vec![self.root.clone()];
+        pending.extend(pins.into_values().filter_map(|k| if let Known::Pinned(i) = k { Some(i) } else { None }));
+        while let Some(inode) = pending.pop() {
+            inode.take_children(&mut pending);
+        }
+    }
+}

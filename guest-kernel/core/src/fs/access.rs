@@ -82,7 +82,14 @@ pub fn check(subject: &Subject<'_>, m: &Metadata, want: Access) -> Result<()> {
 }
 
 /// As [`check`], from the parts.
-pub fn check_mode(subject: &Subject<'_>, kind: FileType, mode: u32, uid: u32, gid: u32, want: Access) -> Result<()> {
+pub fn check_mode(
+    subject: &Subject<'_>,
+    kind: FileType,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    want: Access,
+) -> Result<()> {
     let granted = if subject.uid == uid {
         mode >> 6
     } else if subject.in_group(gid) {
@@ -94,7 +101,8 @@ pub fn check_mode(subject: &Subject<'_>, kind: FileType, mode: u32, uid: u32, gi
         return Ok(());
     }
     let directory = kind == FileType::Directory;
-    if subject.capable(cap::DAC_OVERRIDE) && (directory || !want.contains(Access::EXEC) || mode & 0o111 != 0) {
+    if subject.capable(cap::DAC_OVERRIDE) && (directory || !want.contains(Access::EXEC) || mode & 0o111 != 0)
+    {
         return Ok(());
     }
     let read_only = want == Access::READ || (directory && !want.contains(Access::WRITE));

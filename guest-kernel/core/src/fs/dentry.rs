@@ -177,7 +177,12 @@ impl Dentry {
         }
     }
 
-    fn lookup_with(self: &Arc<Self>, name: &[u8], hash: u64, _guard: &MutexGuard<'_, ()>) -> Result<Arc<Dentry>> {
+    fn lookup_with(
+        self: &Arc<Self>,
+        name: &[u8],
+        hash: u64,
+        _guard: &MutexGuard<'_, ()>,
+    ) -> Result<Arc<Dentry>> {
         if let Some(child) = self.cached_hashed(name, hash) {
             return Ok(child); // somebody was faster
         }
@@ -233,7 +238,13 @@ impl Dentry {
 
     /// After the file system renamed `child` of this directory to `new` (the dentry that had that name) of
     /// `new_dir`; both directories are locked by the caller. With `exchange` both change places.
-    pub fn renamed(self: &Arc<Self>, child: &Arc<Dentry>, new_dir: &Arc<Dentry>, new: &Arc<Dentry>, exchange: bool) {
+    pub fn renamed(
+        self: &Arc<Self>,
+        child: &Arc<Dentry>,
+        new_dir: &Arc<Dentry>,
+        new: &Arc<Dentry>,
+        exchange: bool,
+    ) {
         let (old_name, new_name) = (child.name(), new.name());
         drop(self.unhash_child(&old_name));
         drop(new_dir.unhash_child(&new_name));
@@ -264,7 +275,8 @@ impl Dentry {
         if Arc::strong_count(&self) > 2 || self.is_mountpoint() || !self.children.lock().is_empty() {
             return false;
         }
-        let found = children.find_entry(hash(&name), |c| Arc::ptr_eq(&c.dentry, &self)).ok().map(|e| e.remove().0);
+        let found =
+            children.find_entry(hash(&name), |c| Arc::ptr_eq(&c.dentry, &self)).ok().map(|e| e.remove().0);
         drop(children);
         drop(found);
         true
@@ -293,7 +305,7 @@ impl Drop for Dentry {
 mod lru {
     //! The queue that bounds the cache.
 
-    use super::{Arc, AtomicUsize, Dentry, Ordering, SpinLock, VecDeque, Weak};
+    use super::{AtomicUsize, Dentry, Ordering, SpinLock, VecDeque, Weak};
 
     static QUEUE: SpinLock<VecDeque<Weak<Dentry>>> = SpinLock::new(VecDeque::new());
     static LIMIT: AtomicUsize = AtomicUsize::new(16 * 1024);

@@ -209,7 +209,11 @@ impl Inode for ErofsInode {
                 Some(Extent::Data { at: place, len, .. }) => {
                     let within = place % PAGE;
                     let n = len.min(PAGE - within).min(sink.remaining() as u64);
-                    sink.put_frame(&self.region().frame((place / PAGE) as usize), within as usize, n as usize)?;
+                    sink.put_frame(
+                        &self.region().frame((place / PAGE) as usize),
+                        within as usize,
+                        n as usize,
+                    )?;
                     n
                 }
             };
@@ -238,7 +242,11 @@ impl Inode for ErofsInode {
                 names.extend_from_slice(x.prefix());
                 names.extend_from_slice(x.rest());
                 names.push(0);
-                if names.len() > super::XATTR_LIST_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if names.len() > super::XATTR_LIST_MAX {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             })
             .map_err(errno)?;
         Ok(names)

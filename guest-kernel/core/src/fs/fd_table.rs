@@ -146,7 +146,13 @@ impl FdTable {
 
     /// Puts `file` at `fd` (`dup2`) and returns what was there, for the caller to flush and drop. `EBADF` if
     /// `fd` is out of bounds.
-    pub fn replace(&self, fd: i32, file: FileRef, close_on_exec: bool, limit: u64) -> Result<Option<FileRef>> {
+    pub fn replace(
+        &self,
+        fd: i32,
+        file: FileRef,
+        close_on_exec: bool,
+        limit: u64,
+    ) -> Result<Option<FileRef>> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         if index as u64 >= limit.min(NR_OPEN) {
             return Err(Errno::EBADF);

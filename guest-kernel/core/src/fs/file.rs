@@ -107,10 +107,6 @@ pub trait File: Any + Send + Sync {
     fn fdinfo(&self) -> String {
         String::new()
     }
-
-    /// This object as `Any`, so that its own module finds it again behind a descriptor
-    /// (`file.downcast::<Epoll>()`).
-    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -196,7 +192,8 @@ impl OpenFile {
 
     /// The object behind it, if it is a `T`: how a subsystem finds its own files again.
     pub fn downcast<T: File>(&self) -> Option<Arc<T>> {
-        Arc::downcast(self.ops.clone()?.as_any()).ok()
+        let any: Arc<dyn Any + Send + Sync> = self.ops.clone()?;
+        any.downcast().ok()
     }
 
     /// Metadata of the inode.

@@ -44,7 +44,8 @@ pub use dentry::Dentry;
 pub use fd_table::FdTable;
 pub use file::{File, FileRef, OpenFile};
 pub use inode::{
-    DirEntry, FallocateMode, FileSystem, Inode, InodeRef, LinkTarget, NewInode, NewKind, RenameFlags, SeekTarget, Superblock, XattrFlags,
+    DirEntry, FallocateMode, FileSystem, Inode, InodeRef, LinkTarget, NewInode, NewKind, RenameFlags,
+    SeekTarget, Superblock, XattrFlags,
 };
 pub use mount::{Mount, MountFlags, MountNamespace};
 pub use path::Path;

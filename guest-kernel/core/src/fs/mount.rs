@@ -72,7 +72,12 @@ fn key(on: &Path) -> (u32, usize) {
 impl Mount {
     /// A mount of `root`, a dentry of `superblock`, not attached anywhere yet. `source` is the first field of
     /// `/proc/mounts`.
-    pub fn new(superblock: Arc<Superblock>, root: Arc<Dentry>, flags: MountFlags, source: &[u8]) -> Arc<Mount> {
+    pub fn new(
+        superblock: Arc<Superblock>,
+        root: Arc<Dentry>,
+        flags: MountFlags,
+        source: &[u8],
+    ) -> Arc<Mount> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Arc::new(Mount {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -275,7 +280,9 @@ impl MountNamespace {
         for old in self.mounts() {
             let copy = Mount::new(old.superblock.clone(), old.root.clone(), old.flags(), &old.source);
             if let Some(on) = old.mounted_on() {
-                let Some((_, parent)) = map.iter().find(|(m, _)| Arc::ptr_eq(m, on.mount())) else { continue };
+                let Some((_, parent)) = map.iter().find(|(m, _)| Arc::ptr_eq(m, on.mount())) else {
+                    continue;
+                };
                 copy.attach(Path::new(parent.clone(), on.dentry().clone()));
             }
             map.push((old, copy));

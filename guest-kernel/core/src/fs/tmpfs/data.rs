@@ -139,7 +139,8 @@ impl FileData {
         if let Some(frame) = self.pages.get(index) {
             return Ok(frame);
         }
-        let below = self.origin_len.load(Ordering::Acquire).saturating_sub(index.saturating_mul(PAGE)).min(PAGE);
+        let below =
+            self.origin_len.load(Ordering::Acquire).saturating_sub(index.saturating_mul(PAGE)).min(PAGE);
         let frame = match self.origin.as_ref().and_then(|o| o.pages.as_ref()) {
             Some(pages) if below > 0 => {
                 let frame = Frame::alloc_copy(&pages.page(index, false)?)?;
@@ -157,7 +158,12 @@ impl FileData {
     }
 
     /// Writes at `offset`, or at the end.
-    pub(super) fn write(&self, fs: &Shared, offset: Option<u64>, source: &mut Source<'_>) -> Result<(u64, usize)> {
+    pub(super) fn write(
+        &self,
+        fs: &Shared,
+        offset: Option<u64>,
+        source: &mut Source<'_>,
+    ) -> Result<(u64, usize)> {
         let _guard = self.write.lock();
         self.opened_for_writing();
         let offset = offset.unwrap_or_else(|| self.size());
@@ -306,7 +312,8 @@ impl FileData {
             return Some(frame);
         }
         let origin = self.origin.as_ref()?;
-        let untouched = !self.writable.load(Ordering::Acquire) && self.origin_len.load(Ordering::Acquire) == self.size();
+        let untouched =
+            !self.writable.load(Ordering::Acquire) && self.origin_len.load(Ordering::Acquire) == self.size();
         if untouched { origin.pages.as_ref()?.page(index, false).ok() } else { None }
     }
 

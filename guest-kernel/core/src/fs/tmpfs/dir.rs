@@ -118,7 +118,12 @@ impl DirData {
 
     /// Lists the origin's names first, whether they still are the origin's or not, then the other own ones:
     /// so each name has one cookie that does not change while a listing goes on.
-    pub(super) fn readdir(&self, fs: &Shared, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+    pub(super) fn readdir(
+        &self,
+        fs: &Shared,
+        from: u64,
+        emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<()> {
         if from < OWN
             && let Some(origin) = &self.origin
         {
@@ -126,7 +131,9 @@ impl DirData {
             origin.readdir(from, &mut |entry| {
                 let entry = match self.names.lock().slots.get(entry.name) {
                     Some(Slot::Whiteout) => return true,
-                    Some(Slot::Name(_, inode)) => DirEntry { ino: inode.number(), kind: inode.kind(), ..*entry },
+                    Some(Slot::Name(_, inode)) => {
+                        DirEntry { ino: inode.number(), kind: inode.kind(), ..*entry }
+                    }
                     None => *entry,
                 };
                 more = emit(&entry);

@@ -21,7 +21,9 @@ use crate::{
         XATTR_LIST_MAX,
         access::{self, Access, Subject},
         file::File,
-        inode::{DirEntry, FallocateMode, Inode, InodeRef, NewInode, NewKind, RenameFlags, SeekTarget, XattrFlags},
+        inode::{
+            DirEntry, FallocateMode, Inode, InodeRef, NewInode, NewKind, RenameFlags, SeekTarget, XattrFlags,
+        },
         types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, Timestamp},
     },
     io::{Sink, Source},

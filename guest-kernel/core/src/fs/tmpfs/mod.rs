@@ -32,10 +32,6 @@
 mod data;
 mod dir;
 mod inode;
-#[cfg(test)]
-mod model_tests;
-#[cfg(test)]
-mod tests;
 
 use alloc::{
     string::String,
@@ -259,7 +255,8 @@ impl Drop for Tmpfs {
     fn drop(&mut self) {
         let pins = core::mem::take(&mut *self.shared.known.lock());
         let mut pending = vec![self.root.clone()];
-        pending.extend(pins.into_values().filter_map(|k| if let Known::Pinned(i) = k { Some(i) } else { None }));
+        pending
+            .extend(pins.into_values().filter_map(|k| if let Known::Pinned(i) = k { Some(i) } else { None }));
         while let Some(inode) = pending.pop() {
             inode.take_children(&mut pending);
         }

@@ -21,7 +21,7 @@
 //! # What it checks
 //!
 //! A spin lock taken twice by one thread; a spin lock held in `switch_to`, `wait_for_interrupt` or a user copy
-//! that may fault; a switch to a thread that still runs; page-table arguments that are unaligned or outside
+//! that may fault, or at the return to user mode; `fork_range` without `flush_all`; a switch to a thread that still runs; page-table arguments that are unaligned or outside
 //! the user half; a page-fault handler that promises progress and makes none; all CPUs idle with nothing to
 //! wake them.
 

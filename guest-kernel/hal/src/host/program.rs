@@ -253,6 +253,8 @@ impl<K: Kernel> HostUser<K> {
                 K::user_exception(&self.thread, &mut self.regs, Exception::GeneralProtection { code: 0 });
             } else {
                 lock::assert_none_held("a return to user mode");
+                let owes_flush = context::space().is_some_and(|s| s.owes_flush());
+                assert!(!owes_flush, "a return to user mode after fork_range without flush_all");
                 self.regs.force_user();
                 return;
             }

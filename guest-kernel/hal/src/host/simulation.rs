@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long simulated threads may take to end after the machine has stopped.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// What is done to a new machine before it boots.
+type Setup = Box<dyn FnOnce(&Arc<World>)>;
+
 /// A machine with simulated CPUs, about to boot the kernel `K`.
 ///
 /// ```ignore
@@ -40,7 +43,7 @@ pub struct Simulation<K: Kernel> {
     external: bool,
     timeout: Duration,
     programs: Programs<K>,
-    setup: Vec<Box<dyn FnOnce(&Arc<World>)>>,
+    setup: Vec<Setup>,
 }
 
 /// How a simulation ended.

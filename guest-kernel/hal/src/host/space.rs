@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::ThreadId;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -29,12 +30,15 @@ impl Entry {
 /// panics. A page of a static region is never mapped writable.
 pub struct AddressSpace {
     pages: Mutex<BTreeMap<u64, Entry>>,
+    /// Who removed write permission by [`fork_range`](Self::fork_range) and has not called
+    /// [`flush_all`](Self::flush_all) yet.
+    unflushed: Mutex<Option<ThreadId>>,
 }
 
 impl AddressSpace {
     /// An empty address space.
     pub fn new() -> Result<Arc<Self>, OutOfMemory> {
-        Ok(Arc::new(Self { pages: Mutex::default() }))
+        Ok(Arc::new(Self { pages: Mutex::default(), unflushed: Mutex::default() }))
     }
 
     fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
@@ -104,6 +108,9 @@ impl AddressSpace {
     ) -> Result<(), OutOfMemory> {
         check(&range);
         assert!(!std::ptr::eq(self, child), "a fork into itself");
+        if mode == ForkMode::CopyOnWrite {
+            *self.unflushed.lock().unwrap() = Some(std::thread::current().id());
+        }
         // Two steps instead of two locks at once.
         let mut copies = Vec::new();
         for (&va, entry) in self.pages().range_mut(range) {
@@ -137,8 +144,16 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Makes every CPU that runs this space forget its translations. Nothing is cached here.
-    pub fn flush_all(&self) {}
+    /// Makes every CPU that runs this space forget its translations. Nothing is cached here, but a thread
+    /// that returns to user mode without this after a [`fork_range`](Self::fork_range) panics.
+    pub fn flush_all(&self) {
+        *self.unflushed.lock().unwrap() = None;
+    }
+
+    /// The calling thread owes a [`flush_all`](Self::flush_all).
+    pub(super) fn owes_flush(&self) -> bool {
+        *self.unflushed.lock().unwrap() == Some(std::thread::current().id())
+    }
 
     /// Mapped pages.
     pub fn resident(&self) -> usize {

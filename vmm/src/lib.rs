@@ -9,14 +9,22 @@
 //! |---|---|
 //! | [`machine`] | memory, layout, CPUID, registers, vCPU threads, the bus |
 //! | [`boot`] | kernel loading, zero page, ACPI for stock Linux |
-//! | [`serial`] | the serial port and where its text goes |
+//! | [`sandbox`] | a machine with our guest, its boot document and its streams |
+//! | [`control`] | the control connection |
+//! | [`probe`] | can this host run sandboxes |
+//! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
+//! | [`stats`], [`kvm_stats`] | counters |
 //! | [`timeline`] | phases of the start |
 
 pub mod boot;
 pub mod cli;
+pub mod control;
 pub mod exit;
+pub mod kvm_stats;
 pub mod machine;
-pub mod serial;
+pub mod probe;
+pub mod sandbox;
 pub mod signals;
+pub mod stats;
 pub mod terminal;
 pub mod timeline;

@@ -25,6 +25,16 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// Gives this thread's signals their usual effect again.
+    pub fn unblock() {
+        // SAFETY: sigset_t is plain data, initialised by sigfillset; the previous mask is not asked for.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut set);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        }
+    }
+
     /// Blocks [`FORWARDED`] and `SIGWINCH` for this thread and all it will start, and opens the signalfd.
     pub fn block() -> io::Result<Self> {
         // SAFETY: sigset_t is plain data, initialised by sigemptyset before any other use.

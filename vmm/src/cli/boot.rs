@@ -9,20 +9,25 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use ringfence_devices::balloon::Balloon;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
+use ringfence_devices::vsock::{Endpoint, Vsock};
+use ringfence_protocol::ports;
 
 use super::{Failure, units};
 use crate::exit;
 use crate::machine::vcpu::{Shared, Stop};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, VirtioSlot};
-use crate::serial::SerialPort;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::timeline::Timeline;
+
+/// The vsock port the host echoes on.
+const ECHO_PORT: u32 = 7;
 
 /// Arguments of `boot`.
 #[derive(Debug, clap::Args)]
@@ -58,8 +63,7 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         None => Vec::new(),
     };
     let image = args.pmem.as_deref().map(Backing::open).transpose().map_err(Failure::setup)?;
-    let serial = SerialPort::new(Box::new(std::io::stdout())).map_err(Failure::setup)?;
-    let rng = Rng::new().map_err(Failure::setup)?;
+    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok();
     let config = MachineConfig {
         cpus: args.cpus,
         memory: args.memory,
@@ -68,8 +72,9 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         cmdline: format!("console=ttyS0 reboot=k panic=-1 {}", args.cmdline),
         ramdisk,
         image,
-        devices: vec![VirtioSlot::new(Arc::new(Mutex::new(rng)))],
-        serial,
+        devices: devices().map_err(|e| Failure::setup(format!("cannot make a device: {e}")))?,
+        serial_copy: Some(Box::new(std::io::stdout())),
+        serial_input: input,
     };
     let mut machine = Machine::new(config, &mut timeline).map_err(Failure::setup)?;
     let _raw = if terminal::is_terminal() { RawMode::enter().ok() } else { None };
@@ -99,53 +104,55 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     }
 }
 
+/// vsock, rng and balloon. On vsock port [`ECHO_PORT`] the host echoes what a guest sends, one connection at a
+/// time: enough to judge the device from Linux.
+fn devices() -> std::io::Result<Vec<VirtioSlot>> {
+    let mut vsock = Vsock::new(ports::GUEST_CID)?;
+    vsock.listen_with(
+        ECHO_PORT,
+        Box::new(|| {
+            let (endpoint, mut stream) = Endpoint::socketpair()?;
+            std::thread::Builder::new().name("echo".into()).spawn(move || {
+                // Ends with the connection; a guest that goes away is no error.
+                let _ = stream.try_clone().and_then(|mut back| std::io::copy(&mut stream, &mut back));
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+            })?;
+            Ok(endpoint)
+        }),
+    );
+    Ok(vec![
+        VirtioSlot::new(Arc::new(Mutex::new(vsock))),
+        VirtioSlot::new(Arc::new(Mutex::new(Rng::new()?))),
+        VirtioSlot::new(Arc::new(Mutex::new(Balloon::new()?))),
+    ])
+}
+
 /// How it ended: by the machine, or by a signal to us.
 type End = Rc<RefCell<Option<Result<Stop, libc::c_int>>>>;
 
-/// Standard input to the serial port, signals, and the machine's end.
+/// Signals, and the machine's end.
 struct Console {
     shared: Arc<Shared>,
     signals: Signals,
     end: End,
 }
 
-impl Console {
-    fn read_input(&mut self, ops: &mut EventOps) {
-        let mut serial = self.shared.bus.serial.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffer = [0u8; 64];
-        let room = serial.room().clamp(1, buffer.len());
-        match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..room]) {
-            Ok(n) if n > 0 => {
-                serial.input(&buffer[..n]);
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            _ => {
-                let _ = ops.remove(Events::new_raw(0, EventSet::IN));
-            }
-        }
-    }
-}
-
 impl MutEventSubscriber for Console {
     fn init(&mut self, ops: &mut EventOps) {
-        // Standard input can be a file or closed, which epoll does not take: then there is no input.
-        let _ = ops.add(Events::new_raw(0, EventSet::IN));
         ops.add(Events::new(&self.signals, EventSet::IN)).expect("a signalfd can be polled");
         ops.add(Events::new(self.shared.stopped(), EventSet::IN)).expect("an eventfd can be polled");
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
         let fd = events.fd();
         if fd == self.shared.stopped().as_raw_fd() {
             *self.end.borrow_mut() = self.shared.stop_reason().map(Ok);
-        } else if fd == self.signals.as_raw_fd() {
+        } else {
             while let Some(signal) = self.signals.next() {
                 if signal != libc::SIGWINCH && signal != libc::SIGCONT {
                     *self.end.borrow_mut() = Some(Err(signal));
                 }
             }
-        } else {
-            self.read_input(ops);
         }
     }
 }

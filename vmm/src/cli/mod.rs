@@ -5,6 +5,10 @@
 //! always put back and the sandbox always taken down.
 
 pub mod boot;
+pub mod doctor;
+pub mod image;
+pub mod run;
+mod supervisor;
 pub mod units;
 
 use std::process::ExitCode;
@@ -24,6 +28,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a program in a sandbox
+    Run(Box<run::Args>),
+    /// Say whether this host can run sandboxes, and what to do if not
+    Doctor(doctor::Args),
     /// Boot a stock Linux kernel on the same machine model (serial console on the standard streams)
     Boot(boot::Args),
 }
@@ -66,6 +74,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Run(args) => run::main(*args, timeline),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Boot(args) => boot::main(args, timeline),
     };
     terminal::restore();

@@ -4,20 +4,19 @@
 //! address is an index into the array of virtio-mmio slots. Reads of nothing give all ones, writes to nothing
 //! are dropped, as on a PC.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ringfence_devices::serial::{COM1, REGISTERS, Serial};
 use ringfence_devices::virtio::MmioTransport;
 
 use super::layout::{VIRTIO_BASE, VIRTIO_SIZE};
-use crate::serial::SerialPort;
 
-const COM1: u16 = 0x3f8;
-const COM1_LAST: u16 = 0x3ff;
+const COM1_LAST: u16 = COM1 + REGISTERS - 1;
 
 /// All devices of a machine that are reached by an exit.
 pub struct Bus {
     /// The serial port.
-    pub serial: Mutex<SerialPort>,
+    pub serial: Arc<Mutex<Serial>>,
     /// virtio-mmio transports by slot.
     pub virtio: Vec<Mutex<MmioTransport>>,
     /// Guest physical range of the read-only image.
@@ -68,7 +67,7 @@ impl Bus {
     pub fn port_read(&self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let (COM1..=COM1_LAST, [byte]) = (port, data) {
-            *byte = lock(&self.serial).read(port - COM1);
+            *byte = lock(&self.serial).read((port - COM1) as u8);
         }
     }
 
@@ -76,7 +75,7 @@ impl Bus {
     pub fn port_write(&self, port: u16, data: &[u8]) {
         if let COM1..=COM1_LAST = port {
             let mut serial = lock(&self.serial);
-            data.iter().for_each(|&byte| serial.write(port - COM1, byte));
+            data.iter().for_each(|&byte| serial.write((port - COM1) as u8, byte));
         }
     }
 }

@@ -25,21 +25,24 @@ pub mod registers;
 pub mod vcpu;
 
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use event_manager::MutEventSubscriber;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use ringfence_devices::pmem::{Backing, Pmem};
+use ringfence_devices::serial::{COM1_GSI, Serial};
 use ringfence_devices::virtio::{MmioTransport, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::loader::{self, LoadError, Placement};
 use crate::boot::{acpi, zero_page};
-use crate::serial::{COM1_GSI, SerialPort};
+use crate::stats::KvmStats;
 use crate::timeline::Timeline;
+use crate::{kvm_stats, probe};
 use bus::Bus;
 use memory::{MemoryError, Ram};
 use vcpu::{Shared, Vcpus};
@@ -51,7 +54,7 @@ pub const MAX_CPUS: u8 = 64;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message is the documentation")]
 pub enum MachineError {
-    #[error("cannot use /dev/kvm: {0}; run `ringfence doctor`")]
+    #[error("{}", probe::explain(.0))]
     OpenKvm(kvm_ioctls::Error),
     #[error("KVM could not {0}: {1}; run `ringfence doctor`")]
     Kvm(&'static str, kvm_ioctls::Error),
@@ -119,8 +122,10 @@ pub struct MachineConfig {
     pub image: Option<Backing>,
     /// Devices after the image, in slot order.
     pub devices: Vec<VirtioSlot>,
-    /// The serial port.
-    pub serial: SerialPort,
+    /// What the serial port prints is copied to this writer as it comes.
+    pub serial_copy: Option<Box<dyn Write + Send>>,
+    /// What the serial port reads (Linux only).
+    pub serial_input: Option<OwnedFd>,
 }
 
 /// A built machine. Field order matters: vCPUs stop before the VM goes, and the image's slot goes with the VM
@@ -130,7 +135,7 @@ pub struct Machine {
     pending: Vec<VcpuFd>,
     shared: Arc<Shared>,
     subscribers: Vec<Box<dyn MutEventSubscriber>>,
-    _vm: VmFd,
+    vm: VmFd,
     ram: Ram,
     image: Option<Backing>,
 }
@@ -166,7 +171,9 @@ impl Machine {
             slots.push(VirtioSlot::new(Arc::new(Mutex::new(pmem))));
         }
         slots.extend(config.devices);
-        let (virtio, subscribers) = attach(&vm, &ram, slots)?;
+        let (virtio, mut subscribers) = attach(&vm, &ram, slots)?;
+        let serial = serial(&vm, config.flavor, config.serial_copy, config.serial_input)?;
+        subscribers.push(Box::new(serial.clone()));
         timeline.mark("devices");
 
         let vcpus = (0..config.cpus)
@@ -189,18 +196,24 @@ impl Machine {
         registers::enter(boot_cpu, entry, features)?;
         if config.flavor == Flavor::Linux {
             registers::write_back_memory(boot_cpu)?;
-            vm.register_irqfd(config.serial.irq(), COM1_GSI)
-                .map_err(|e| MachineError::Kvm("connect the serial port's interrupt", e))?;
         }
         timeline.mark("loaded");
 
-        let shared = Arc::new(Shared::new(Bus { serial: Mutex::new(config.serial), virtio, read_only })?);
-        Ok(Self { vcpus: None, pending: vcpus, shared, subscribers, _vm: vm, ram, image: config.image })
+        let shared = Arc::new(Shared::new(Bus { serial, virtio, read_only })?);
+        Ok(Self { vcpus: None, pending: vcpus, shared, subscribers, vm, ram, image: config.image })
     }
 
     /// The devices' sides of the event loop; taken once.
     pub fn take_subscribers(&mut self) -> Vec<Box<dyn MutEventSubscriber>> {
         std::mem::take(&mut self.subscribers)
+    }
+
+    /// Opens KVM's statistics; before [`Machine::start`]. A KVM without them gives none.
+    pub fn open_stats(&self) -> KvmStats {
+        KvmStats {
+            vm: kvm_stats::open(&self.vm).ok(),
+            vcpus: self.pending.iter().filter_map(|v| kvm_stats::open(v).ok()).collect(),
+        }
     }
 
     /// Starts the vCPUs.
@@ -252,6 +265,24 @@ fn add_memory(
     // SAFETY: the host range is a mapping of `len` bytes owned by the machine (its RAM or its image), which
     // outlives the VM by the order of Machine's fields.
     unsafe { vm.set_user_memory_region(region) }.map_err(|e| MachineError::Kvm("take the guest's memory", e))
+}
+
+/// Our guest polls the port and never reads from it, so only Linux gets its interrupt.
+fn serial(
+    vm: &VmFd,
+    flavor: Flavor,
+    copy: Option<Box<dyn Write + Send>>,
+    input: Option<OwnedFd>,
+) -> Result<Arc<Mutex<Serial>>, MachineError> {
+    let irq = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(MachineError::EventFd)?;
+    if flavor == Flavor::Linux {
+        vm.register_irqfd(&irq, COM1_GSI).map_err(|e| MachineError::Kvm("connect an interrupt", e))?;
+    }
+    let mut serial = Serial::new(irq, copy).map_err(MachineError::EventFd)?;
+    if let Some(fd) = input {
+        serial.set_input(fd);
+    }
+    Ok(Arc::new(Mutex::new(serial)))
 }
 
 type Attached = (Vec<Mutex<MmioTransport>>, Vec<Box<dyn MutEventSubscriber>>);

@@ -1,0 +1,219 @@
+//! The event loop of a running sandbox.
+//!
+//! One thread waits for everything: the devices' queues and descriptors, the control connection, signals, the
+//! time-out, and the machine's own end. The loop ends with an [`Ending`]; a program's `Exited` message does
+//! not end it yet, because the guest delivers the last output before it powers off.
+
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use ringfence_protocol::{ExitStatus, GuestStats, ToGuest, ToHost};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+
+use super::Failure;
+use crate::control::{Control, ControlError};
+use crate::machine::Machine;
+use crate::machine::vcpu::{Shared, Stop};
+use crate::signals::Signals;
+use crate::terminal;
+use crate::timeline::Timeline;
+
+/// Events taken from epoll at a time.
+const BATCH: usize = 32;
+
+/// Why the sandbox is over.
+#[derive(Debug)]
+pub enum Ending {
+    /// The program ended.
+    Exited(ExitStatus),
+    /// The program never ran.
+    StartFailed {
+        /// Linux errno.
+        errno: u32,
+        /// One sentence.
+        message: String,
+    },
+    /// The machine ended and nobody said why.
+    Stopped(Stop),
+    /// A signal came before there was a program to forward it to.
+    Signalled(libc::c_int),
+    /// `--timeout`.
+    TimedOut,
+    /// The guest broke the control protocol.
+    Broken(ControlError),
+}
+
+/// Runs the loop.
+pub struct Supervisor {
+    events: EventManager<Box<dyn MutEventSubscriber>>,
+    state: Rc<RefCell<State>>,
+}
+
+struct State {
+    shared: Arc<Shared>,
+    control: Control,
+    signals: Signals,
+    timer: Option<OwnedFd>,
+    started: bool,
+    /// What the guest said about its program's end.
+    said: Option<Ending>,
+    stats: Option<GuestStats>,
+    ending: Option<Ending>,
+}
+
+impl Supervisor {
+    /// Collects everything there is to wait for.
+    pub fn new(
+        machine: &mut Machine,
+        control: UnixStream,
+        signals: Signals,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Failure> {
+        let no_loop = |e| Failure::setup(format!("cannot make an event loop: {e:?}"));
+        let mut events: EventManager<Box<dyn MutEventSubscriber>> =
+            EventManager::new_with_capacity(BATCH).map_err(no_loop)?;
+        for subscriber in machine.take_subscribers() {
+            events.add_subscriber(subscriber);
+        }
+        let timer = timeout.map(timer).transpose().map_err(|e| Failure::setup(format!("no timer: {e}")))?;
+        let state = Rc::new(RefCell::new(State {
+            shared: machine.shared().clone(),
+            control: Control::new(control).map_err(Failure::setup)?,
+            signals,
+            timer,
+            started: false,
+            said: None,
+            stats: None,
+            ending: None,
+        }));
+        events.add_subscriber(Box::new(state.clone()));
+        Ok(Self { events, state })
+    }
+
+    /// Waits until the sandbox is over.
+    pub fn run(&mut self, timeline: &mut Timeline) -> Result<Ending, Failure> {
+        let mut started = false;
+        loop {
+            self.events.run().map_err(|e| Failure {
+                code: crate::exit::MACHINE_FAILED,
+                message: format!("epoll: {e:?}"),
+            })?;
+            let mut state = self.state.borrow_mut();
+            if state.started && !started {
+                started = true;
+                timeline.mark("program_started");
+            }
+            if let Some(ending) = state.ending.take() {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// After the drain: the last control messages decide. Returns the guest's counters.
+    pub fn finish(&mut self, ending: &mut Ending) -> Option<GuestStats> {
+        let mut state = self.state.borrow_mut();
+        if matches!(ending, Ending::Stopped(_)) {
+            let result = state.read_control();
+            match (state.said.take(), result) {
+                // A panic or crash while powering off is no news for the user, the program had ended.
+                (Some(said), _) => *ending = said,
+                (None, Err(e)) => *ending = Ending::Broken(e),
+                (None, Ok(())) => {}
+            }
+        }
+        state.stats.take()
+    }
+}
+
+impl State {
+    fn read_control(&mut self) -> Result<(), ControlError> {
+        while let Some(message) = self.control.receive()? {
+            match message {
+                // `receive` deals with greetings.
+                ToHost::Hello { .. } => {}
+                ToHost::Started => self.started = true,
+                ToHost::StartFailed { errno, message } => {
+                    self.said = Some(Ending::StartFailed { errno, message: printable(&message) });
+                }
+                ToHost::Exited { status, stats } => {
+                    self.said = Some(Ending::Exited(status));
+                    self.stats = stats.or(self.stats.take());
+                }
+                ToHost::Stats { stats } => self.stats = Some(stats),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_control(&mut self, ops: &mut EventOps) -> Result<(), ControlError> {
+        self.control.flush()?;
+        self.read_control()?;
+        if self.control.closed() {
+            let _ = ops.remove(Events::new(&self.control, EventSet::IN));
+        }
+        Ok(())
+    }
+
+    fn on_signals(&mut self) -> Result<(), ControlError> {
+        while let Some(signal) = self.signals.next() {
+            if signal == libc::SIGWINCH {
+                if let Some((rows, cols)) = terminal::size() {
+                    self.control.send(&ToGuest::Resize { rows, cols })?;
+                }
+            } else if self.control.greeted() {
+                self.control.send(&ToGuest::Signal { signal: signal as u32 })?;
+            } else if signal != libc::SIGCONT {
+                self.ending = Some(Ending::Signalled(signal));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MutEventSubscriber for State {
+    fn init(&mut self, ops: &mut EventOps) {
+        ops.add(Events::new(self.shared.stopped(), EventSet::IN)).expect("an eventfd can be polled");
+        ops.add(Events::new(&self.signals, EventSet::IN)).expect("a signalfd can be polled");
+        ops.add(Events::new(&self.control, EventSet::IN)).expect("a socket can be polled");
+        if let Some(timer) = &self.timer {
+            ops.add(Events::new(timer, EventSet::IN)).expect("a timerfd can be polled");
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let fd = events.fd();
+        let result = if fd == self.shared.stopped().as_raw_fd() {
+            self.ending = self.shared.stop_reason().map(Ending::Stopped);
+            Ok(())
+        } else if fd == self.control.as_raw_fd() {
+            self.on_control(ops)
+        } else if fd == self.signals.as_raw_fd() {
+            self.on_signals()
+        } else {
+            self.ending = Some(Ending::TimedOut);
+            Ok(())
+        };
+        if let Err(e) = result {
+            self.ending.get_or_insert(Ending::Broken(e));
+        }
+    }
+}
+
+fn timer(after: Duration) -> rustix::io::Result<OwnedFd> {
+    let fd = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+    let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let it_value = Timespec::try_from(after).map_err(|_| rustix::io::Errno::INVAL)?;
+    let once = Itimerspec { it_interval: never, it_value };
+    rustix::time::timerfd_settime(&fd, TimerfdTimerFlags::empty(), &once)?;
+    Ok(fd)
+}
+
+/// The guest's words must not drive the user's terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(4096).collect()
+}

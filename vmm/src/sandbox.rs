@@ -1,0 +1,196 @@
+//! A sandbox: a machine that boots our own kernel, its boot document, and the streams between them.
+//!
+//! What the guest is told is all in one [`BootConfig`] in the ramdisk slot. The host's side of it is the vsock
+//! device: before the first instruction runs it listens on the control port, on one port for each standard
+//! stream (or for the terminal), and on the trace port with `--strace`; each takes one connection.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringfence_devices::balloon::Balloon;
+use ringfence_devices::pmem::Backing;
+use ringfence_devices::rng::Rng;
+use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
+use ringfence_protocol::{BootConfig, Process, Root, Streams, VERSION, ports};
+
+use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
+use crate::timeline::Timeline;
+
+/// The guest kernel, an ELF image built by `build.rs`.
+pub static GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
+
+const STDIN_PORT: u32 = ports::FIRST_STREAM;
+const STDOUT_PORT: u32 = ports::FIRST_STREAM + 1;
+const STDERR_PORT: u32 = ports::FIRST_STREAM + 2;
+const TTY_PORT: u32 = ports::FIRST_STREAM;
+
+/// What can go wrong making a sandbox.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message is the documentation")]
+pub enum SandboxError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("cannot make a device: {0}; raise the limit of open files (ulimit -n)")]
+    Device(io::Error),
+    #[error("this `ringfence` was built without a guest kernel")]
+    NoGuest,
+    #[error("the boot document cannot be written: {0}")]
+    Document(#[from] serde_json::Error),
+}
+
+/// The descriptors the program's streams are connected to.
+pub enum Stdio {
+    /// Three one-way streams; `None` is `/dev/null` for the program.
+    Pipes {
+        /// The program reads from it.
+        stdin: Option<OwnedFd>,
+        /// The program's output.
+        stdout: Option<OwnedFd>,
+        /// The program's errors.
+        stderr: Option<OwnedFd>,
+    },
+    /// A terminal.
+    Tty {
+        /// What the user types.
+        input: OwnedFd,
+        /// What the user sees.
+        output: OwnedFd,
+        /// Rows and columns.
+        size: (u16, u16),
+    },
+}
+
+/// Everything a sandbox is made of.
+pub struct Spec {
+    /// vCPUs.
+    pub cpus: u8,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The root image.
+    pub image: Backing,
+    /// `sethostname(2)` name.
+    pub hostname: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// The program's streams.
+    pub stdio: Stdio,
+    /// Where a line per system call goes.
+    pub trace: Option<OwnedFd>,
+    /// Gather counters.
+    pub stats: bool,
+    /// Extra kernel command line.
+    pub cmdline: String,
+    /// Where the guest kernel's log goes as it comes, besides the tail that is kept.
+    pub log: Option<Box<dyn io::Write + Send>>,
+}
+
+/// A sandbox ready to be started.
+pub struct Sandbox {
+    /// The machine.
+    pub machine: Machine,
+    vsock: Arc<Mutex<Vsock>>,
+    outputs: [(u32, &'static str); 2],
+}
+
+impl Sandbox {
+    /// Builds the machine; returns it and the host's end of the control connection.
+    pub fn new(spec: Spec, timeline: &mut Timeline) -> Result<(Self, UnixStream), SandboxError> {
+        if GUEST_ELF.is_empty() {
+            return Err(SandboxError::NoGuest);
+        }
+        let mut vsock = Vsock::new(ports::GUEST_CID).map_err(SandboxError::Device)?;
+        let (endpoint, control) = Endpoint::socketpair().map_err(SandboxError::Device)?;
+        vsock.listen(ports::CONTROL, endpoint);
+        let strace = spec.trace.is_some();
+        if let Some(trace) = spec.trace {
+            vsock.listen(ports::TRACE, Endpoint::stdio(None, Some(trace)));
+        }
+        let streams = listen(&mut vsock, spec.stdio);
+        let mut seed = vec![0u8; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| SandboxError::Device(e.into()))?;
+        let document = BootConfig {
+            version: VERSION,
+            hostname: spec.hostname,
+            realtime_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64),
+            seed,
+            root: Root::OverlayPmem,
+            process: Process { args: spec.args, env: spec.env, cwd: spec.cwd, user: spec.user, streams },
+            strace,
+            stats: spec.stats,
+        };
+        let vsock = Arc::new(Mutex::new(vsock));
+        let config = MachineConfig {
+            cpus: spec.cpus,
+            memory: spec.memory,
+            kernel: Kernel::Embedded(GUEST_ELF),
+            flavor: Flavor::Ringfence,
+            cmdline: spec.cmdline,
+            ramdisk: serde_json::to_vec(&document)?,
+            image: Some(spec.image),
+            devices: vec![
+                VirtioSlot::new(vsock.clone()),
+                VirtioSlot::new(Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?))),
+                VirtioSlot::new(Arc::new(Mutex::new(Balloon::new().map_err(SandboxError::Device)?))),
+            ],
+            serial_copy: spec.log,
+            serial_input: None,
+        };
+        let machine = Machine::new(config, timeline)?;
+        let outputs = [(STDOUT_PORT, "standard output"), (STDERR_PORT, "standard error")];
+        Ok((Self { machine, vsock, outputs }, control))
+    }
+
+    /// After the vCPUs have stopped: delivers every byte the program has written, however slow its reader,
+    /// until `deadline`. Returns a sentence for each stream that lost bytes.
+    pub fn drain(&self, deadline: Option<std::time::Instant>) -> Vec<String> {
+        let mut vsock = self.vsock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = Vec::new();
+        if let Drained::TimedOut { lost } = vsock.drain(deadline) {
+            problems.push(format!("{lost} bytes of output were not read in time and are lost"));
+        }
+        for (port, name) in self.outputs {
+            if let Some(e) = vsock.stream_error(port) {
+                problems.push(format!("cannot write to {name}: {e}"));
+            }
+        }
+        problems
+    }
+
+    /// The last words on the serial port.
+    pub fn last_words(&self) -> Vec<u8> {
+        self.machine.shared().bus.serial.lock().unwrap_or_else(PoisonError::into_inner).tail()
+    }
+}
+
+fn listen(vsock: &mut Vsock, stdio: Stdio) -> Streams {
+    match stdio {
+        Stdio::Tty { input, output, size: (rows, cols) } => {
+            vsock.listen(TTY_PORT, Endpoint::stdio(Some(input), Some(output)));
+            Streams::Tty { port: TTY_PORT, rows, cols }
+        }
+        Stdio::Pipes { stdin, stdout, stderr } => {
+            let mut port = |port, read: Option<OwnedFd>, write: Option<OwnedFd>| {
+                if read.is_none() && write.is_none() {
+                    return None;
+                }
+                vsock.listen(port, Endpoint::stdio(read, write));
+                Some(port)
+            };
+            Streams::Pipes {
+                stdin: port(STDIN_PORT, stdin, None),
+                stdout: port(STDOUT_PORT, None, stdout),
+                stderr: port(STDERR_PORT, None, stderr),
+            }
+        }
+    }
+}

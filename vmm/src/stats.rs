@@ -1,0 +1,180 @@
+//! What `--stats` prints: one report of everything counted during a run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
+
+use ringfence_protocol::GuestStats;
+use serde::Serialize;
+
+use crate::kvm_stats;
+use crate::machine::Machine;
+use crate::machine::vcpu::Shared;
+use crate::timeline::{Mark, Timeline};
+
+/// The statistics descriptors of a machine.
+pub struct KvmStats {
+    /// Of the VM.
+    pub vm: Option<File>,
+    /// Of each vCPU.
+    pub vcpus: Vec<File>,
+}
+
+/// The report. Field names are the JSON schema.
+#[derive(Serialize)]
+pub struct Report {
+    /// Points of the start and the end, microseconds since the command was entered.
+    pub phases: Vec<Mark>,
+    /// Exits that reached the VMM, by reason.
+    pub exits: Exits,
+    /// KVM's counters, summed over vCPUs (`exits` is every exit, in-kernel ones included); empty before Linux 5.14.
+    pub kvm: BTreeMap<String, u64>,
+    /// Host memory.
+    pub memory: Memory,
+    /// The guest kernel's own counters.
+    pub guest: Option<GuestStats>,
+}
+
+/// [`crate::machine::vcpu::Exits`], with their sum.
+#[derive(Serialize)]
+pub struct Exits {
+    /// All of them.
+    pub total: u64,
+    /// By reason.
+    #[serde(flatten)]
+    shared: SharedExits,
+}
+
+struct SharedExits(Arc<Shared>);
+
+impl Serialize for SharedExits {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.exits.serialize(s)
+    }
+}
+
+/// Host memory in bytes.
+#[derive(Debug, Default, Serialize)]
+pub struct Memory {
+    /// Proportional set size of the VMM process without the guest's RAM and image.
+    pub vmm_pss: u64,
+    /// Guest RAM that has a host page behind it.
+    pub guest_touched: u64,
+    /// Proportional set size of the mapped image.
+    pub image_pss: u64,
+    /// Configured RAM.
+    pub guest_size: u64,
+}
+
+impl Report {
+    /// Reads everything. The vCPUs have stopped, the guest's RAM is still there.
+    pub fn gather(
+        machine: &Machine,
+        kvm_stats: &KvmStats,
+        timeline: &Timeline,
+        guest: Option<GuestStats>,
+    ) -> Self {
+        let mut kvm = BTreeMap::new();
+        for file in kvm_stats.vcpus.iter().chain(&kvm_stats.vm) {
+            // Counters are a courtesy; a KVM that cannot tell them is no reason to fail.
+            let _ = kvm_stats::add(file, &mut kvm);
+        }
+        let shared = machine.shared().clone();
+        let image = machine.image().map(|i| (i.host_address(), i.region_size()));
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let mut memory = memory_from_smaps(&maps, image);
+        memory.guest_touched = machine.ram().touched();
+        memory.guest_size = machine.ram().size();
+        Self {
+            phases: timeline.marks().to_vec(),
+            exits: Exits { total: shared.exits.total(), shared: SharedExits(shared) },
+            kvm,
+            memory,
+            guest,
+        }
+    }
+}
+
+/// Sums the Pss lines of `/proc/self/smaps`, apart for our own memory and for the image.
+fn memory_from_smaps(smaps: &str, image: Option<(u64, u64)>) -> Memory {
+    let mut memory = Memory::default();
+    let (mut is_ram, mut is_image) = (false, false);
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-')
+            && let (Ok(start), Ok(_)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+        {
+            is_ram = line.contains("memfd:ringfence-ram");
+            is_image = image.is_some_and(|(at, len)| (at..at + len).contains(&start));
+        } else if first == "Pss:" {
+            let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+            match (is_ram, is_image) {
+                (true, _) => {}
+                (_, true) => memory.image_pss += kib << 10,
+                _ => memory.vmm_pss += kib << 10,
+            }
+        }
+    }
+    memory
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "phases (µs):")?;
+        for mark in &self.phases {
+            writeln!(f, "  {:>10}  {}", mark.at_us, mark.name)?;
+        }
+        let exits = serde_json::to_value(&self.exits).map_err(|_| fmt::Error)?;
+        write!(f, "exits to the VMM:")?;
+        for (name, count) in exits.as_object().into_iter().flatten() {
+            write!(f, " {name}={count}")?;
+        }
+        write!(f, "\nKVM:")?;
+        for (name, count) in &self.kvm {
+            write!(f, " {name}={count}")?;
+        }
+        let Memory { vmm_pss, guest_touched, image_pss, guest_size } = self.memory;
+        writeln!(
+            f,
+            "\nmemory (KiB): vmm_pss={} guest_touched={} image_pss={} guest_size={}",
+            vmm_pss >> 10,
+            guest_touched >> 10,
+            image_pss >> 10,
+            guest_size >> 10
+        )?;
+        let Some(guest) = &self.guest else { return writeln!(f, "guest: no counters") };
+        writeln!(
+            f,
+            "guest frames (4 KiB): total={} free={} touched={} user={}; page faults={} context switches={}",
+            guest.frames_total,
+            guest.frames_free,
+            guest.frames_touched,
+            guest.frames_user,
+            guest.page_faults,
+            guest.context_switches
+        )?;
+        for phase in &guest.phases {
+            writeln!(f, "  {:>10}  guest: {}", phase.at_ns / 1000, phase.name.escape_debug())?;
+        }
+        write!(f, "system calls:")?;
+        for call in &guest.syscalls {
+            write!(f, " {}={}", call.nr, call.count)?;
+        }
+        writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smaps_are_told_apart() {
+        let smaps = "1000-2000 r-xp 0 0:0 1 /bin/ringfence\nRss: 9 kB\nPss: 4 kB\n\
+                     5000-9000 rw-s 0 0:1 2 /memfd:ringfence-ram (deleted)\nPss: 100 kB\n\
+                     a000-c000 r--s 0 0:1 3 /x.erofs\nPss: 8 kB\nd000-e000 rw-p 0 0:0 0 [heap]\nPss: 1 kB\n";
+        let m = memory_from_smaps(smaps, Some((0xa000, 0x2000)));
+        assert_eq!((m.vmm_pss, m.image_pss), (5 << 10, 8 << 10));
+    }
+}

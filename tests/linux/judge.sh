@@ -1,0 +1,65 @@
+#!/bin/sh
+# Boots a stock Debian kernel with `ringfence boot` and lets Linux's own drivers judge our devices: pmem
+# (mounted as EROFS, compared with the tree it was made from, writes refused), vsock (1 MiB echoed both ways
+# at once), rng, balloon, serial. Runs inside the lab: judge.sh [CPUS]. Prints PASS or FAIL and exits 0 or 1.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+kernel=${KERNEL:-/boot/vmlinuz}
+image=${IMAGE:-/srv/debian.erofs}
+tree=${TREE:-/srv/debian}
+cpus=${1:-2}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+root=$work/root
+mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/mnt" "$root/m"
+cp "$(command -v busybox)" "$root/bin/busybox"
+gcc -static -O1 -o "$root/bin/vsock_echo" "$here/vsock_echo.c"
+modules="virtio_ring virtio virtio_mmio rng-core virtio-rng libnvdimm nd_virtio virtio_pmem nd_btt nd_pmem crc16
+libcrc32c erofs vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport virtio_balloon"
+order=
+for m in $modules; do
+	file=$(find -L "/lib/modules/$(uname -r)/" -name "$m.ko" | head -n1)
+	[ -z "$file" ] && continue # built in
+	cp "$file" "$root/m/"
+	order="$order $m"
+done
+(cd "$tree" && md5sum bin/bash etc/passwd usr/bin/perl) > "$root/sums"
+
+cat > "$root/init" <<INIT
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
+for m in $order; do insmod /m/\$m.ko || echo "FAIL insmod \$m"; done
+i=0; while [ ! -e /dev/pmem0 ] && [ \$i -lt 50 ]; do sleep 0.1; i=\$((i+1)); done
+check() { if "\$@" > /tmp.out 2>&1; then echo "OK   \$*"; else echo "FAIL \$*"; cat /tmp.out; fi; }
+check test "\$(nproc)" = $cpus
+check mount -t erofs -o ro /dev/pmem0 /mnt
+cd /mnt && check md5sum -c /sums; cd /
+find /mnt -xdev | wc -l
+for d in /sys/bus/virtio/devices/*; do echo "\$(basename \$(readlink \$d/driver)) status \$(cat \$d/status)"; done
+# The device says read-write; the host must say no all the same.
+before=\$(dd if=/dev/pmem0 bs=4096 skip=1 count=1 2>/dev/null | md5sum)
+umount /mnt
+dd if=/dev/zero of=/dev/pmem0 bs=4096 seek=1 count=1 conv=notrunc,fsync 2>/dev/null
+echo 3 > /proc/sys/vm/drop_caches
+after=\$(dd if=/dev/pmem0 bs=4096 skip=1 count=1 2>/dev/null | md5sum)
+check test "\$before" = "\$after"
+check vsock_echo; cat /tmp.out
+check dd if=/dev/hwrng of=/random bs=64 count=4
+check test "\$(wc -c < /random)" = 256
+check test "\$(tr -d '\\\\000' < /random | wc -c)" -gt 200
+grep -E 'virtio|ttyS' /proc/interrupts
+echo JUDGED
+reboot -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | busybox cpio -o -H newc) > "$work/initrd" 2>/dev/null
+
+sum=$(md5sum < "$image")
+timeout 300 ringfence boot --kernel "$kernel" --initrd "$work/initrd" --pmem "$image" --cpus "$cpus" \
+	--memory 256M --cmdline quiet < /dev/null | tr -d '\r' > "$work/out" || { cat "$work/out"; echo FAIL; exit 1; }
+cat "$work/out"
+[ "$sum" = "$(md5sum < "$image")" ] || { echo "FAIL: the image was changed"; exit 1; }
+if grep -q '^JUDGED' "$work/out" && ! grep -q '^FAIL' "$work/out"; then echo PASS; else echo FAIL; exit 1; fi

@@ -21,11 +21,7 @@ impl Endpoint {
     /// the caller gives away; the caller should close (or replace by /dev/null) its own copies, or the other
     /// side will not see an end before the process exits.
     pub fn stdio(read: Option<OwnedFd>, write: Option<OwnedFd>) -> Self {
-        Self {
-            source: read.map(|fd| HostStream::reader(fd)),
-            sink: write.map(|fd| HostStream::writer(fd)),
-            internal: false,
-        }
+        Self { source: read.map(HostStream::reader), sink: write.map(HostStream::writer), internal: false }
     }
 
     /// A stream whose other end is returned, a blocking unix stream socket for a thread of this process.

@@ -54,7 +54,7 @@ impl Stream {
     }
 }
 
-/// Direction bit of an epoll token; the rest is the stream's id.
+/// Direction bit of an epoll token; the rest is the stream's id, which is even.
 const SINK: u64 = 1;
 
 pub(super) struct Muxer {
@@ -79,7 +79,7 @@ impl Muxer {
             ports: BTreeMap::new(),
             streams: BTreeMap::new(),
             keys: BTreeMap::new(),
-            next_id: 1,
+            next_id: 2,
             senders: VecDeque::new(),
             orphan_resets: VecDeque::new(),
             errors: BTreeMap::new(),
@@ -121,6 +121,12 @@ impl Muxer {
     /// Bytes accepted from the guest that descriptors outside this process have not taken.
     pub fn waiting_bytes(&self) -> usize {
         self.streams.values().filter(|s| !s.internal).map(|s| s.connection.waiting_len()).sum()
+    }
+
+    /// The most bytes waiting in any one connection.
+    #[cfg(test)]
+    pub fn largest_wait(&self) -> usize {
+        self.streams.values().map(|s| s.connection.waiting_len()).max().unwrap_or(0)
     }
 
     /// Sinks outside this process that have bytes waiting.

@@ -64,7 +64,7 @@ pub fn internal_mount() -> &'static Arc<Mount> {
     static MOUNT: Once<Arc<Mount>> = Once::new();
     MOUNT.call_once(|| {
         let dev = alloc_anonymous_dev();
-        Mount::internal(Superblock::new(dev, Arc::new(Internal { dev })))
+        Mount::internal(Superblock::new(Arc::new(Internal { dev })))
     })
 }
 
@@ -93,6 +93,10 @@ struct Internal {
 impl FileSystem for Internal {
     fn name(&self) -> &'static str {
         "anon_inodefs"
+    }
+
+    fn dev(&self) -> u64 {
+        self.dev
     }
 
     fn root(&self) -> InodeRef {

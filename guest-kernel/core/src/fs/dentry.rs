@@ -51,6 +51,8 @@ pub struct Dentry {
     mounted: AtomicU32,
     /// Found since the queue last looked.
     used: AtomicBool,
+    /// It is in the queue.
+    queued: AtomicBool,
     /// Unlinked, or never in a tree.
     deleted: AtomicBool,
 }
@@ -73,6 +75,7 @@ impl Dentry {
             directory: Mutex::new(()),
             mounted: AtomicU32::new(0),
             used: AtomicBool::new(true),
+            queued: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
         })
     }
@@ -85,6 +88,14 @@ impl Dentry {
     /// A dentry in no tree, for files without a name. `name` is what `/proc/PID/fd` shows.
     pub fn detached(name: &[u8], inode: InodeRef) -> Arc<Dentry> {
         Dentry::make(None, Arc::from(name), Some(inode))
+    }
+
+    /// A dentry for an unnamed file made in `dir` (`O_TMPFILE`): shows as deleted there.
+    pub fn unnamed(dir: &Arc<Dentry>, inode: InodeRef) -> Arc<Dentry> {
+        let name = alloc::format!("#{}", inode.ino());
+        let dentry = Dentry::make(Some(dir.clone()), Arc::from(name.as_bytes()), Some(inode));
+        dentry.deleted.store(true, Ordering::Release);
+        dentry
     }
 
     /// The inode, or `None` if this is a negative dentry.
@@ -204,9 +215,11 @@ impl Dentry {
 
     fn hash_child(&self, dentry: Arc<Dentry>, hash: u64) {
         let name = dentry.name();
-        let weak = Arc::downgrade(&dentry);
+        let weak = (!dentry.queued.swap(true, Ordering::Relaxed)).then(|| Arc::downgrade(&dentry));
         self.children.lock().insert_unique(hash, Child { hash, name, dentry }, |c| c.hash);
-        lru::enter(weak);
+        if let Some(weak) = weak {
+            lru::enter(weak);
+        }
     }
 
     fn unhash_child(&self, name: &[u8]) -> Option<Arc<Dentry>> {
@@ -264,10 +277,12 @@ impl Dentry {
         drop(old);
     }
 
-    /// Forgets `self` if nobody else uses it: `self` is held by the caller, and else only by its parent.
+    /// Forgets `self`, which left the queue, if nobody else uses it: `self` is held by the caller, and else
+    /// only by its parent. False if it has to go back into the queue.
     fn evict(self: Arc<Self>) -> bool {
         let (Some(parent), name) = self.parent_and_name() else { return true };
         if self.is_deleted() {
+            self.queued.store(false, Ordering::Relaxed);
             return true;
         }
         let mut children = parent.children.lock();

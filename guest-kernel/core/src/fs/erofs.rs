@@ -12,7 +12,7 @@ use ringfence_erofs::{Extent, Filesystem, Image};
 use ringfence_hal as hal;
 
 use super::{
-    inode::{DirEntry, FileSystem, Inode, InodeRef},
+    inode::{DirEntry, FileSystem, Inode, InodeRef, alloc_anonymous_dev},
     types::{DeviceId, FileType, Metadata, StatFs, Timestamp},
 };
 use crate::{
@@ -75,16 +75,20 @@ fn file_type(t: erofs::FileType) -> FileType {
 
 impl Erofs {
     /// Opens the image in `region`. The error says what is wrong with the image.
-    pub fn open(region: hal::pmem::PhysRegion, dev: u64) -> Result<Arc<Erofs>, erofs::Error> {
+    pub fn open(region: hal::pmem::PhysRegion) -> Result<Arc<Erofs>, erofs::Error> {
         let image = Filesystem::open(Pmem(region))?;
         image.root()?;
-        Ok(Arc::new(Erofs(Arc::new(Shared { image, dev }))))
+        Ok(Arc::new(Erofs(Arc::new(Shared { image, dev: alloc_anonymous_dev() }))))
     }
 }
 
 impl FileSystem for Erofs {
     fn name(&self) -> &'static str {
         "erofs"
+    }
+
+    fn dev(&self) -> u64 {
+        self.0.dev
     }
 
     fn root(&self) -> InodeRef {

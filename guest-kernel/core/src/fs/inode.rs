@@ -303,6 +303,9 @@ pub trait FileSystem: Send + Sync {
     /// The name in `/proc/filesystems`, such as `tmpfs`.
     fn name(&self) -> &'static str;
 
+    /// The encoded device number its metadata reports (`st_dev`): [`alloc_anonymous_dev`].
+    fn dev(&self) -> u64;
+
     /// The root directory.
     fn root(&self) -> InodeRef;
 
@@ -327,21 +330,20 @@ pub trait FileSystem: Send + Sync {
 
 /// One instance of a file system, with its device number; shared by all its mounts.
 pub struct Superblock {
-    dev: u64,
     fs: Arc<dyn FileSystem>,
     root: Arc<super::Dentry>,
 }
 
 impl Superblock {
-    /// Wraps a file system that reports `dev` in its metadata.
-    pub fn new(dev: u64, fs: Arc<dyn FileSystem>) -> Arc<Superblock> {
+    /// Wraps a file system.
+    pub fn new(fs: Arc<dyn FileSystem>) -> Arc<Superblock> {
         let root = super::Dentry::root(fs.root());
-        Arc::new(Superblock { dev, fs, root })
+        Arc::new(Superblock { fs, root })
     }
 
     /// The encoded device number (`st_dev`).
     pub fn dev(&self) -> u64 {
-        self.dev
+        self.fs.dev()
     }
 
     /// The file system.
@@ -352,6 +354,13 @@ impl Superblock {
     /// The dentry of its root directory.
     pub fn root(&self) -> &Arc<super::Dentry> {
         &self.root
+    }
+}
+
+impl Drop for Superblock {
+    /// Directories and their cached children refer to each other: the cache has to let go.
+    fn drop(&mut self) {
+        self.root.forget_tree();
     }
 }
 

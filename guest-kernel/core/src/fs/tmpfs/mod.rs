@@ -170,15 +170,21 @@ pub struct Tmpfs {
     shared: Arc<Shared>,
     root: Arc<TmpInode>,
     overlay: bool,
+    name: &'static str,
 }
 
 impl Tmpfs {
     /// An empty tmpfs.
     pub fn new(options: &TmpfsOptions) -> Result<Arc<Tmpfs>> {
+        Self::named("tmpfs", options)
+    }
+
+    /// An empty tmpfs that calls itself `name` (`devtmpfs`).
+    pub fn named(name: &'static str, options: &TmpfsOptions) -> Result<Arc<Tmpfs>> {
         let shared = Self::shared(options, 2);
         let &TmpfsOptions { mode, uid, gid, .. } = options;
         let root = TmpInode::create(&shared, &NewInode { kind: NewKind::Directory, mode, uid, gid })?;
-        Ok(Arc::new(Tmpfs { shared, root, overlay: false }))
+        Ok(Arc::new(Tmpfs { shared, root, overlay: false, name }))
     }
 
     /// A tmpfs over `lower`: the tree of `lower`, and changes to it in memory. `mode`, `uid` and `gid` of the
@@ -186,7 +192,7 @@ impl Tmpfs {
     pub fn over(lower: &dyn FileSystem, options: &TmpfsOptions) -> Arc<Tmpfs> {
         let shared = Self::shared(options, FIRST_OWN_INO);
         let root = shared.known(lower.root());
-        Arc::new(Tmpfs { shared, root, overlay: true })
+        Arc::new(Tmpfs { shared, root, overlay: true, name: "overlay" })
     }
 
     fn shared(options: &TmpfsOptions, first_ino: u64) -> Arc<Shared> {
@@ -199,11 +205,6 @@ impl Tmpfs {
             next_ino: AtomicU64::new(first_ino),
             known: SpinLock::new(HashMap::new()),
         })
-    }
-
-    /// The encoded device number its metadata reports.
-    pub fn dev(&self) -> u64 {
-        self.shared.dev
     }
 
     /// The root directory.
@@ -224,7 +225,11 @@ impl Tmpfs {
 
 impl FileSystem for Tmpfs {
     fn name(&self) -> &'static str {
-        if self.overlay { "overlay" } else { "tmpfs" }
+        self.name
+    }
+
+    fn dev(&self) -> u64 {
+        self.shared.dev
     }
 
     fn root(&self) -> InodeRef {

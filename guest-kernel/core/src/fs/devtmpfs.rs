@@ -1,0 +1,63 @@
+//! `/dev`: a tmpfs with the usual nodes and links. The kernel makes one; mounting `devtmpfs` again shows the
+//! same one.
+
+use alloc::sync::Arc;
+
+use super::{
+    inode::{FileSystem, Inode, InodeRef, NewInode, NewKind},
+    tmpfs::{Tmpfs, TmpfsOptions},
+    types::DeviceId,
+};
+use crate::{errno::Result, sync::Mutex};
+
+const NODES: &[(&str, u32, DeviceId)] = &[
+    ("null", 0o666, DeviceId::new(1, 3)),
+    ("zero", 0o666, DeviceId::new(1, 5)),
+    ("full", 0o666, DeviceId::new(1, 7)),
+    ("random", 0o666, DeviceId::new(1, 8)),
+    ("urandom", 0o666, DeviceId::new(1, 9)),
+    ("tty", 0o666, DeviceId::new(5, 0)),
+    ("console", 0o600, DeviceId::new(5, 1)),
+    ("ptmx", 0o666, DeviceId::new(5, 2)),
+];
+
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+const DIRECTORIES: &[(&str, u32)] = &[("pts", 0o755), ("shm", 0o1777), ("mqueue", 0o1777)];
+
+static INSTANCE: Mutex<Option<Arc<Tmpfs>>> = Mutex::new(None);
+
+/// The one devtmpfs; made at the first call.
+pub fn instance() -> Result<Arc<Tmpfs>> {
+    let mut instance = INSTANCE.lock();
+    match &*instance {
+        Some(fs) => Ok(fs.clone()),
+        None => Ok(instance.insert(make()?).clone()),
+    }
+}
+
+/// Adds a node to `/dev`.
+pub fn add_node(name: &str, kind: NewKind<'_>, mode: u32) -> Result<InodeRef> {
+    instance()?.root().create(name.as_bytes(), &NewInode { kind, mode, uid: 0, gid: 0 })
+}
+
+fn make() -> Result<Arc<Tmpfs>> {
+    let fs = Tmpfs::named("devtmpfs", &TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() })?;
+    let root = fs.root_inode().clone();
+    let add = |name: &str, kind, mode| root.create(name.as_bytes(), &NewInode { kind, mode, uid: 0, gid: 0 });
+    for (name, mode, id) in NODES {
+        add(name, NewKind::CharDevice(*id), *mode)?;
+    }
+    for (name, target) in LINKS {
+        add(name, NewKind::Symlink(target.as_bytes()), 0o777)?;
+    }
+    for (name, mode) in DIRECTORIES {
+        add(name, NewKind::Directory, *mode)?;
+    }
+    Ok(fs)
+}

@@ -1,1 +1,65 @@
+//! Requests of any length, and the rate.
 
+use super::*;
+use crate::virtio::mock::*;
+
+fn driver() -> MockDriver<Rng> {
+    MockDriver::running(Rng::new().unwrap(), 64, 0)
+}
+
+#[test]
+fn fills_what_is_asked_for() {
+    let mut driver = driver();
+    driver.add(0, &[(BUFFERS, 20, true), (BUFFERS + 4096, 44, true)]);
+    driver.device.lock().unwrap().process_requests();
+    assert_eq!(driver.take_used(0), Some((0, 64)));
+    assert_ne!(driver.bytes(BUFFERS, 20), [0; 20]);
+    assert_ne!(driver.bytes(BUFFERS + 4096, 44), [0; 44]);
+    assert!(driver.interrupted());
+}
+
+#[test]
+fn a_huge_request_costs_the_host_one_small_buffer() {
+    let mut driver = driver();
+    driver.add(0, &[(0, RAM_END as u32, true)]);
+    driver.put(BUFFERS, &[0xaa; 16]);
+    driver.device.lock().unwrap().process_requests();
+    assert_eq!(driver.take_used(0).map(|used| used.1), Some(MAX_REQUEST as u32));
+    assert_eq!(driver.bytes(BUFFERS, 16), [0xaa; 16]);
+}
+
+#[test]
+fn a_greedy_guest_waits_for_the_timer() {
+    let mut driver = driver();
+    let burst = BURST as usize / MAX_REQUEST;
+    let mut answered = 0;
+    for _ in 0..4 * burst / 64 {
+        for _ in 0..64 {
+            driver.add(0, &[(BUFFERS, MAX_REQUEST as u32, true)]);
+        }
+        driver.device.lock().unwrap().process_requests();
+        while driver.take_used(0).is_some() {
+            answered += 1;
+        }
+        if driver.device.lock().unwrap().metrics().throttled.get() > 0 {
+            break;
+        }
+    }
+    assert!((burst..2 * burst).contains(&answered), "{answered}");
+    // The request that had to wait is the next one served, when the timer says so.
+    let mut device = driver.device.lock().unwrap();
+    assert!(device.refill.is_armed().unwrap());
+    device.refill.wait().unwrap();
+    device.process_requests();
+    drop(device);
+    assert!(driver.take_used(0).is_some());
+}
+
+#[test]
+fn a_readable_request_is_answered_with_nothing() {
+    let mut driver = driver();
+    driver.add(0, &[(BUFFERS, 64, false)]);
+    driver.device.lock().unwrap().process_requests();
+    assert_eq!(driver.take_used(0), Some((0, 0)));
+    assert_eq!(driver.status(), RUNNING);
+}

@@ -136,14 +136,19 @@ impl Vsock {
         result
     }
 
-    /// One pass: events of descriptors, the guest's packets, packets for the guest.
-    pub(crate) fn process(&mut self) {
-        let more_events = self.muxer.poll_hosts();
+    /// Host descriptors have become ready.
+    pub(crate) fn process_hosts(&mut self) {
+        // If there are more events, the epoll still polls readable.
+        self.muxer.poll_hosts();
+    }
+
+    /// One pass over the queues: the guest's packets, then packets for the guest.
+    pub(crate) fn process_queues(&mut self) {
         let more_tx = self.process_tx(PASS_BUDGET);
         let more_rx = self.process_rx(PASS_BUDGET);
         // Resets that left in RX make room for packets that were held back in TX.
         let held_back = more_tx && self.muxer.accepts_packets();
-        if more_events || held_back || more_rx {
+        if held_back || more_rx {
             let _ = self.again.write(1);
         }
     }

@@ -16,9 +16,10 @@ impl MutEventSubscriber for Vsock {
 
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         let eventfd = self.kicks.iter().chain([&self.again]).find(|e| e.as_raw_fd() == events.fd());
-        if let Some(eventfd) = eventfd {
-            let _ = eventfd.read();
+        match eventfd {
+            Some(eventfd) => drop(eventfd.read()),
+            None => self.process_hosts(),
         }
-        self.process();
+        self.process_queues();
     }
 }

@@ -384,8 +384,8 @@ impl Muxer {
         self.orphan_resets.clear();
     }
 
-    /// Takes the epoll's events. Returns whether there may be more.
-    pub fn poll_hosts(&mut self) -> bool {
+    /// Takes events of the epoll, as many as fit.
+    pub fn poll_hosts(&mut self) {
         let mut events = [EpollEvent::default(); 32];
         let n = self.epoll.wait(0, &mut events).unwrap_or(0);
         for event in &events[..n] {
@@ -402,7 +402,6 @@ impl Muxer {
             }
             self.wake(id);
         }
-        n == events.len()
     }
 
     /// Tries every sink that has bytes waiting, whatever epoll has said.

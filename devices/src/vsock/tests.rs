@@ -62,7 +62,8 @@ impl Guest {
         let mut device = self.driver.device.lock().unwrap();
         // As the event loop would: until the device does not ask for another turn.
         loop {
-            device.process();
+            device.process_hosts();
+            device.process_queues();
             if device.again.read().is_err() {
                 break;
             }

@@ -1,0 +1,279 @@
+//! The scheduler.
+//!
+//! Linux has one run queue a CPU and balances between them; so have we, in the simplest form that keeps
+//! every CPU busy: a first-in first-out queue of runnable tasks, a bitmap of idle CPUs, and stealing by a
+//! CPU that runs dry. A wake-up goes to the CPU the task last ran on if that is idle, else to any idle CPU,
+//! else to the queue of the last one; only an idle target is sent an interrupt. The kernel is not preempted:
+//! a task gives up its CPU when it sleeps, at the return to ring 3 when its slice is over, and at
+//! [`preempt_point`]s in long loops. A slice ends by the CPU's timer, which is armed for it only while
+//! somebody else waits in the queue: one running task on a CPU causes no timer interrupt at all.
+//!
+//! # States
+//!
+//! | state | queued | what moves it on |
+//! |---|---|---|
+//! | `RUNNABLE` | on one run queue, or `current` of its CPU | `schedule` picks it; `sleep_until` marks it blocked |
+//! | `BLOCKED` | no, but possibly still `current` until it has switched away | `wake`, exactly once |
+//! | `DEAD` | no | nothing |
+//!
+//! A wake-up turns `BLOCKED` into `RUNNABLE` under the lock of the run queue of the task's CPU, so of several
+//! wakers one wins. If the task is still `current` there, it has not left yet, and `schedule`, which decides
+//! under the same lock, will see that it is runnable and return at once; else it is queued. A task whose registers are still being saved (`on_cpu`) stays on the queue of that
+//! very CPU and is never stolen, so no task runs on two CPUs.
+//!
+//! Lock order: a run queue's lock is the innermost of the kernel; two are never held together.
+
+mod idle;
+mod runqueue;
+mod timers;
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+pub use idle::{adopt_boot_cpu, idle_loop};
+pub use runqueue::{context_switches, load_averages, runnable_tasks};
+pub use timers::{Timer, TimerTarget, on_timer_interrupt};
+
+use alloc::sync::Arc;
+use ringfence_hal as hal;
+
+use crate::{
+    Sentry, TaskRef,
+    sync::{Interruptible, PollEvents, WaitError, Wake},
+};
+
+/// How long a task may run while others wait, in nanoseconds.
+pub const SLICE_NS: u64 = 2_000_000;
+
+const RUNNABLE: u8 = 0;
+const BLOCKED: u8 = 1;
+const DEAD: u8 = 2;
+
+/// Work bits of `hal::Thread::work`: why the return to ring 3 takes the slow path.
+pub mod work {
+    /// The slice is over, or a task that should run first was queued.
+    pub const RESCHEDULE: u32 = 1 << 0;
+    /// A signal may be deliverable, or the group is stopping or exiting.
+    pub const SIGNAL: u32 = 1 << 1;
+    /// Something registered by `task` wants to run at the return to user mode (rseq, tracing).
+    pub const NOTIFY: u32 = 1 << 2;
+}
+
+/// What the scheduler keeps in every task.
+pub struct SchedState {
+    state: AtomicU8,
+    on_cpu: AtomicBool,
+    /// The CPU whose queue it is on, or on which it runs or last ran.
+    cpu: AtomicUsize,
+    /// CPUs it may run on, as a bit mask.
+    affinity: AtomicU64,
+    nice: AtomicU32,
+    is_idle: bool,
+    /// Nanoseconds on a CPU up to `started`.
+    runtime: AtomicU64,
+    /// When it was last put on a CPU.
+    started: AtomicU64,
+    /// Voluntary and involuntary switches, for getrusage and /proc.
+    pub(crate) voluntary: AtomicU64,
+    pub(crate) involuntary: AtomicU64,
+}
+
+impl SchedState {
+    /// A runnable task that is on no queue yet: [`start`] queues it.
+    pub fn new() -> Self {
+        Self::with(false, 0)
+    }
+
+    fn with(is_idle: bool, cpu: usize) -> Self {
+        SchedState {
+            state: AtomicU8::new(if is_idle { RUNNABLE } else { BLOCKED }),
+            on_cpu: AtomicBool::new(is_idle),
+            cpu: AtomicUsize::new(cpu),
+            affinity: AtomicU64::new(u64::MAX),
+            nice: AtomicU32::new(20),
+            is_idle,
+            runtime: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            voluntary: AtomicU64::new(0),
+            involuntary: AtomicU64::new(0),
+        }
+    }
+
+    /// The state of a CPU's idle task.
+    pub fn idle(cpu: usize) -> Self {
+        Self::with(true, cpu)
+    }
+
+    /// A child's state: affinity and nice value are inherited, times are not.
+    pub fn inherit(&self) -> Self {
+        let new = Self::with(false, self.cpu.load(Ordering::Relaxed));
+        new.affinity.store(self.affinity(), Ordering::Relaxed);
+        new.nice.store(self.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+        new
+    }
+
+    /// Whether it runs or could run (state `R` of /proc).
+    pub fn is_runnable(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == RUNNABLE
+    }
+
+    /// The CPU it runs or last ran on.
+    pub fn cpu(&self) -> usize {
+        self.cpu.load(Ordering::Relaxed)
+    }
+
+    /// CPUs it may run on, bit n for CPU n.
+    pub fn affinity(&self) -> u64 {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// Restricts it to `mask` (not zero within the online CPUs: the caller checks); takes effect at its next
+    /// wake-up or slice.
+    pub fn set_affinity(&self, mask: u64) {
+        self.affinity.store(mask, Ordering::Relaxed);
+        runqueue::kick_idle(mask);
+    }
+
+    /// The nice value, -20 to 19.
+    pub fn nice(&self) -> i32 {
+        self.nice.load(Ordering::Relaxed) as i32 - 20
+    }
+
+    /// Sets the nice value, clamped to -20..=19.
+    pub fn set_nice(&self, nice: i32) {
+        self.nice.store((nice.clamp(-20, 19) + 20) as u32, Ordering::Relaxed);
+    }
+
+    /// CPU time used so far in nanoseconds, the present slice included.
+    pub fn runtime(&self) -> u64 {
+        let done = self.runtime.load(Ordering::Relaxed);
+        if self.on_cpu.load(Ordering::Relaxed) {
+            done + hal::time::now().saturating_sub(self.started.load(Ordering::Relaxed))
+        } else {
+            done
+        }
+    }
+
+    fn allows(&self, cpu: usize) -> bool {
+        self.affinity() & (1 << cpu) != 0
+    }
+
+    /// How long its slice is: nice values weigh it, 2 ms at nice 0, 8 ms at -20, 0.5 ms at 19.
+    fn slice(&self) -> u64 {
+        match self.nice() {
+            n if n < 0 => SLICE_NS + SLICE_NS * 3 * n.unsigned_abs() as u64 / 20,
+            n => SLICE_NS - SLICE_NS * 3 * n as u64 / 4 / 19,
+        }
+    }
+}
+
+impl Default for SchedState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Wake for hal::Thread<Sentry> {
+    fn wake(self: Arc<Self>, _events: PollEvents) {
+        wake(&self);
+    }
+}
+
+/// Runs `f` with the task running on this CPU. Only for sleeping locks; everything else is passed its task.
+pub(crate) fn with_current<R>(f: impl FnOnce(Option<&TaskRef>) -> R) -> R {
+    hal::Thread::<Sentry>::with_current(|t| f(t.filter(|t| !t.sched.is_idle)))
+}
+
+/// Makes a new task runnable for the first time.
+pub fn start(task: &TaskRef) {
+    wake(task);
+}
+
+/// Makes `task` runnable if it is blocked; otherwise does nothing. Says whether it did.
+pub fn wake(task: &TaskRef) -> bool {
+    runqueue::wake_blocked(task)
+}
+
+/// Tells a running task to look at its work word soon: interrupts the CPU it runs on, if it is another one.
+pub fn kick(task: &TaskRef) {
+    if task.sched.on_cpu.load(Ordering::Acquire) {
+        let cpu = task.sched.cpu();
+        if cpu != hal::cpu::id() {
+            hal::cpu::send_reschedule(cpu);
+        }
+    }
+}
+
+/// Sleeps until `condition` answers. The caller has registered with whatever wakes it (see `sync::wait`).
+pub fn sleep_until<T>(
+    task: &TaskRef,
+    interruptible: Interruptible,
+    deadline: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, WaitError> {
+    let mut timer: Option<Timer> = None;
+    loop {
+        task.sched.state.store(BLOCKED, Ordering::SeqCst);
+        let outcome = if let Some(v) = condition() {
+            Some(Ok(v))
+        } else if match interruptible {
+            Interruptible::Yes => task.interrupted(),
+            Interruptible::Killable => task.killed(),
+            Interruptible::No => false,
+        } {
+            Some(Err(WaitError::Interrupted))
+        } else if deadline.is_some_and(|d| hal::time::now() >= d) {
+            Some(Err(WaitError::TimedOut))
+        } else {
+            None
+        };
+        if let Some(outcome) = outcome {
+            // A waker may have won the race: it found us `current` and left it at that.
+            task.sched.state.store(RUNNABLE, Ordering::SeqCst);
+            return outcome;
+        }
+        if let (Some(d), None) = (deadline, &timer) {
+            timer = Some(Timer::start(d, task.clone()));
+        }
+        task.sched.voluntary.fetch_add(1, Ordering::Relaxed);
+        runqueue::schedule(task);
+    }
+}
+
+/// A reschedule interrupt arrived: something was queued on this CPU.
+pub fn on_reschedule_interrupt() {
+    runqueue::slice_needed();
+}
+
+/// Gives the CPU to whoever else wants it (`sched_yield`).
+pub fn yield_now(task: &TaskRef) {
+    runqueue::schedule(task);
+}
+
+/// The return to ring 3 found `work::RESCHEDULE`.
+pub fn reschedule(task: &TaskRef) {
+    task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
+    task.sched.involuntary.fetch_add(1, Ordering::Relaxed);
+    runqueue::schedule(task);
+}
+
+/// For loops in the kernel that can run for more than about 100 µs: takes pending interrupts and lets
+/// others run. Not to be called with a spin lock held.
+pub fn preempt_point(task: &TaskRef) {
+    hal::cpu::poll_interrupts();
+    if task.work().load(Ordering::Relaxed) & work::RESCHEDULE != 0 {
+        reschedule(task);
+    }
+}
+
+/// Ends the running task: it never runs again. Everything it owned must have been given up.
+pub fn exit_current(task: &TaskRef) -> ! {
+    task.sched.state.store(DEAD, Ordering::SeqCst);
+    loop {
+        runqueue::schedule(task);
+    }
+}
+
+/// `hal::Kernel::after_switch`: `prev` has left this CPU for good.
+pub fn after_switch(prev: TaskRef) {
+    prev.sched.on_cpu.store(false, Ordering::Release);
+}

@@ -1,0 +1,128 @@
+//! Timers: per-CPU ordered maps of deadlines over one hardware timer.
+//!
+//! The hardware is programmed (a VM exit) only when the nearest deadline comes closer. A cancelled timer
+//! leaves it armed: one early interrupt that finds nothing due is cheaper than re-programming at every
+//! cancellation, because most time-outs are cancelled.
+
+use alloc::{collections::BTreeMap, sync::Arc};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ringfence_hal as hal;
+use ringfence_hal::{PerCpu, sync::Once};
+
+use super::runqueue;
+use crate::{Sentry, sync::SpinLock};
+
+/// What happens when a timer is due; called with interrupts off and no lock held, must not block.
+pub trait TimerTarget: Send + Sync {
+    /// The deadline has passed.
+    fn expired(self: Arc<Self>);
+}
+
+impl TimerTarget for hal::Thread<Sentry> {
+    fn expired(self: Arc<Self>) {
+        super::wake(&self);
+    }
+}
+
+type Key = (u64, u64);
+
+struct Cpu {
+    timers: BTreeMap<Key, Arc<dyn TimerTarget>>,
+    /// When the running task's slice ends; `u64::MAX` while nobody waits for the CPU.
+    slice_end: u64,
+    /// What the hardware is set to; `u64::MAX` is off.
+    armed: u64,
+}
+
+impl Cpu {
+    /// Programs the hardware if the nearest deadline is earlier than what it is set to.
+    fn arm(&mut self) {
+        let first = self.timers.first_key_value().map_or(u64::MAX, |(k, _)| k.0).min(self.slice_end);
+        if first < self.armed {
+            self.armed = first;
+            hal::time::set_deadline(Some(first));
+        }
+    }
+}
+
+static CPUS: Once<PerCpu<SpinLock<Cpu>>> = Once::new();
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+fn cpus() -> &'static PerCpu<SpinLock<Cpu>> {
+    CPUS.call_once(|| {
+        PerCpu::new(|_| SpinLock::new(Cpu { timers: BTreeMap::new(), slice_end: u64::MAX, armed: u64::MAX }))
+    })
+}
+
+/// A pending timer; dropping it cancels it.
+pub struct Timer {
+    cpu: usize,
+    key: Key,
+}
+
+impl Timer {
+    /// Calls `target.expired()` once `hal::time::now()` reaches `deadline` (nanoseconds).
+    pub fn start(deadline: u64, target: Arc<dyn TimerTarget>) -> Timer {
+        let key = (deadline, NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        let cpu = hal::cpu::id();
+        let mut c = cpus().of(cpu).lock();
+        c.timers.insert(key, target);
+        c.arm();
+        Timer { cpu, key }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let target = cpus().of(self.cpu).lock().timers.remove(&self.key);
+        drop(target); // possibly the last reference: outside the lock
+    }
+}
+
+/// Sets or clears the end of the slice at a task switch.
+pub(super) fn set_slice(length: Option<u64>) {
+    let mut c = cpus().get().lock();
+    c.slice_end = length.map_or(u64::MAX, |l| hal::time::now().saturating_add(l));
+    c.arm();
+}
+
+/// Starts a slice for the running task if none counts yet.
+pub(super) fn arm_slice(length: u64) {
+    let mut c = cpus().get().lock();
+    if c.slice_end == u64::MAX {
+        c.slice_end = hal::time::now().saturating_add(length);
+        c.arm();
+    }
+}
+
+/// The hardware timer of this CPU fired.
+pub fn on_timer_interrupt() {
+    let now = hal::time::now();
+    loop {
+        let due = {
+            let mut c = cpus().get().lock();
+            match c.timers.first_key_value().map(|(k, _)| *k) {
+                Some(key) if key.0 <= now => c.timers.remove(&key),
+                _ => None,
+            }
+        };
+        match due {
+            Some(target) => target.expired(),
+            None => break,
+        }
+    }
+    let slice_over = {
+        let mut c = cpus().get().lock();
+        let over = c.slice_end <= now;
+        if over {
+            c.slice_end = u64::MAX;
+        }
+        c.armed = u64::MAX;
+        c.arm();
+        over
+    };
+    if slice_over {
+        runqueue::slice_over();
+    }
+}

@@ -1,0 +1,89 @@
+//! Signals.
+//!
+//! What Linux does: a signal is put into the pending set of a thread or of a process; a thread on its way to
+//! ring 3 takes those it does not block and acts: the default action, or a frame on the user stack from which
+//! the handler runs and `rt_sigreturn` comes back. System calls that a signal interrupts return one of the
+//! in-kernel `ERESTART*` codes, which the same place turns into a restart or `EINTR`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `types` | numbers, sets, actions, `siginfo` |
+//! | `state` | pending sets, masks, actions |
+//! | `send` | sending, and what sending does at once |
+//! | `deliver` | the way to ring 3: choosing, default actions, restart |
+//! | `stop` | job control |
+//! | `frame` | the frame on the user stack, and `rt_sigreturn` |
+//! | `sys` | the system calls |
+//!
+//! Deviation: the first process of a sandbox is not immune to signals without a handler, as the first of a
+//! Linux pid namespace is. It is an ordinary program there, and `Ctrl-C` has to end it.
+
+mod deliver;
+mod frame;
+mod send;
+mod state;
+pub mod stop;
+mod sys;
+pub mod types;
+
+use ringfence_hal::{Exception, UserRegs};
+
+pub use deliver::{deliver, with_mask};
+pub use send::{force, kill_process, notify, notify_parent, send_to_group, send_to_process, send_to_task};
+pub use state::{AltStack, Pending, SigHand, TaskSignals};
+pub use types::{SigAction, SigInfo, SigSet, Signal};
+
+use crate::{
+    TaskRef,
+    sched::work,
+    syscall::Syscall,
+    task::{Process, Task},
+};
+
+/// The system calls of this module.
+pub const SYSCALLS: &[&[Syscall]] = &[sys::SYSCALLS, frame::SYSCALLS];
+
+/// Whether an interruptible wait of `task` has to end.
+pub fn pending(task: &Task) -> bool {
+    task.killed()
+        || !deliverable(task).is_empty()
+        || task.process().stop_signal.load(core::sync::atomic::Ordering::Relaxed) != 0
+}
+
+/// Pending signals that are not blocked.
+pub fn deliverable(task: &Task) -> SigSet {
+    let pending = task.signals.pending.set().union(task.process().shared_pending.set());
+    pending.without(task.signals.mask())
+}
+
+/// Sets the calling task's mask and has it look again at what that lets in.
+pub fn set_mask(task: &TaskRef, set: SigSet) {
+    task.signals.store_mask(set);
+    if !deliverable(task).is_empty() {
+        task.work().fetch_or(work::SIGNAL, core::sync::atomic::Ordering::Release);
+    }
+}
+
+/// Wakes those who read signals of `process` from a descriptor.
+pub(crate) fn signalfd_wake(process: &Process) {
+    process.signal_events.wake_all(crate::sync::PollEvents::IN);
+}
+
+/// A processor exception in ring 3 other than a page fault.
+pub fn exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
+    use types::code;
+    let at = regs.rip;
+    let info = match e {
+        Exception::DivideError => SigInfo::fault(Signal::FPE, code::FPE_INTDIV, at),
+        Exception::FloatingPoint | Exception::Simd => SigInfo::fault(Signal::FPE, code::FPE_FLTINV, at),
+        Exception::Debug => SigInfo::fault(Signal::TRAP, code::TRAP_TRACE, at),
+        Exception::Breakpoint => SigInfo::kernel(Signal::TRAP),
+        Exception::InvalidOpcode | Exception::DeviceNotAvailable => {
+            SigInfo::fault(Signal::ILL, code::ILL_ILLOPN, at)
+        }
+        Exception::AlignmentCheck => SigInfo::fault(Signal::BUS, code::BUS_ADRALN, 0),
+        Exception::StackSegment { .. } | Exception::SegmentNotPresent { .. } => SigInfo::kernel(Signal::BUS),
+        _ => SigInfo::kernel(Signal::SEGV),
+    };
+    force(task, info);
+}

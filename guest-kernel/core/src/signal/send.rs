@@ -1,0 +1,143 @@
+//! Sending.
+//!
+//! A signal for a process goes to its shared set, and one thread that does not block it is woken to take it;
+//! any other thread that looks first may. The wake-up sets `work::SIGNAL` and, for a sleeper, ends its sleep;
+//! a sleep that is not interruptible just goes on.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use super::{
+    state::Pending,
+    types::{SaFlags, SigInfo, SigSet, Signal, code, Fields},
+};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    sched::{self, work},
+    sync::PollEvents,
+    task::{Process, ProcessGroup, pid::same_task, process::ExitStatus},
+};
+
+/// Has `task` look at its signals before it runs on in ring 3.
+pub fn notify(task: &TaskRef) {
+    task.work().fetch_or(work::SIGNAL, Ordering::AcqRel);
+    if !sched::wake(task) {
+        sched::kick(task);
+    }
+}
+
+/// Sends to one thread.
+pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
+    let process = task.process().clone();
+    if prepare(&process, info.signal) {
+        return Ok(());
+    }
+    if ignored(&process, task, info.signal) {
+        return Ok(());
+    }
+    push(&task.signals.pending, info)?;
+    notify(task);
+    Ok(())
+}
+
+/// Sends to a process.
+pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
+    if prepare(process, info.signal) {
+        return Ok(());
+    }
+    let threads = process.threads();
+    let Some(any) = threads.first() else { return Ok(()) }; // a zombie
+    if threads.iter().all(|t| ignored(process, t, info.signal)) {
+        return Ok(());
+    }
+    push(&process.shared_pending, info)?;
+    let willing = |t: &&TaskRef| !t.signals.mask().has(info.signal) && !t.is_exiting();
+    match threads.iter().find(willing) {
+        Some(t) => notify(t),
+        None => {
+            // Blocked everywhere: whoever waits for it (sigtimedwait, signalfd) must still look.
+            notify(any);
+            threads.iter().filter(|t| !same_task(t, any)).for_each(notify);
+        }
+    }
+    super::signalfd_wake(process);
+    Ok(())
+}
+
+/// Sends to all members of a group; `ESRCH` if there are none.
+pub fn send_to_group(kernel: &crate::Kernel, group: &Arc<ProcessGroup>, info: SigInfo) -> Result<()> {
+    let members = kernel.pids.members(group);
+    if members.is_empty() {
+        return Err(Errno::ESRCH);
+    }
+    members.iter().try_for_each(|p| send_to_process(p, info))
+}
+
+/// Raises a signal that the task cannot put off: a fault. Blocked or ignored becomes the default action.
+pub fn force(task: &TaskRef, info: SigInfo) {
+    let sighand = task.process().sighand();
+    let mut action = sighand.get(info.signal);
+    let blocked = task.signals.mask().has(info.signal);
+    if blocked || action.handler == super::types::SIG_IGN {
+        action.handler = super::types::SIG_DFL;
+        sighand.set(info.signal, action);
+        task.signals.store_mask(task.signals.mask().without(SigSet::of(info.signal)));
+    }
+    let _ = task.signals.pending.push(info); // a standard signal: always accepted
+    notify(task);
+}
+
+/// Ends the whole process with `status`: every thread is told to leave.
+pub fn kill_process(process: &Arc<Process>, status: ExitStatus) {
+    process.begin_exit(status);
+    process.stop_signal.store(0, Ordering::Release);
+    process.stop_queue.wake_all(PollEvents::empty());
+    process.threads().iter().for_each(notify);
+}
+
+fn push(pending: &Pending, info: SigInfo) -> Result<()> {
+    let refusable = matches!(info.code, code::SI_QUEUE | code::SI_TIMER);
+    if !pending.push(info) && refusable {
+        return Err(Errno::EAGAIN);
+    }
+    Ok(())
+}
+
+/// What sending does at once, whoever blocks it: SIGKILL ends the process, SIGCONT continues it, and stop
+/// and continue cancel each other. Answers `true` if nothing is left to do.
+fn prepare(process: &Arc<Process>, signal: Signal) -> bool {
+    if process.is_exiting() {
+        return true;
+    }
+    let discard_everywhere = |set: SigSet| {
+        process.shared_pending.discard(set);
+        process.threads().iter().for_each(|t| t.signals.pending.discard(set));
+    };
+    if signal == Signal::KILL {
+        kill_process(process, ExitStatus::Signal(Signal::KILL.number(), false));
+        return true;
+    }
+    if signal == Signal::CONT {
+        discard_everywhere(SigSet::STOPS);
+        super::stop::resume(process);
+    } else if signal.is_stop() {
+        discard_everywhere(SigSet::of(Signal::CONT));
+    }
+    false
+}
+
+fn ignored(process: &Process, task: &TaskRef, signal: Signal) -> bool {
+    !task.signals.mask().has(signal) && process.sighand().get(signal).ignores(signal)
+}
+
+/// Tells the parent that `child` changed state, and wakes its waiters. `info.code` is one of `CLD_*`.
+pub fn notify_parent(parent: &Arc<Process>, child: &Process, uid: u32, cld: i32, status: i32, signal: Signal) {
+    let action = parent.sighand().get(Signal::CHLD);
+    let stop = matches!(cld, code::CLD_STOPPED | code::CLD_CONTINUED);
+    if !(signal == Signal::CHLD && stop && action.flags().contains(SaFlags::NOCLDSTOP)) {
+        let fields = Fields::Child { pid: child.pid, uid, status, utime: 0, stime: 0 };
+        let _ = send_to_process(parent, SigInfo { signal, code: cld, fields }); // SIGCHLD is never refused
+    }
+    parent.child_events.wake_all(PollEvents::empty());
+}

@@ -1,0 +1,178 @@
+//! What tasks and processes keep about signals.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::types::{COUNT, SIG_DFL, SigAction, SigInfo, SigSet, Signal};
+use crate::sync::SpinLock;
+
+/// How many queued signals a task or process may have; beyond it real-time signals are refused with EAGAIN
+/// and others lose their `siginfo`. Linux limits by `RLIMIT_SIGPENDING`, per user.
+const MAX_QUEUED: usize = 1024;
+
+/// Pending signals of a task or of a process.
+#[derive(Default)]
+pub struct Pending {
+    /// The set, readable without the lock.
+    set: AtomicU64,
+    queue: SpinLock<Vec<SigInfo>>,
+}
+
+impl Pending {
+    /// The signals in it.
+    #[inline]
+    pub fn set(&self) -> SigSet {
+        SigSet(self.set.load(Ordering::Acquire))
+    }
+
+    /// Adds one. A standard signal that is pending already is dropped; says whether there was room.
+    pub fn push(&self, info: SigInfo) -> bool {
+        let mut queue = self.queue.lock();
+        let bit = SigSet::of(info.signal);
+        if !info.signal.is_realtime() && !self.set().and(bit).is_empty() {
+            return true;
+        }
+        let room = queue.len() < MAX_QUEUED;
+        if room {
+            queue.push(info);
+        } else if info.signal.is_realtime() {
+            return false;
+        }
+        self.set.fetch_or(bit.0, Ordering::Release);
+        true
+    }
+
+    /// Takes the first one out of `allowed`.
+    pub fn take(&self, allowed: SigSet) -> Option<SigInfo> {
+        if self.set().and(allowed).is_empty() {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        let signal = self.set().and(allowed).first()?;
+        let info = match queue.iter().position(|i| i.signal == signal) {
+            Some(i) => queue.remove(i),
+            None => SigInfo::user(signal, super::types::code::SI_USER, 0, 0),
+        };
+        if !queue.iter().any(|i| i.signal == signal) {
+            self.set.fetch_and(!SigSet::of(signal).0, Ordering::Release);
+        }
+        Some(info)
+    }
+
+    /// Drops all of `set`.
+    pub fn discard(&self, set: SigSet) {
+        if self.set().and(set).is_empty() {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        queue.retain(|i| !set.has(i.signal));
+        self.set.fetch_and(!set.0, Ordering::Release);
+    }
+}
+
+/// The alternate signal stack (sigaltstack(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct AltStack {
+    /// Lowest address.
+    pub base: u64,
+    /// Bytes; 0 if there is none.
+    pub size: u64,
+    /// `SS_AUTODISARM`, or 0.
+    pub flags: u32,
+}
+
+impl AltStack {
+    /// Whether `sp` is on it.
+    pub fn contains(&self, sp: u64) -> bool {
+        self.size != 0 && sp > self.base && sp - self.base <= self.size
+    }
+}
+
+/// What a task keeps.
+pub struct TaskSignals {
+    mask: AtomicU64,
+    /// The mask to go back to once the signal that `sigsuspend`, `ppoll`… let in has been handled.
+    pub(super) saved_mask: SpinLock<Option<SigSet>>,
+    /// Sent to this thread.
+    pub pending: Pending,
+    /// Its alternate stack.
+    pub altstack: SpinLock<AltStack>,
+    killed: AtomicBool,
+}
+
+impl TaskSignals {
+    /// Nothing blocked, nothing pending.
+    pub(crate) fn new() -> Self {
+        TaskSignals {
+            mask: AtomicU64::new(0),
+            saved_mask: SpinLock::new(None),
+            pending: Pending::default(),
+            altstack: SpinLock::new(AltStack::default()),
+            killed: AtomicBool::new(false),
+        }
+    }
+
+    /// The blocked signals.
+    #[inline]
+    pub fn mask(&self) -> SigSet {
+        SigSet(self.mask.load(Ordering::Relaxed))
+    }
+
+    /// Sets the mask, less what cannot be blocked. Only the task itself does this; see [`super::set_mask`].
+    pub(crate) fn store_mask(&self, set: SigSet) {
+        self.mask.store(set.without(SigSet::UNBLOCKABLE).0, Ordering::Relaxed);
+    }
+
+    /// Whether this thread alone has been told to leave (`execve` in another thread).
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// Tells this thread alone to leave.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+    }
+}
+
+/// Signal actions.
+pub struct SigHand {
+    actions: SpinLock<[SigAction; COUNT]>,
+}
+
+impl Default for SigHand {
+    fn default() -> Self {
+        const NONE: SigAction = SigAction { handler: SIG_DFL, flags: 0, restorer: 0, mask: SigSet::EMPTY };
+        SigHand { actions: SpinLock::new([NONE; COUNT]) }
+    }
+}
+
+impl SigHand {
+    /// The action of `signal`.
+    pub fn get(&self, signal: Signal) -> SigAction {
+        self.actions.lock().get(signal.index()).copied().unwrap_or_default()
+    }
+
+    /// Sets it; returns the former.
+    pub fn set(&self, signal: Signal, action: SigAction) -> SigAction {
+        match self.actions.lock().get_mut(signal.index()) {
+            Some(a) => core::mem::replace(a, action),
+            None => SigAction::default(),
+        }
+    }
+
+    /// A copy (`fork`).
+    pub fn duplicate(&self) -> SigHand {
+        SigHand { actions: SpinLock::new(*self.actions.lock()) }
+    }
+
+    /// What `execve` leaves: handlers become the default, ignored stays ignored; `clear_ignored` is
+    /// `CLONE_CLEAR_SIGHAND`.
+    pub fn after_exec(&self, clear_ignored: bool) -> SigHand {
+        let new = self.duplicate();
+        for a in new.actions.lock().iter_mut() {
+            let keep = a.handler == super::types::SIG_IGN && !clear_ignored;
+            *a = SigAction { handler: if keep { a.handler } else { SIG_DFL }, ..SigAction::default() };
+        }
+        new
+    }
+}

@@ -1,0 +1,107 @@
+//! System calls: the table, the arguments, the way in.
+//!
+//! Linux numbers are the index into one table of data ([`table`]), composed at compile time from the lists
+//! the subsystems export. An entry names the call, its arguments with their kinds (which strace prints from),
+//! how much of it there is, and its handler. A handler takes typed arguments ([`args`]), decoded once, and
+//! the [`Ctx`] of the calling task.
+
+pub mod args;
+mod context;
+pub mod table;
+
+pub use args::{Arg, ArgKind, Fd, UserAddr, UserPtr, UserStr};
+pub use context::Ctx;
+pub use table::{Level, Syscall};
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ringfence_hal as hal;
+use ringfence_hal::UserRegs;
+
+use crate::{TaskRef, errno::Errno, sched::work, signal, strace};
+
+/// One more than the largest number in the table.
+pub const MAX_SYSCALL: usize = 512;
+
+static COUNTS: [AtomicU64; MAX_SYSCALL] = [const { AtomicU64::new(0) }; MAX_SYSCALL];
+
+/// What observers there are of system calls; zero on the fast path.
+static OBSERVERS: AtomicU64 = AtomicU64::new(0);
+/// Count calls by number (`--stats`).
+pub const OBSERVE_COUNTS: u64 = 1;
+/// Write a line per call (`--strace`).
+pub const OBSERVE_STRACE: u64 = 2;
+
+/// Turns observers on.
+pub fn observe(what: u64) {
+    OBSERVERS.fetch_or(what, Ordering::Relaxed);
+}
+
+/// Calls by number since counting was turned on.
+pub fn counts() -> impl Iterator<Item = (usize, u64)> {
+    COUNTS.iter().map(|c| c.load(Ordering::Relaxed)).enumerate().filter(|(_, n)| *n != 0)
+}
+
+/// The way in: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`, result to `rax`.
+pub fn dispatch(task: &TaskRef, regs: &mut UserRegs) {
+    let number = regs.orig_rax as usize;
+    let entry = table::TABLE.get(number).copied().flatten();
+    if OBSERVERS.load(Ordering::Relaxed) != 0 {
+        return observed(task, regs, number, entry);
+    }
+    let result = match entry {
+        Some(entry) => (entry.handler)(&mut Ctx { task, regs }),
+        None => Err(Errno::ENOSYS),
+    };
+    finish(task, regs, result);
+}
+
+#[inline]
+fn finish(task: &TaskRef, regs: &mut UserRegs, result: Result<usize, Errno>) {
+    match result {
+        Ok(v) => regs.rax = v as u64,
+        Err(e) => {
+            regs.rax = e.to_rax();
+            if e.raw() >= Errno::ERESTARTSYS.raw() {
+                // The signal code turns it into a restart or EINTR on the way out.
+                task.work().fetch_or(work::SIGNAL, Ordering::Release);
+            }
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize, entry: Option<&'static Syscall>) {
+    if let Some(count) = COUNTS.get(number) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    let traced = OBSERVERS.load(Ordering::Relaxed) & OBSERVE_STRACE != 0;
+    let line = traced.then(|| strace::enter(task, regs, number, entry));
+    let began = hal::time::now();
+    let result = match entry {
+        Some(entry) => (entry.handler)(&mut Ctx { task, regs }),
+        None => Err(Errno::ENOSYS),
+    };
+    if let Some(line) = line {
+        strace::exit(task, line, result, hal::time::now().saturating_sub(began));
+    }
+    finish(task, regs, result);
+}
+
+/// `hal::Kernel::user_work`: everything that has to happen before ring 3 runs again.
+pub fn user_work(task: &TaskRef, regs: &mut UserRegs) {
+    loop {
+        let bits = task.work().load(Ordering::Acquire);
+        if bits & work::RESCHEDULE != 0 {
+            crate::sched::reschedule(task);
+        } else if bits & work::SIGNAL != 0 {
+            signal::deliver(task, regs);
+        } else if bits & work::NOTIFY != 0 {
+            task.work().fetch_and(!work::NOTIFY, Ordering::AcqRel);
+            crate::task::notify_resume(task, regs);
+        } else {
+            return;
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! `clone` and its family (clone(2)).
+//!
+//! `fork` and `vfork` are `clone` with fixed flags. What a flag shares is an `Arc` that parent and child both
+//! hold; what it does not share is copied.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use bitflags::bitflags;
+use ringfence_hal as hal;
+use ringfence_hal::FpuInit;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{Parts, Process, Task, limits::Resource};
+use crate::{
+    Sentry, TaskRef,
+    errno::{Errno, Result},
+    sched,
+    signal::{AltStack, Signal},
+    sync::{Interruptible, PollEvents, Queue, WaitQueue, wait_event},
+    syscall::{Ctx, Syscall, UserPtr},
+    syscalls,
+};
+
+bitflags! {
+    /// `CLONE_*`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[allow(missing_docs)] // named in clone(2)
+    pub struct CloneFlags: u64 {
+        const VM = 0x100;
+        const FS = 0x200;
+        const FILES = 0x400;
+        const SIGHAND = 0x800;
+        const PIDFD = 0x1000;
+        const PTRACE = 0x2000;
+        const VFORK = 0x4000;
+        const PARENT = 0x8000;
+        const THREAD = 0x1_0000;
+        const NEWNS = 0x2_0000;
+        const SYSVSEM = 0x4_0000;
+        const SETTLS = 0x8_0000;
+        const PARENT_SETTID = 0x10_0000;
+        const CHILD_CLEARTID = 0x20_0000;
+        const DETACHED = 0x40_0000;
+        const UNTRACED = 0x80_0000;
+        const CHILD_SETTID = 0x100_0000;
+        const NEWCGROUP = 0x200_0000;
+        const NEWUTS = 0x400_0000;
+        const NEWIPC = 0x800_0000;
+        const NEWUSER = 0x1000_0000;
+        const NEWPID = 0x2000_0000;
+        const NEWNET = 0x4000_0000;
+        const IO = 0x8000_0000;
+        const CLEAR_SIGHAND = 0x1_0000_0000;
+        const INTO_CGROUP = 0x2_0000_0000;
+        const NEWTIME = 0x80;
+    }
+}
+
+/// Namespaces come with the containers; until then asking for one is refused as on a kernel without them.
+const NAMESPACES: CloneFlags = CloneFlags::NEWNS
+    .union(CloneFlags::NEWCGROUP)
+    .union(CloneFlags::NEWUTS)
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWPID)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWTIME);
+
+/// A `vfork` parent sleeps on it until the child has left the memory they share.
+pub struct VforkDone {
+    done: AtomicBool,
+    queue: Queue,
+}
+
+impl VforkDone {
+    /// Lets the parent go on.
+    fn complete(&self) {
+        self.done.store(true, Ordering::Release);
+        self.queue.wake_all(PollEvents::empty());
+    }
+}
+
+impl Task {
+    /// The task has left the memory it shares with a `vfork` parent: by `execve` or exit.
+    pub(crate) fn vfork_complete(&self) {
+        let waiter = self.vfork_done.lock().take();
+        if let Some(w) = waiter {
+            w.complete();
+        }
+    }
+}
+
+/// What a new task is to be.
+struct Request {
+    flags: CloneFlags,
+    exit_signal: i32,
+    /// 0 keeps the parent's stack pointer.
+    stack: u64,
+    tls: u64,
+    parent_tid: UserPtr<i32>,
+    child_tid: UserPtr<i32>,
+}
+
+fn check(r: &Request) -> Result<()> {
+    use CloneFlags as F;
+    let f = r.flags;
+    let needs = |a: F, b: F| f.contains(a) && !f.contains(b);
+    if needs(F::SIGHAND, F::VM) || needs(F::THREAD, F::SIGHAND) || f.contains(F::SIGHAND | F::CLEAR_SIGHAND) {
+        return Err(Errno::EINVAL);
+    }
+    if f.contains(F::NEWNS | F::FS) || f.intersects(NAMESPACES | F::PIDFD | F::INTO_CGROUP) {
+        return Err(Errno::EINVAL);
+    }
+    if r.exit_signal != 0 && Signal::new(r.exit_signal).is_none() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Makes and starts a task.
+fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
+    check(r)?;
+    let flags = r.flags;
+    let parent: &TaskRef = ctx.task;
+    let kernel = parent.kernel();
+    let limit = parent.process().limits.soft(Resource::Processes);
+    if kernel.pids.task_count() as u64 >= limit {
+        return Err(Errno::EAGAIN);
+    }
+
+    let mm = parent.mm()?;
+    let child_mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
+    let files = parent.files()?;
+    let fs = parent.fs()?;
+    let parts = Parts {
+        mm: Some(child_mm.clone()),
+        files: Some(if flags.contains(CloneFlags::FILES) { files } else { files.fork() }),
+        fs: Some(if flags.contains(CloneFlags::FS) { fs } else { fs.fork() }),
+        credentials: parent.credentials(),
+    };
+
+    let tid = kernel.pids.tree(|t| t.allocate())?;
+    let process = if flags.contains(CloneFlags::THREAD) {
+        parent.process().clone()
+    } else {
+        child_process(parent, tid, r)
+    };
+    let task = Task::new(tid, process.clone(), parts, parent.sched.inherit(), parent.comm());
+    task.signals.store_mask(parent.signals.mask());
+    if !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK) {
+        *task.signals.altstack.lock() = *parent.signals.altstack.lock();
+    } else {
+        *task.signals.altstack.lock() = AltStack::default();
+    }
+    if parent.no_new_privs() {
+        task.set_no_new_privs();
+    }
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        task.clear_child_tid.store(r.child_tid.0, Ordering::Relaxed);
+    }
+    let vfork = flags.contains(CloneFlags::VFORK).then(|| {
+        let done = Arc::new(VforkDone { done: AtomicBool::new(false), queue: WaitQueue::new() });
+        *task.vfork_done.lock() = Some(done.clone());
+        done
+    });
+
+    let mut regs = *ctx.regs;
+    regs.rax = 0;
+    if r.stack != 0 {
+        regs.rsp = r.stack;
+    }
+    let fs_base = if flags.contains(CloneFlags::SETTLS) { r.tls } else { parent.fs_base() };
+    let made = hal::Thread::<Sentry>::new_user(
+        task,
+        &regs,
+        FpuInit::CopyCurrent,
+        fs_base,
+        parent.gs_base(),
+        child_mm.space().clone(),
+    );
+    let child = match made {
+        Ok(child) => child,
+        Err(e) => {
+            kernel.pids.tree(|t| t.forget_if_free(tid));
+            return Err(e.into());
+        }
+    };
+
+    let visible = kernel.pids.tree(|t| {
+        // Under the tree lock nobody can tell the group to exit without seeing the new thread.
+        if parent.killed() {
+            t.forget_if_free(tid);
+            return false;
+        }
+        process.links.lock().threads.push(child.clone());
+        t.set_task(tid, &child);
+        if !flags.contains(CloneFlags::THREAD) {
+            t.set_process(&process);
+            if let Some(p) = process.links.lock().parent.upgrade() {
+                p.links.lock().children.push(process.clone());
+            }
+        }
+        true
+    });
+    if !visible {
+        return Err(Errno::ERESTARTNOINTR);
+    }
+
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        let _ = r.parent_tid.write(&tid); // as Linux: a bad pointer is not an error any more at this point
+    }
+    if flags.contains(CloneFlags::CHILD_SETTID) {
+        let _ = child_mm.write_remote(r.child_tid.0, tid.as_bytes(), false);
+    }
+    sched::start(&child);
+    if let Some(vfork) = vfork {
+        let done = || vfork.done.load(Ordering::Acquire).then_some(());
+        let _ = wait_event(parent, &vfork.queue, Interruptible::Killable, None, done);
+    }
+    Ok(tid as usize)
+}
+
+fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
+    let me = parent.process();
+    let mother = if r.flags.contains(CloneFlags::PARENT) {
+        me.links.lock().parent.clone()
+    } else {
+        Arc::downgrade(me)
+    };
+    let sighand = me.sighand();
+    let sighand = if r.flags.contains(CloneFlags::SIGHAND) {
+        sighand
+    } else if r.flags.contains(CloneFlags::CLEAR_SIGHAND) {
+        Arc::new(sighand.after_exec(true))
+    } else {
+        Arc::new(sighand.duplicate())
+    };
+    let process = Process::new(pid, mother, me.group(), sighand, me.limits.duplicate());
+    let exit_signal = if r.flags.contains(CloneFlags::PARENT) {
+        me.exit_signal.load(Ordering::Relaxed)
+    } else {
+        r.exit_signal
+    };
+    process.exit_signal.store(exit_signal, Ordering::Relaxed);
+    process.oom_score_adj.store(me.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.dumpable.store(me.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+    process
+}
+
+fn clone(ctx: &mut Ctx<'_>, flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) -> Result {
+    // The low byte is the exit signal; unknown high bits are ignored by this call.
+    let request = Request {
+        flags: CloneFlags::from_bits_truncate(flags & 0xffff_ff00),
+        exit_signal: (flags & 0xff) as i32,
+        stack,
+        tls,
+        parent_tid,
+        child_tid,
+    };
+    spawn(ctx, &request)
+}
+
+fn fork(ctx: &mut Ctx<'_>) -> Result {
+    clone(ctx, u64::from(Signal::CHLD.number()), 0, UserPtr::new(0), UserPtr::new(0), 0)
+}
+
+fn vfork(ctx: &mut Ctx<'_>) -> Result {
+    let flags = (CloneFlags::VM | CloneFlags::VFORK).bits() | u64::from(Signal::CHLD.number());
+    clone(ctx, flags, 0, UserPtr::new(0), UserPtr::new(0), 0)
+}
+
+/// `struct clone_args`, version 2.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Size of the first published `struct clone_args`.
+const CLONE_ARGS_SIZE_VER0: usize = 64;
+
+fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
+    if size < CLONE_ARGS_SIZE_VER0 {
+        return Err(Errno::EINVAL);
+    }
+    let a: CloneArgs = crate::syscall::args::read_versioned(args.0, size)?;
+    let flags = CloneFlags::from_bits(a.flags).ok_or(Errno::EINVAL)?;
+    if flags.contains(CloneFlags::DETACHED) || a.set_tid_size != 0 || a.exit_signal > 64 {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(CloneFlags::THREAD | CloneFlags::PARENT) && a.exit_signal != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if (a.stack == 0) != (a.stack_size == 0) {
+        return Err(Errno::EINVAL);
+    }
+    let request = Request {
+        flags,
+        exit_signal: a.exit_signal as i32,
+        stack: a.stack.checked_add(a.stack_size).ok_or(Errno::EINVAL)?,
+        tls: a.tls,
+        parent_tid: UserPtr::new(a.parent_tid),
+        child_tid: UserPtr::new(a.child_tid),
+    };
+    spawn(ctx, &request)
+}
+
+fn set_tid_address(ctx: &mut Ctx<'_>, ptr: UserPtr<i32>) -> Result {
+    ctx.task.clear_child_tid.store(ptr.0, Ordering::Relaxed);
+    Ok(ctx.task.tid() as usize)
+}
+
+fn unshare(ctx: &mut Ctx<'_>, flags: u64) -> Result {
+    let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    use CloneFlags as F;
+    if !(F::FILES | F::FS | F::SYSVSEM | F::THREAD | F::SIGHAND | F::VM).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(F::THREAD | F::SIGHAND | F::VM) && ctx.task.process().threads().len() > 1 {
+        return Err(Errno::EINVAL);
+    }
+    if flags.contains(F::FILES) {
+        let own = ctx.task.files()?.fork();
+        drop(ctx.task.replace_files(Some(own)));
+    }
+    if flags.contains(F::FS) {
+        let own = ctx.task.fs()?.fork();
+        drop(ctx.task.replace_fs(Some(own)));
+    }
+    Ok(0)
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no namespaces, no CLONE_PIDFD yet";
+    57 fork() Full "";
+    58 vfork() Full "";
+    218 set_tid_address(tidptr: UserPtr<i32>) Full "";
+    272 unshare(flags: u64) Partial "no namespaces yet";
+    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no namespaces, no CLONE_PIDFD, set_tid or cgroup yet";
+};

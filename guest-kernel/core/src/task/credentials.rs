@@ -1,0 +1,137 @@
+//! Who a task is: user and group ids, supplementary groups, capabilities (credentials(7), capabilities(7)).
+
+use alloc::vec::Vec;
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// A set of capabilities, by the bit numbers of `linux/capability.h`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[allow(missing_docs)] // named and documented in capabilities(7)
+    pub struct Capabilities: u64 {
+        const CHOWN = 1 << 0;
+        const DAC_OVERRIDE = 1 << 1;
+        const DAC_READ_SEARCH = 1 << 2;
+        const FOWNER = 1 << 3;
+        const FSETID = 1 << 4;
+        const KILL = 1 << 5;
+        const SETGID = 1 << 6;
+        const SETUID = 1 << 7;
+        const SETPCAP = 1 << 8;
+        const LINUX_IMMUTABLE = 1 << 9;
+        const NET_BIND_SERVICE = 1 << 10;
+        const NET_BROADCAST = 1 << 11;
+        const NET_ADMIN = 1 << 12;
+        const NET_RAW = 1 << 13;
+        const IPC_LOCK = 1 << 14;
+        const IPC_OWNER = 1 << 15;
+        const SYS_MODULE = 1 << 16;
+        const SYS_RAWIO = 1 << 17;
+        const SYS_CHROOT = 1 << 18;
+        const SYS_PTRACE = 1 << 19;
+        const SYS_PACCT = 1 << 20;
+        const SYS_ADMIN = 1 << 21;
+        const SYS_BOOT = 1 << 22;
+        const SYS_NICE = 1 << 23;
+        const SYS_RESOURCE = 1 << 24;
+        const SYS_TIME = 1 << 25;
+        const SYS_TTY_CONFIG = 1 << 26;
+        const MKNOD = 1 << 27;
+        const LEASE = 1 << 28;
+        const AUDIT_WRITE = 1 << 29;
+        const AUDIT_CONTROL = 1 << 30;
+        const SETFCAP = 1 << 31;
+        const MAC_OVERRIDE = 1 << 32;
+        const MAC_ADMIN = 1 << 33;
+        const SYSLOG = 1 << 34;
+        const WAKE_ALARM = 1 << 35;
+        const BLOCK_SUSPEND = 1 << 36;
+        const AUDIT_READ = 1 << 37;
+        const PERFMON = 1 << 38;
+        const BPF = 1 << 39;
+        const CHECKPOINT_RESTORE = 1 << 40;
+    }
+}
+
+/// The last capability's number (`/proc/sys/kernel/cap_last_cap`).
+pub const LAST_CAPABILITY: u32 = 40;
+
+/// Who a task is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the names of credentials(7)
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    pub suid: u32,
+    pub sgid: u32,
+    pub fsuid: u32,
+    pub fsgid: u32,
+    pub groups: Vec<u32>,
+    pub permitted: Capabilities,
+    pub effective: Capabilities,
+    pub inheritable: Capabilities,
+    pub bounding: Capabilities,
+    pub ambient: Capabilities,
+    pub securebits: u32,
+}
+
+impl Credentials {
+    /// User 0 with every capability.
+    pub fn root() -> Self {
+        Credentials {
+            permitted: Capabilities::all(),
+            effective: Capabilities::all(),
+            ..Self::user(0, 0, Vec::new())
+        }
+    }
+
+    /// An ordinary user without capabilities.
+    pub fn user(uid: u32, gid: u32, groups: Vec<u32>) -> Self {
+        Credentials {
+            uid,
+            gid,
+            euid: uid,
+            egid: gid,
+            suid: uid,
+            sgid: gid,
+            fsuid: uid,
+            fsgid: gid,
+            groups,
+            permitted: Capabilities::empty(),
+            effective: Capabilities::empty(),
+            inheritable: Capabilities::empty(),
+            bounding: Capabilities::all(),
+            ambient: Capabilities::empty(),
+            securebits: 0,
+        }
+    }
+
+    /// Whether it holds an effective capability.
+    pub fn capable(&self, c: Capabilities) -> bool {
+        self.effective.contains(c)
+    }
+
+    /// Whether `gid` is its effective group or one of the supplementary ones.
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.fsgid == gid || self.groups.contains(&gid)
+    }
+
+    /// The capability changes a change of user ids brings (capabilities(7), "Effect of user ID changes").
+    pub fn fix_capabilities_after_setuid(&mut self, old: &Credentials) {
+        let had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
+        let has_root = self.uid == 0 || self.euid == 0 || self.suid == 0;
+        if had_root && !has_root {
+            self.permitted = Capabilities::empty();
+            self.effective = Capabilities::empty();
+            self.ambient = Capabilities::empty();
+        }
+        if old.euid == 0 && self.euid != 0 {
+            self.effective = Capabilities::empty();
+        }
+        if old.euid != 0 && self.euid == 0 {
+            self.effective = self.permitted;
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The end of tasks and processes (exit(2), exit_group(2)).
+//!
+//! A task gives up, in this order: its robust futexes and `clear_child_tid` word (they need its memory), its
+//! memory, files and working directory, its place in the thread group. The last thread of a group turns the
+//! process into a zombie: children go to a subreaper or the first process, orphaned stopped groups are hung
+//! up, and the parent is told. A parent that ignores SIGCHLD never sees the zombie.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
+
+use super::{
+    Process,
+    limits::UsageSum,
+    pid::same_task,
+    process::{ExitStatus, State},
+};
+use crate::{
+    TaskRef,
+    errno::Result,
+    futex, sched,
+    signal::{self, Signal, SigInfo, types::{SIG_IGN, SaFlags, code}},
+    sync::{Interruptible, PollEvents, wait_event},
+    syscall::{Ctx, Syscall},
+    syscalls,
+};
+
+/// Ends the calling task; `status` counts if it is the last of its process.
+pub fn exit_task(task: &TaskRef, status: ExitStatus) -> ! {
+    release(task);
+    let last = leave_group(task, status);
+    if let Some(process) = last {
+        end_process(task, &process);
+    }
+    sched::exit_current(task)
+}
+
+/// Gives up what the task holds.
+fn release(task: &TaskRef) {
+    task.exiting.store(true, Ordering::Release);
+    futex::exit_robust_list(task);
+    let word = task.clear_child_tid.swap(0, Ordering::Relaxed);
+    let mm = task.mm_opt();
+    if let Some(mm) = &mm
+        && word != 0
+        && Arc::strong_count(mm) > 1
+        && ringfence_hal::user::store_u32(word, 0).is_ok()
+    {
+        futex::wake_address(task, word, 1);
+    }
+    let peak = UsageSum::of_task(task);
+    peak.add_to(&task.process().dead_threads);
+    task.vfork_complete();
+    drop(task.replace_mm(None));
+    drop(mm);
+    if let Some(files) = task.replace_files(None) {
+        crate::fs::release_files(task, files);
+    }
+    drop(task.replace_fs(None));
+}
+
+/// Takes the task out of its group; answers the process if it was the last one.
+fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
+    let process = task.process().clone();
+    let kernel = task.kernel();
+    let (last, removed) = kernel.pids.tree(|t| {
+        let mut links = process.links.lock();
+        links.threads.retain(|other| !same_task(other, task));
+        let last = links.threads.is_empty();
+        drop(links);
+        if last {
+            process.begin_exit(status);
+        }
+        (last, t.remove_task(task.tid()))
+    });
+    drop(removed);
+    process.exit_events.wake_all(PollEvents::empty());
+    last.then_some(process)
+}
+
+/// The last thread is gone.
+fn end_process(task: &TaskRef, process: &Arc<Process>) {
+    let status = process.exit_status().unwrap_or(ExitStatus::Code(0));
+    process.timers.clear();
+    crate::fs::tty::session_leader_exit(task);
+    adopt_children(task, process);
+
+    let parent = process.parent();
+    let exit_signal = Signal::new(process.exit_signal.load(Ordering::Relaxed));
+    let ignored = parent.as_ref().is_none_or(|p| exit_signal == Some(Signal::CHLD) && ignores_children(p));
+    {
+        let mut state = process.state.lock();
+        *state = if ignored { State::Reaped } else { State::Zombie(status) };
+    }
+    if ignored {
+        reap(task, process);
+    }
+    process.exit_events.wake_all(PollEvents::IN);
+    if let Some(parent) = parent {
+        let (cld, value) = match status {
+            ExitStatus::Code(c) => (code::CLD_EXITED, i32::from(c)),
+            ExitStatus::Signal(s, false) => (code::CLD_KILLED, i32::from(s)),
+            ExitStatus::Signal(s, true) => (code::CLD_DUMPED, i32::from(s)),
+        };
+        match exit_signal {
+            Some(signal) => {
+                signal::notify_parent(&parent, process, task.credentials().uid, cld, value, signal);
+            }
+            None => parent.child_events.wake_all(PollEvents::empty()),
+        }
+    }
+    if process.pid == 1 {
+        crate::control::first_process_ended(task, status);
+    }
+}
+
+/// Whether a process has said that it does not want to wait for its children.
+fn ignores_children(parent: &Process) -> bool {
+    let action = parent.sighand().get(Signal::CHLD);
+    action.handler == SIG_IGN || action.flags().contains(SaFlags::NOCLDWAIT)
+}
+
+/// Takes a zombie out of the tables and off its parent, and adds its usage to the parent's.
+pub(super) fn reap(task: &TaskRef, child: &Arc<Process>) {
+    let parent = child.parent();
+    if let Some(parent) = &parent {
+        UsageSum::of_dead(&child.dead_threads)
+            .plus(UsageSum::of_dead(&child.dead_children))
+            .add_to(&parent.dead_children);
+    }
+    let removed = task.kernel().pids.tree(|t| {
+        if let Some(parent) = &parent {
+            parent.links.lock().children.retain(|c| !Arc::ptr_eq(c, child));
+        }
+        t.remove_process(child.pid)
+    });
+    drop(removed);
+}
+
+/// Gives the children of a dying process to its nearest subreaper or to the first process.
+fn adopt_children(task: &TaskRef, process: &Arc<Process>) {
+    let kernel = task.kernel();
+    let mut to_hang_up = Vec::new();
+    let (reaper, orphans) = kernel.pids.tree(|t| {
+        let reaper = reaper_of(process).or_else(|| t.process(1));
+        let orphans = core::mem::take(&mut process.links.lock().children);
+        for child in &orphans {
+            let group = child.group();
+            let was_orphaned = t.is_orphaned(&group);
+            match &reaper {
+                Some(r) if !Arc::ptr_eq(r, process) => {
+                    child.links.lock().parent = Arc::downgrade(r);
+                    r.links.lock().children.push(child.clone());
+                }
+                _ => child.links.lock().parent = alloc::sync::Weak::new(),
+            }
+            let stopped = |p: &Arc<Process>| p.stop_signal.load(Ordering::Acquire) != 0;
+            if !was_orphaned && t.is_orphaned(&group) && t.members(&group).any(|p| stopped(&p)) {
+                to_hang_up.push(group);
+            }
+        }
+        (reaper, orphans)
+    });
+    for child in &orphans {
+        for thread in child.threads() {
+            let signal = thread.parent_death_signal.load(Ordering::Relaxed);
+            if let Some(s) = Signal::new(signal) {
+                let _ = signal::send_to_process(child, SigInfo::kernel(s)); // a standard signal: not refused
+            }
+        }
+        let zombie = matches!(*child.state.lock(), State::Zombie(_));
+        match &reaper {
+            Some(r) if zombie && ignores_children(r) => reap(task, child),
+            Some(r) if zombie => r.child_events.wake_all(PollEvents::empty()),
+            _ => {}
+        }
+    }
+    for group in to_hang_up {
+        for s in [Signal::HUP, Signal::CONT] {
+            let _ = signal::send_to_group(kernel, &group, SigInfo::kernel(s)); // an empty group is fine
+        }
+    }
+}
+
+/// The nearest living ancestor that asked for orphans.
+fn reaper_of(process: &Arc<Process>) -> Option<Arc<Process>> {
+    let mut ancestor = process.parent();
+    while let Some(a) = ancestor {
+        if a.is_subreaper.load(Ordering::Relaxed) && !a.is_exiting() {
+            return Some(a);
+        }
+        ancestor = a.parent();
+    }
+    None
+}
+
+/// `execve` of one thread ends all others; returns when they are gone, or fails if the caller itself is
+/// being killed. The caller takes over the number of the leader.
+pub fn end_other_threads(task: &TaskRef) -> Result<()> {
+    let process = task.process();
+    for other in process.threads().iter().filter(|t| !same_task(t, task)) {
+        other.signals.kill();
+        signal::notify(other);
+    }
+    let alone = || (process.links.lock().threads.len() <= 1).then_some(());
+    wait_event(task, &process.exit_events, Interruptible::Killable, None, alone)?;
+    if task.tid() != process.pid {
+        let removed = task.kernel().pids.tree(|t| {
+            let removed = t.remove_task(task.tid());
+            task.set_tid(process.pid);
+            t.set_task(process.pid, task);
+            removed
+        });
+        drop(removed);
+    }
+    Ok(())
+}
+
+fn exit(ctx: &mut Ctx<'_>, status: i32) -> Result {
+    exit_task(ctx.task, ExitStatus::Code(status as u8))
+}
+
+fn exit_group(ctx: &mut Ctx<'_>, status: i32) -> Result {
+    let status = ExitStatus::Code(status as u8);
+    signal::kill_process(ctx.task.process(), status);
+    exit_task(ctx.task, status)
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    60 exit(status: i32) Full "";
+    231 exit_group(status: i32) Full "";
+};

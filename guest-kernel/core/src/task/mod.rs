@@ -1,0 +1,266 @@
+//! Tasks and processes.
+//!
+//! Linux has one structure, `task_struct`, for each thread, and hangs what threads of a process share on it.
+//! Here a [`Task`] is one thread; a [`Process`] is what `CLONE_THREAD` shares: the pid, the parent, the exit
+//! status, limits, timers and shared pending signals. What the other `clone` flags share (memory, files,
+//! working directory, signal actions) is an `Arc` in the task, copied or cloned as the flag says.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`pid`] | the tables of numbers, process groups, sessions, and the tree lock |
+//! | [`process`] | [`Process`] |
+//! | [`credentials`] | user and group ids, capabilities |
+//! | [`limits`] | rlimits and usage counters |
+//! | `clone`, `exit`, `wait`, `ids`, `sys` | the system calls |
+//!
+//! Lock order: the tree lock ([`PidTable`]) → one process's `links` → a task's own spin locks. The tree lock
+//! is held to change who is whose parent, child, thread or group member, and to walk those relations.
+
+pub mod clone;
+pub mod credentials;
+pub mod exit;
+mod ids;
+pub mod limits;
+mod membarrier;
+pub mod pid;
+pub mod process;
+mod sched_calls;
+mod sysinfo;
+pub mod wait;
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use ringfence_hal as hal;
+use ringfence_hal::UserRegs;
+
+pub use credentials::{Capabilities, Credentials};
+pub use pid::{PidTable, ProcessGroup, Session};
+pub use process::Process;
+
+use crate::{
+    Kernel, TaskRef,
+    errno::{Errno, Result},
+    fs::{FdTable, FsContext},
+    futex::{FutexWait, RobustList},
+    kernel,
+    mm::Mm,
+    sched::SchedState,
+    signal::{self, TaskSignals},
+    sync::SpinLock,
+    syscall::Syscall,
+};
+
+/// A process, thread, group or session number.
+pub type Pid = i32;
+
+/// One thread.
+pub struct Task {
+    /// Its thread id; equal to the pid in the first thread of a process.
+    tid: AtomicI32,
+    process: Arc<Process>,
+    /// The scheduler's part.
+    pub sched: SchedState,
+    /// Mask, pending signals, alternate stack.
+    pub signals: TaskSignals,
+    /// The start of `/proc/PID/comm`, NUL-padded.
+    comm: SpinLock<[u8; 16]>,
+    mm: SpinLock<Option<Arc<Mm>>>,
+    files: SpinLock<Option<Arc<FdTable>>>,
+    fs: SpinLock<Option<Arc<FsContext>>>,
+    credentials: SpinLock<Arc<Credentials>>,
+    /// `set_tid_address(2)`: cleared and woken when the task exits.
+    clear_child_tid: AtomicU64,
+    /// `set_robust_list(2)`.
+    pub(crate) robust_list: SpinLock<RobustList>,
+    /// Its part of waiting on a futex.
+    pub(crate) futex: FutexWait,
+    /// Set once the task has begun to exit.
+    exiting: AtomicBool,
+    /// Who waits for this task to leave the memory it borrowed (`vfork`).
+    vfork_done: SpinLock<Option<Arc<clone::VforkDone>>>,
+    /// User-mode page faults taken, for getrusage: without and with I/O.
+    pub minor_faults: AtomicU64,
+    /// `PR_SET_PDEATHSIG`.
+    pub(crate) parent_death_signal: AtomicI32,
+    no_new_privs: AtomicBool,
+    /// Restart state of the call `restart_syscall(2)` continues.
+    pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
+    /// `CLOCK_*` start of this thread: `hal::time::now()` when it was made.
+    pub start_time: u64,
+}
+
+/// What a new task is made of.
+pub struct Parts {
+    /// Memory; `None` in kernel tasks.
+    pub mm: Option<Arc<Mm>>,
+    /// Open files.
+    pub files: Option<Arc<FdTable>>,
+    /// Root, working directory, umask.
+    pub fs: Option<Arc<FsContext>>,
+    /// Who it is.
+    pub credentials: Arc<Credentials>,
+}
+
+impl Task {
+    /// A task of `process`, with number `tid`.
+    pub fn new(tid: Pid, process: Arc<Process>, parts: Parts, sched: SchedState, comm: [u8; 16]) -> Task {
+        Task {
+            tid: AtomicI32::new(tid),
+            process,
+            sched,
+            signals: TaskSignals::new(),
+            comm: SpinLock::new(comm),
+            mm: SpinLock::new(parts.mm),
+            files: SpinLock::new(parts.files),
+            fs: SpinLock::new(parts.fs),
+            credentials: SpinLock::new(parts.credentials),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: SpinLock::new(RobustList::default()),
+            futex: FutexWait::default(),
+            exiting: AtomicBool::new(false),
+            vfork_done: SpinLock::new(None),
+            minor_faults: AtomicU64::new(0),
+            parent_death_signal: AtomicI32::new(0),
+            no_new_privs: AtomicBool::new(false),
+            restart: SpinLock::new(None),
+            start_time: hal::time::now(),
+        }
+    }
+
+    /// The idle task of a CPU.
+    pub fn idle(cpu: usize) -> Task {
+        Self::kernel_task(b"idle", SchedState::idle(cpu))
+    }
+
+    /// A task that never enters ring 3: it belongs to a process of its own that nobody can see.
+    pub fn kernel_task(name: &[u8], sched: SchedState) -> Task {
+        let parts = Parts { mm: None, files: None, fs: None, credentials: Arc::new(Credentials::root()) };
+        Task::new(0, Process::invisible(), parts, sched, comm_of(name))
+    }
+
+    /// The thread id.
+    pub fn tid(&self) -> Pid {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// `execve` from a thread that is not the leader takes over the leader's number.
+    pub(crate) fn set_tid(&self, tid: Pid) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// The process id (`getpid`).
+    #[inline]
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// The process it is a thread of.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// Machine-wide state.
+    pub fn kernel(&self) -> &'static Kernel {
+        kernel::kernel()
+    }
+
+    /// Its memory; `ESRCH` once it has exited, and for kernel tasks.
+    pub fn mm(&self) -> Result<Arc<Mm>> {
+        self.mm.lock().clone().ok_or(Errno::ESRCH)
+    }
+
+    /// Its memory, if any.
+    pub fn mm_opt(&self) -> Option<Arc<Mm>> {
+        self.mm.lock().clone()
+    }
+
+    /// Changes its memory, and returns the former: `execve`, exit. The page tables in use are the caller's to
+    /// change (`hal::Thread::set_address_space`).
+    pub fn replace_mm(&self, mm: Option<Arc<Mm>>) -> Option<Arc<Mm>> {
+        core::mem::replace(&mut *self.mm.lock(), mm)
+    }
+
+    /// Its open files; `ESRCH` once it has exited.
+    pub fn files(&self) -> Result<Arc<FdTable>> {
+        self.files.lock().clone().ok_or(Errno::ESRCH)
+    }
+
+    /// Changes its descriptor table (`unshare`, `execve`, exit).
+    pub fn replace_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        core::mem::replace(&mut *self.files.lock(), files)
+    }
+
+    /// Root, working directory and umask; `ESRCH` once it has exited.
+    pub fn fs(&self) -> Result<Arc<FsContext>> {
+        self.fs.lock().clone().ok_or(Errno::ESRCH)
+    }
+
+    /// Changes the file system context (`unshare`, exit).
+    pub fn replace_fs(&self, fs: Option<Arc<FsContext>>) -> Option<Arc<FsContext>> {
+        core::mem::replace(&mut *self.fs.lock(), fs)
+    }
+
+    /// Who it is; immutable, replaced as a whole.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.lock().clone()
+    }
+
+    /// Replaces who it is.
+    pub fn set_credentials(&self, c: Credentials) {
+        let new = Arc::new(c);
+        let old = core::mem::replace(&mut *self.credentials.lock(), new);
+        drop(old);
+    }
+
+    /// Name of the thread, NUL-padded (`/proc/PID/comm`, `PR_GET_NAME`).
+    pub fn comm(&self) -> [u8; 16] {
+        *self.comm.lock()
+    }
+
+    /// Sets the name; cut to 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        *self.comm.lock() = comm_of(name);
+    }
+
+    /// Whether an interruptible wait has to end: a signal is deliverable, or the group stops or exits.
+    pub fn interrupted(&self) -> bool {
+        signal::pending(self)
+    }
+
+    /// Whether it has been told to exit (SIGKILL, `exit_group` or `execve` of another thread).
+    pub fn killed(&self) -> bool {
+        self.process.is_exiting() || self.signals.is_killed()
+    }
+
+    /// Whether it has begun to exit.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::Acquire)
+    }
+
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub fn no_new_privs(&self) -> bool {
+        self.no_new_privs.load(Ordering::Relaxed)
+    }
+
+    /// Sets `PR_SET_NO_NEW_PRIVS`; there is no way back.
+    pub fn set_no_new_privs(&self) {
+        self.no_new_privs.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A thread name from the last component of a path, cut to 15 bytes and NUL-padded.
+pub fn comm_of(name: &[u8]) -> [u8; 16] {
+    let mut comm = [0; 16];
+    for (to, from) in comm.iter_mut().take(15).zip(name) {
+        *to = *from;
+    }
+    comm
+}
+
+/// Work before ring 3 that is neither a signal nor a reschedule: nothing yet needs it.
+pub fn notify_resume(_task: &TaskRef, _regs: &mut UserRegs) {}
+
+/// The system calls of this module, one list per file.
+pub const SYSCALLS: &[&[Syscall]] =
+    &[clone::SYSCALLS, exit::SYSCALLS, wait::SYSCALLS, ids::SYSCALLS, limits::SYSCALLS, membarrier::SYSCALLS, sched_calls::SYSCALLS, sysinfo::SYSCALLS];

@@ -1,0 +1,224 @@
+//! Numbers: the tables of tasks, processes, groups and sessions, and the lock of the process tree.
+
+use alloc::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+
+use ringfence_hal as hal;
+
+use super::{Pid, Process};
+use crate::{
+    Sentry, TaskRef,
+    errno::{Errno, Result},
+    fs::tty::ControllingTerminal,
+    sync::SpinLock,
+};
+
+/// Largest number plus one (`/proc/sys/kernel/pid_max`).
+pub const PID_MAX: Pid = 32768;
+
+/// A session: process groups under one controlling terminal.
+pub struct Session {
+    /// Its number: the pid of the process that called `setsid`.
+    pub sid: Pid,
+    /// Its controlling terminal, if any.
+    pub terminal: SpinLock<Option<Arc<dyn ControllingTerminal>>>,
+}
+
+/// A process group.
+pub struct ProcessGroup {
+    /// Its number: the pid of its first leader.
+    pub pgid: Pid,
+    /// The session it belongs to.
+    pub session: Arc<Session>,
+}
+
+impl ProcessGroup {
+    /// The group of kernel tasks.
+    pub(super) fn invisible() -> Arc<ProcessGroup> {
+        Arc::new(ProcessGroup { pgid: 0, session: Arc::new(Session { sid: 0, terminal: SpinLock::new(None) }) })
+    }
+}
+
+/// What a number means. One number can be all four at once, and stays taken while it is any.
+#[derive(Default)]
+struct Entry {
+    task: Option<TaskRef>,
+    process: Option<Arc<Process>>,
+    group: Weak<ProcessGroup>,
+    session: Weak<Session>,
+}
+
+impl Entry {
+    fn is_free(&self) -> bool {
+        self.task.is_none()
+            && self.process.is_none()
+            && self.group.strong_count() == 0
+            && self.session.strong_count() == 0
+    }
+}
+
+/// The process tree: numbers, and (by holding its lock) the relations of all processes.
+#[derive(Default)]
+pub struct Tree {
+    entries: BTreeMap<Pid, Entry>,
+    next: Pid,
+}
+
+/// The table of numbers behind the tree lock.
+pub struct PidTable {
+    tree: SpinLock<Tree>,
+}
+
+impl PidTable {
+    pub(crate) fn new() -> Self {
+        PidTable { tree: SpinLock::new(Tree { entries: BTreeMap::new(), next: 1 }) }
+    }
+
+    /// Runs `f` with the tree lock held.
+    pub fn tree<R>(&self, f: impl FnOnce(&mut Tree) -> R) -> R {
+        f(&mut self.tree.lock())
+    }
+
+    /// The task with number `tid`.
+    pub fn task(&self, tid: Pid) -> Result<TaskRef> {
+        self.tree(|t| t.task(tid)).ok_or(Errno::ESRCH)
+    }
+
+    /// The process with number `pid`, dead or alive, not yet waited for.
+    pub fn process(&self, pid: Pid) -> Result<Arc<Process>> {
+        self.tree(|t| t.process(pid)).ok_or(Errno::ESRCH)
+    }
+
+    /// The process group with number `pgid`.
+    pub fn group(&self, pgid: Pid) -> Result<Arc<ProcessGroup>> {
+        self.tree(|t| t.group(pgid)).ok_or(Errno::ESRCH)
+    }
+
+    /// All processes, by number (`/proc`, `kill(-1)`).
+    pub fn processes(&self) -> Vec<Arc<Process>> {
+        self.tree(|t| t.processes().cloned().collect())
+    }
+
+    /// The members of a group, by number.
+    pub fn members(&self, group: &Arc<ProcessGroup>) -> Vec<Arc<Process>> {
+        self.tree(|t| t.members(group).collect())
+    }
+
+    /// How many tasks there are.
+    pub fn task_count(&self) -> usize {
+        self.tree(|t| t.entries.values().filter(|e| e.task.is_some()).count())
+    }
+
+    /// The last number given out.
+    pub fn last(&self) -> Pid {
+        self.tree(|t| t.next - 1)
+    }
+}
+
+impl Tree {
+    /// Reserves the next free number; `EAGAIN` when there is none.
+    pub fn allocate(&mut self) -> Result<Pid> {
+        // Groups and sessions end by reference count: their numbers are found free here.
+        for _ in 0..PID_MAX {
+            let pid = self.next;
+            self.next = if pid + 1 >= PID_MAX { 300 } else { pid + 1 };
+            if self.entries.get(&pid).is_none_or(Entry::is_free) {
+                self.entries.insert(pid, Entry::default());
+                return Ok(pid);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    fn entry(&mut self, pid: Pid) -> &mut Entry {
+        self.entries.entry(pid).or_default()
+    }
+
+    /// Gives `tid` its task.
+    pub fn set_task(&mut self, tid: Pid, task: &TaskRef) {
+        self.entry(tid).task = Some(task.clone());
+    }
+
+    /// Gives `pid` its process.
+    pub fn set_process(&mut self, process: &Arc<Process>) {
+        self.entry(process.pid).process = Some(process.clone());
+    }
+
+    /// A new session with one group, both numbered `pid`.
+    pub fn new_session(&mut self, pid: Pid) -> Arc<ProcessGroup> {
+        let session = Arc::new(Session { sid: pid, terminal: SpinLock::new(None) });
+        self.entry(pid).session = Arc::downgrade(&session);
+        self.new_group(pid, session)
+    }
+
+    /// A new group in `session`.
+    pub fn new_group(&mut self, pgid: Pid, session: Arc<Session>) -> Arc<ProcessGroup> {
+        let group = Arc::new(ProcessGroup { pgid, session });
+        self.entry(pgid).group = Arc::downgrade(&group);
+        group
+    }
+
+    /// Forgets a task; returns the table's reference, to be dropped after the lock.
+    pub fn remove_task(&mut self, tid: Pid) -> Option<TaskRef> {
+        let task = self.entries.get_mut(&tid).and_then(|e| e.task.take());
+        self.forget_if_free(tid);
+        task
+    }
+
+    /// Forgets a process that has been waited for.
+    pub fn remove_process(&mut self, pid: Pid) -> Option<Arc<Process>> {
+        let process = self.entries.get_mut(&pid).and_then(|e| e.process.take());
+        self.forget_if_free(pid);
+        process
+    }
+
+    /// Gives an unused number back.
+    pub fn forget_if_free(&mut self, pid: Pid) {
+        if self.entries.get(&pid).is_some_and(Entry::is_free) {
+            self.entries.remove(&pid);
+        }
+    }
+
+    /// The task with number `tid`.
+    pub fn task(&self, tid: Pid) -> Option<TaskRef> {
+        self.entries.get(&tid)?.task.clone()
+    }
+
+    /// The process with number `pid`.
+    pub fn process(&self, pid: Pid) -> Option<Arc<Process>> {
+        self.entries.get(&pid)?.process.clone()
+    }
+
+    /// The group with number `pgid`.
+    pub fn group(&self, pgid: Pid) -> Option<Arc<ProcessGroup>> {
+        self.entries.get(&pgid)?.group.upgrade()
+    }
+
+    /// All processes.
+    pub fn processes(&self) -> impl Iterator<Item = &Arc<Process>> {
+        self.entries.values().filter_map(|e| e.process.as_ref())
+    }
+
+    /// The members of a group.
+    pub fn members<'a>(&'a self, group: &'a Arc<ProcessGroup>) -> impl Iterator<Item = Arc<Process>> + 'a {
+        self.processes().filter(move |p| Arc::ptr_eq(&p.links.lock().group, group)).cloned()
+    }
+
+    /// Whether a group is orphaned: no member has a parent in another group of the same session.
+    pub fn is_orphaned(&self, group: &Arc<ProcessGroup>) -> bool {
+        !self.members(group).any(|p| {
+            p.parent().is_some_and(|parent| {
+                let g = parent.group();
+                !Arc::ptr_eq(&g, group) && Arc::ptr_eq(&g.session, &group.session)
+            })
+        })
+    }
+}
+
+/// Whether two task references are the same task.
+pub fn same_task(a: &TaskRef, b: &TaskRef) -> bool {
+    Arc::<hal::Thread<Sentry>>::ptr_eq(a, b)
+}

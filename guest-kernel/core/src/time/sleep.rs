@@ -1,0 +1,87 @@
+//! Sleeping, and `restart_syscall(2)`.
+
+use super::{Clock, TimeSpec, clocks::clock_now, deadline_after};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    sync::{Interruptible, WaitError, wait_event_any},
+    syscall::{Ctx, Syscall, UserPtr},
+    syscalls,
+};
+use ringfence_hal as hal;
+
+/// What `restart_syscall` goes on with after a stop: the calls whose time-out is relative must not start
+/// their time again.
+#[derive(Clone, Copy, Debug)]
+pub enum Restart {
+    /// A sleep until this monotonic time; the rest goes to the pointer if it is interrupted again.
+    Sleep {
+        /// Absolute nanoseconds.
+        deadline: u64,
+        /// `struct timespec *`, or 0.
+        remaining: u64,
+    },
+}
+
+fn sleep(task: &TaskRef, deadline: u64) -> Result<(), WaitError> {
+    match wait_event_any(task, Interruptible::Yes, Some(deadline), || None::<()>) {
+        Ok(()) | Err(WaitError::TimedOut) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn relative(ctx: &mut Ctx<'_>, deadline: u64, remaining: UserPtr<TimeSpec>) -> Result {
+    if sleep(ctx.task, deadline).is_ok() {
+        return Ok(0);
+    }
+    let left = deadline.saturating_sub(hal::time::now());
+    if left == 0 {
+        return Ok(0);
+    }
+    remaining.write_opt(&TimeSpec::from_ns(left))?;
+    *ctx.task.restart.lock() = Some(Restart::Sleep { deadline, remaining: remaining.0 });
+    Err(Errno::ERESTART_RESTARTBLOCK)
+}
+
+fn nanosleep(ctx: &mut Ctx<'_>, request: UserPtr<TimeSpec>, remaining: UserPtr<TimeSpec>) -> Result {
+    let ns = request.read()?.to_ns()?;
+    relative(ctx, deadline_after(ns), remaining)
+}
+
+const TIMER_ABSTIME: i32 = 1;
+
+fn clock_nanosleep(
+    ctx: &mut Ctx<'_>,
+    id: i32,
+    flags: i32,
+    request: UserPtr<TimeSpec>,
+    remaining: UserPtr<TimeSpec>,
+) -> Result {
+    let ns = request.read()?.to_ns()?;
+    let clock = match Clock::new(id)? {
+        c @ (Clock::Realtime | Clock::Monotonic) => c,
+        _ => return Err(Errno::EOPNOTSUPP), // sleeping on CPU time
+    };
+    if flags & TIMER_ABSTIME == 0 {
+        return relative(ctx, deadline_after(ns), remaining);
+    }
+    let left = ns.saturating_sub(clock_now(ctx.task, clock)?);
+    match sleep(ctx.task, deadline_after(left)) {
+        Ok(()) => Ok(0),
+        Err(_) => Err(Errno::ERESTARTNOHAND),
+    }
+}
+
+fn restart_syscall(ctx: &mut Ctx<'_>) -> Result {
+    let restart = ctx.task.restart.lock().take();
+    match restart {
+        Some(Restart::Sleep { deadline, remaining }) => relative(ctx, deadline, UserPtr::new(remaining)),
+        None => Err(Errno::EINTR),
+    }
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    35 nanosleep(req: UserPtr<TimeSpec>, rem: UserPtr<TimeSpec>) Full "";
+    219 restart_syscall() Full "";
+    230 clock_nanosleep(clockid: i32, flags: i32, req: UserPtr<TimeSpec>, rem: UserPtr<TimeSpec>) Partial "not on CPU-time clocks";
+};

@@ -13,10 +13,10 @@ use crate::{errno::Result, hal};
 /// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
 ///
 /// # Contract
-/// - [`page`](Self::page) is called with the lock of an [`Mm`](super::Mm) held for reading. It may take
-///   the object's own page lock and may wait for a device, but it must not take any lock that is held
-///   over a copy from or to user memory (an inode's `write` mutex): that copy faults and takes the lock
-///   of the `Mm`.
+/// - [`page`](Self::page) and [`cached_page`](Self::cached_page) are called with a spin lock of an
+///   [`Mm`](super::Mm) held: they may take the object's own page spin lock, but must not sleep, and must not
+///   take any lock that is held over a copy from or to user memory (an inode's mutex): that copy faults and
+///   takes the lock of the `Mm`.
 /// - The frame of an index stays the same until a truncation drops it, so that all mappings and the
 ///   `read`/`write` path see the same bytes. A hole is therefore allocated by the first look at it.
 /// - Bytes between the end of the object and the end of its last page are zero.

@@ -17,7 +17,7 @@
 //! | `vma`, `tree` | one mapping; the ordered set of them and the search for gaps |
 //! | `mappable` | the contract with owners of pages (files, shared memory) |
 //! | `pages`, `shmem`, `mappers` | a sparse array of frames; shared anonymous memory; telling mappings about a truncation |
-//! | `fault` | resolving a page fault |
+//! | `fault`, `entry` | resolving a page fault; where faults come in and what becomes of those that fail |
 //! | `map`, `brk`, `remap`, `advise`, `lock` | the operations behind the system calls |
 //! | `fork` | duplicating an address space |
 //! | `remote` | reading and writing memory of another process |
@@ -28,7 +28,8 @@
 //! Order: inode mutex (held over user copies) → `Mm::layout` → an object's page lock → the lock inside
 //! `hal::AddressSpace`. `Mm::layout` is read-locked to resolve a fault and write-locked to change mappings;
 //! so faults of threads run in parallel, and meet in `AddressSpace::map_new` and `replace`, which succeed
-//! for one of them only; the other looks again. No user memory may be copied with `Mm::layout` held.
+//! for one of them only; the other looks again. `Mm::layout` spins: nothing below it may sleep, and no user
+//! memory may be copied with it held. References to files are dropped after it is released.
 //! Two `Mm`s are never locked at the same time, except a child that nobody else can see yet.
 //!
 //! # Invariants
@@ -38,6 +39,7 @@
 
 mod advise;
 mod brk;
+mod entry;
 mod fault;
 mod fork;
 mod lock;
@@ -56,10 +58,13 @@ mod vma;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-pub use fault::{FaultResult, resolve_kernel_fault, resolve_user_fault};
+pub use fault::FaultResult;
+pub use entry::{kernel_fault, user_fault};
 pub use map::{MapRequest, Placement};
 pub use mappable::{FileMapping, Mappable, MappedFile};
 pub use mappers::Mappers;
+pub use remap::RemapRequest;
+pub use remote::WordKey;
 pub use pages::PageTree;
 pub use report::{MmStats, SmapsCounts, VmaInfo, VmaName};
 pub use shmem::SharedMemory;
@@ -67,7 +72,7 @@ pub use syscalls::SYSCALLS;
 pub use tree::{Totals, VmaTree};
 pub use vma::{Backing, Vma, VmFlags};
 
-use crate::{errno::Result, hal, hal::AddressSpace, sync::RwMutex};
+use crate::{errno::Result, hal, hal::AddressSpace, sync::{RwSpinLock, SpinLock}};
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = hal::PAGE_SIZE as u64;
@@ -142,13 +147,17 @@ pub struct Image {
 /// An address space of a program. Shared by the tasks made with `CLONE_VM`.
 pub struct Mm {
     space: Arc<AddressSpace>,
-    layout: RwMutex<Layout>,
+    layout: RwSpinLock<Layout>,
     /// Pages of anonymous and private-dirty memory now in the page tables (approximate: counted per VMA kind).
     anon_pages: AtomicI64,
     /// Pages of objects now in the page tables.
     object_pages: AtomicI64,
     peak_resident: AtomicU64,
+    /// Serialise upgrades of one page (see `fault`), by page number.
+    upgrade_locks: [SpinLock<()>; UPGRADE_LOCKS],
 }
+
+const UPGRADE_LOCKS: usize = 8;
 
 /// What the lock of an [`Mm`] guards.
 struct Layout {
@@ -184,10 +193,11 @@ impl Mm {
     fn with_layout(space: Arc<AddressSpace>, layout: Layout) -> Mm {
         Mm {
             space,
-            layout: RwMutex::new(layout),
+            layout: RwSpinLock::new(layout),
             anon_pages: AtomicI64::new(0),
             object_pages: AtomicI64::new(0),
             peak_resident: AtomicU64::new(0),
+            upgrade_locks: [const { SpinLock::new(()) }; UPGRADE_LOCKS],
         }
     }
 
@@ -204,6 +214,12 @@ impl Mm {
     /// Changes the record of where the parts of the program lie (exec, `prctl(PR_SET_MM)`).
     pub fn update_image(&self, change: impl FnOnce(&mut Image)) {
         change(&mut self.layout.write().image);
+    }
+
+    /// The lock for upgrading `page`.
+    fn upgrade_lock(&self, page: u64) -> &SpinLock<()> {
+        let [first, ..] = &self.upgrade_locks;
+        self.upgrade_locks.get((page / PAGE_SIZE) as usize % UPGRADE_LOCKS).unwrap_or(first)
     }
 
     /// Counts pages that entered or left the page tables for `vma`.
@@ -224,6 +240,13 @@ impl Mm {
         if n > 0 {
             self.count_pages(vma, -(n as i64));
         }
+    }
+}
+
+impl Layout {
+    /// Notes the largest size so far.
+    fn note_size(&mut self) {
+        self.peak_pages = self.peak_pages.max(self.vmas.totals().all);
     }
 }
 

@@ -1,0 +1,168 @@
+//! `madvise`, `mincore` and `msync`: advice about mappings and questions about their pages.
+
+use core::ops::Range;
+
+use super::{Backing, Layout, Mm, PAGE_SIZE, Vma, VmFlags, map::check_range};
+use crate::errno::{Errno, Result};
+
+/// A piece of advice, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Nothing to do but to check the range.
+    Hint,
+    /// Drop the pages (`MADV_DONTNEED`).
+    DontNeed,
+    /// Pages may be dropped any time; we drop them now (`MADV_FREE`).
+    Free,
+    /// Set and clear flags.
+    Flags {
+        /// To set.
+        set: VmFlags,
+        /// To clear.
+        clear: VmFlags,
+    },
+    /// `MADV_POPULATE_READ` (false) or `MADV_POPULATE_WRITE` (true).
+    Populate(bool),
+}
+
+impl Advice {
+    /// Decodes the argument of `madvise`; EINVAL for what there is not.
+    pub(super) fn from_raw(advice: i32) -> Result<Advice> {
+        let access = VmFlags::SEQUENTIAL | VmFlags::RANDOM;
+        let flags = |set: VmFlags, clear: VmFlags| Advice::Flags { set, clear: clear - set };
+        Ok(match advice {
+            0 => flags(VmFlags::empty(), access),
+            1 => flags(VmFlags::RANDOM, access),
+            2 => flags(VmFlags::SEQUENTIAL, access),
+            // WILLNEED; MERGEABLE, UNMERGEABLE (no page merging here); COLD, PAGEOUT (no reclaim).
+            3 | 12 | 13 | 20 | 21 => Advice::Hint,
+            4 => Advice::DontNeed,
+            8 => Advice::Free,
+            10 => flags(VmFlags::DONTFORK, VmFlags::empty()),
+            11 => flags(VmFlags::empty(), VmFlags::DONTFORK),
+            14 => flags(VmFlags::HUGEPAGE, VmFlags::NOHUGEPAGE),
+            15 => flags(VmFlags::NOHUGEPAGE, VmFlags::HUGEPAGE),
+            16 => flags(VmFlags::DONTDUMP, VmFlags::empty()),
+            17 => flags(VmFlags::empty(), VmFlags::DONTDUMP),
+            18 => flags(VmFlags::WIPEONFORK, VmFlags::empty()),
+            19 => flags(VmFlags::empty(), VmFlags::WIPEONFORK),
+            22 => Advice::Populate(false),
+            23 => Advice::Populate(true),
+            _ => return Err(Errno::EINVAL),
+        })
+    }
+}
+
+impl Mm {
+    /// Applies advice to every mapping in `range`. Holes are ENOMEM, after the rest was done.
+    pub(super) fn advise(&self, range: Range<u64>, advice: Advice, between: &mut dyn FnMut()) -> Result<()> {
+        match advice {
+            Advice::Populate(write) => return self.populate(range, Some(write), between),
+            Advice::DontNeed | Advice::Free | Advice::Hint => {
+                let layout = self.layout.read();
+                for vma in layout.vmas.overlapping(range.clone()) {
+                    advisable(vma, advice)?;
+                    if advice != Advice::Hint {
+                        self.unmap_pages(vma, vma.start.max(range.start)..vma.end.min(range.end));
+                    }
+                }
+                return covered(&layout, range);
+            }
+            Advice::Flags { .. } => {}
+        }
+        let Advice::Flags { set, clear } = advice else { return Ok(()) };
+        let mut layout = self.layout.write();
+        layout.check_split(&range)?;
+        for vma in layout.vmas.overlapping(range.clone()) {
+            advisable(vma, advice)?;
+        }
+        let unchanged =
+            layout.vmas.overlapping(range.clone()).all(|v| v.flags.contains(set) && !v.flags.intersects(clear));
+        if !unchanged {
+            layout.vmas.update(range.clone(), |vma| {
+                vma.flags -= clear;
+                vma.flags |= set;
+            });
+        }
+        covered(&layout, range)
+    }
+
+    /// One byte for each page of `range`, from `first` on as many as fit: 1 if a touch would not need to make or
+    /// fetch the page.
+    pub(super) fn incore(&self, range: Range<u64>, out: &mut [u8]) -> Result<()> {
+        let layout = self.layout.read();
+        for (slot, page) in out.iter_mut().zip(range.step_by(PAGE_SIZE as usize)) {
+            let vma = layout.vmas.find(page).ok_or(Errno::ENOMEM)?;
+            let resident = self.space.get(page).is_some()
+                || match &vma.backing {
+                    Backing::Anonymous => false,
+                    Backing::Object { object, .. } => object.cached_page(vma.page_index(page)).is_some(),
+                };
+            *slot = u8::from(resident);
+        }
+        Ok(())
+    }
+
+    /// Writes back shared mappings in `range`. Objects are written back without the lock.
+    pub(super) fn sync(&self, range: Range<u64>, write_back: bool, invalidate: bool) -> Result<()> {
+        let mut at = range.start;
+        let mut hole = false;
+        while at < range.end {
+            let layout = self.layout.read();
+            let Some(vma) = layout.vmas.find_at_or_after(at).filter(|v| v.start < range.end) else {
+                hole = true;
+                break;
+            };
+            hole |= vma.start > at;
+            if invalidate && vma.flags.contains(VmFlags::LOCKED) {
+                return Err(Errno::EBUSY);
+            }
+            let first = vma.start.max(at);
+            let last = vma.end.min(range.end);
+            let target = match &vma.backing {
+                Backing::Object { object, offset, .. } if vma.is_shared() && write_back => {
+                    Some((object.clone(), offset + (first - vma.start)))
+                }
+                _ => None,
+            };
+            drop(layout);
+            if let Some((object, offset)) = target {
+                object.sync(offset, offset + (last - first))?;
+            }
+            at = last;
+        }
+        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+}
+
+/// Checks that `advice` makes sense for `vma`.
+fn advisable(vma: &Vma, advice: Advice) -> Result<()> {
+    let private_anonymous = vma.is_anonymous();
+    let refused = match advice {
+        Advice::DontNeed => vma.flags.contains(VmFlags::LOCKED),
+        Advice::Free => !private_anonymous || vma.flags.contains(VmFlags::LOCKED),
+        Advice::Flags { set, .. } => set.contains(VmFlags::WIPEONFORK) && !private_anonymous,
+        _ => false,
+    };
+    if refused { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+fn covered(layout: &Layout, range: Range<u64>) -> Result<()> {
+    if layout.vmas.covers(range) { Ok(()) } else { Err(Errno::ENOMEM) }
+}
+
+/// The range of an `madvise`-like call; None if it is empty, which is a success.
+///
+/// # Errors
+/// EINVAL if it is not page-aligned or wraps; ENOMEM if it leaves the user half.
+pub(super) fn advice_range(start: u64, len: u64) -> Result<Option<Range<u64>>> {
+    let len = super::page_align_up(len).ok_or(Errno::EINVAL)?;
+    let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
+    if start % PAGE_SIZE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if len == 0 {
+        return Ok(None);
+    }
+    check_range(start..end).map(Some).map_err(|_| Errno::ENOMEM)
+}

@@ -1,0 +1,271 @@
+//! Resolving page faults.
+//!
+//! A fault either finds no page-table entry and *fills* it, or finds one whose rights are too small and
+//! *upgrades* it. Both run with the layout locked for reading, so several threads may resolve the same page:
+//! `AddressSpace::map_new` lets one of them win and the others look again. Upgrades of one page are
+//! serialised by [`Mm::upgrade_locks`]: otherwise one thread could take over an exclusive frame while another
+//! still copies it, and writes made in between would be lost.
+
+use crate::{
+    errno::Errno,
+    hal::{self, Access, Frame, MapError, PageFault, Prot, sync::Once},
+};
+
+use super::{
+    Backing, Limits, MMAP_MIN_ADDR, Mappable, Mm, PAGE_SIZE, STACK_GUARD_GAP, USER_END, Vma, VmFlags, VmaTree,
+    page_align_down,
+};
+
+/// Pages mapped around a read fault on an object, if they are cached.
+const FAULT_AROUND: u64 = 16;
+
+/// How a fault ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultResult {
+    /// The access can be retried.
+    Resolved,
+    /// Nothing is mapped there: SIGSEGV with `SEGV_MAPERR`.
+    NotMapped,
+    /// The mapping does not allow the access: SIGSEGV with `SEGV_ACCERR`.
+    NotPermitted,
+    /// Beyond the end of the object, or its page cannot be had: SIGBUS with `BUS_ADRERR`.
+    NoPage,
+    /// No memory is left: the out-of-memory path decides whom to kill.
+    OutOfMemory,
+}
+
+/// What one attempt at a page came to.
+enum Attempt {
+    Done,
+    /// Another thread was quicker: look again.
+    Again,
+    Failed(FaultResult),
+}
+
+impl Mm {
+    /// Resolves a page fault. `limits` is asked for when a stack has to grow.
+    pub fn fault(&self, fault: PageFault, limits: impl FnOnce() -> Limits) -> FaultResult {
+        if fault.addr >= USER_END {
+            return FaultResult::NotMapped;
+        }
+        let page = page_align_down(fault.addr);
+        {
+            let layout = self.layout.read();
+            match layout.vmas.find_at_or_after(page) {
+                Some(vma) if vma.start <= page => {
+                    return self.touch(vma, page, fault.access, fault.present);
+                }
+                Some(vma) if vma.flags.contains(VmFlags::GROWSDOWN) => {}
+                _ => return FaultResult::NotMapped,
+            }
+        }
+        let limits = limits();
+        let mut layout = self.layout.write();
+        if !grow_stack(&mut layout.vmas, page, &limits) {
+            return FaultResult::NotMapped;
+        }
+        layout.note_size();
+        match layout.vmas.find(page) {
+            Some(vma) => self.touch(vma, page, fault.access, false),
+            None => FaultResult::NotMapped,
+        }
+    }
+
+    /// Makes `page` of `vma` accessible. `present`: there is probably an entry already.
+    ///
+    /// Precondition: the layout is locked; `page` lies in `vma`.
+    pub(super) fn touch(&self, vma: &Vma, page: u64, access: Access, present: bool) -> FaultResult {
+        if !permits(vma.prot, access) {
+            return FaultResult::NotPermitted;
+        }
+        let mut present = present;
+        loop {
+            let attempt = if present { self.upgrade(vma, page, access) } else { self.fill(vma, page, access) };
+            match attempt {
+                Attempt::Done => return FaultResult::Resolved,
+                Attempt::Failed(result) => return result,
+                Attempt::Again => present = !present,
+            }
+        }
+    }
+
+    /// Maps a page where there was none. `Again`: there is one.
+    fn fill(&self, vma: &Vma, page: u64, access: Access) -> Attempt {
+        let write = access == Access::Write;
+        let rights = page_rights(vma.prot);
+        let (frame, rights) = match &vma.backing {
+            Backing::Anonymous if write => match Frame::alloc_zeroed() {
+                Ok(frame) => (frame, rights),
+                Err(hal::OutOfMemory) => return Attempt::Failed(FaultResult::OutOfMemory),
+            },
+            Backing::Anonymous => match zero_frame() {
+                Some(frame) => (frame, rights - Prot::WRITE),
+                None => return Attempt::Failed(FaultResult::OutOfMemory),
+            },
+            Backing::Object { object, .. } => {
+                match self.object_frame(vma, object.as_ref(), page, write) {
+                    Ok((frame, true)) => (frame, rights),
+                    Ok((frame, false)) => (frame, rights - Prot::WRITE),
+                    Err(result) => return Attempt::Failed(result),
+                }
+            }
+        };
+        match self.space.map_new(page, frame, rights) {
+            Ok(()) => {
+                let mut mapped = 1;
+                if let Backing::Object { object, .. } = &vma.backing
+                    && !write
+                    && !vma.flags.contains(VmFlags::RANDOM)
+                {
+                    mapped += self.fault_around(vma, object.as_ref(), page);
+                }
+                self.count_pages(vma, mapped);
+                Attempt::Done
+            }
+            Err(MapError::Present) => Attempt::Again,
+            Err(MapError::OutOfMemory) => Attempt::Failed(FaultResult::OutOfMemory),
+        }
+    }
+
+    /// The frame to map for a page of an object, and whether it may be mapped writable.
+    fn object_frame(
+        &self,
+        vma: &Vma,
+        object: &dyn Mappable,
+        page: u64,
+        write: bool,
+    ) -> Result<(Frame, bool), FaultResult> {
+        let index = vma.page_index(page);
+        if index >= object.len().div_ceil(PAGE_SIZE) {
+            return Err(FaultResult::NoPage);
+        }
+        let writable = vma.is_shared() && vma.prot.contains(Prot::WRITE);
+        let frame = object.page(index, writable).map_err(|e| match e {
+            Errno::ENOMEM => FaultResult::OutOfMemory,
+            _ => FaultResult::NoPage,
+        })?;
+        if vma.is_shared() || !write {
+            return Ok((frame, writable));
+        }
+        vma.note_private_page();
+        Ok((Frame::alloc_copy(&frame).map_err(|_| FaultResult::OutOfMemory)?, true))
+    }
+
+    /// Maps the cached neighbours of `page`, read-only. Not for shared writable mappings, whose objects want to
+    /// know about every page that may be written. Returns how many were mapped.
+    fn fault_around(&self, vma: &Vma, object: &dyn Mappable, page: u64) -> i64 {
+        if vma.is_shared() && vma.prot.contains(Prot::WRITE) {
+            return 0;
+        }
+        let window = FAULT_AROUND * PAGE_SIZE;
+        let pages_in_object = object.len().div_ceil(PAGE_SIZE);
+        let first = vma.start.max(page - page % window);
+        let last = vma.end.min(page - page % window + window);
+        let rights = page_rights(vma.prot) - Prot::WRITE;
+        let mut mapped = 0;
+        for neighbour in (first..last).step_by(PAGE_SIZE as usize) {
+            let index = vma.page_index(neighbour);
+            if neighbour == page {
+                continue;
+            }
+            if index >= pages_in_object {
+                break;
+            }
+            if let Some(frame) = object.cached_page(index) {
+                match self.space.map_new(neighbour, frame, rights) {
+                    Ok(()) => mapped += 1,
+                    Err(MapError::Present) => {}
+                    Err(MapError::OutOfMemory) => break,
+                }
+            }
+        }
+        mapped
+    }
+
+    /// Enlarges the rights of a page that is mapped. `Again`: there is no entry, or it changed meanwhile.
+    fn upgrade(&self, vma: &Vma, page: u64, access: Access) -> Attempt {
+        let _lock = (!vma.is_shared()).then(|| self.upgrade_lock(page).lock());
+        let Some(mapping) = self.space.get(page) else { return Attempt::Again };
+        if permits(mapping.prot, access) {
+            return Attempt::Done;
+        }
+        let rights = page_rights(vma.prot);
+        let pfn = mapping.frame.pfn();
+        let (frame, rights) = if access != Access::Write {
+            // mprotect gave reading or executing back; writing stays for the write fault.
+            (mapping.frame, rights & (mapping.prot | Prot::READ | Prot::EXEC))
+        } else if vma.is_shared() {
+            if let Backing::Object { object, .. } = &vma.backing
+                && object.page(vma.page_index(page), true).is_err()
+            {
+                return Attempt::Failed(FaultResult::NoPage);
+            }
+            (mapping.frame, rights)
+        } else {
+            vma.note_private_page();
+            match own_frame(mapping.frame) {
+                Ok(frame) => (frame, rights),
+                Err(hal::OutOfMemory) => return Attempt::Failed(FaultResult::OutOfMemory),
+            }
+        };
+        if self.space.replace(page, pfn, frame, rights) { Attempt::Done } else { Attempt::Again }
+    }
+}
+
+/// A frame with the contents of `frame` that only one page-table entry will refer to: `frame` itself if the
+/// entry (and our reference) are the only ones, else a copy.
+fn own_frame(frame: Frame) -> Result<Frame, hal::OutOfMemory> {
+    const ENTRY_AND_OURS: usize = 2;
+    if !frame.is_static() && frame.ref_count() == ENTRY_AND_OURS {
+        return Ok(frame);
+    }
+    if zero_frame().is_some_and(|zero| zero.pfn() == frame.pfn()) {
+        return Frame::alloc_zeroed();
+    }
+    Frame::alloc_copy(&frame)
+}
+
+/// The page that all untouched anonymous memory reads as.
+pub(super) fn zero_frame() -> Option<Frame> {
+    static ZERO: Once<Option<Frame>> = Once::new();
+    ZERO.call_once(|| Frame::alloc_zeroed().ok()).clone()
+}
+
+/// Whether rights `prot` allow `access`. On x86-64 every mapped page is readable.
+pub(super) fn permits(prot: Prot, access: Access) -> bool {
+    match access {
+        Access::Read => !prot.is_empty(),
+        Access::Write => prot.contains(Prot::WRITE),
+        Access::Exec => prot.contains(Prot::EXEC),
+    }
+}
+
+/// The page-table rights for a mapping's protection: any access implies reading.
+pub(super) fn page_rights(prot: Prot) -> Prot {
+    if prot.is_empty() { prot } else { prot | Prot::READ }
+}
+
+/// Lets the stack above `page` grow down to it, if the limits and the mapping below allow.
+fn grow_stack(vmas: &mut VmaTree, page: u64, limits: &Limits) -> bool {
+    let Some(stack) = vmas.find_at_or_after(page) else { return false };
+    if stack.start <= page {
+        return true; // Another thread has done it.
+    }
+    if !stack.flags.contains(VmFlags::GROWSDOWN) || page < MMAP_MIN_ADDR {
+        return false;
+    }
+    let (start, end) = (stack.start, stack.end);
+    let added = (start - page) / PAGE_SIZE;
+    if end - page > limits.stack || vmas.totals().all.saturating_add(added) > limits.address_space / PAGE_SIZE {
+        return false;
+    }
+    if let Some(below) = vmas.find_before(page)
+        && !below.prot.is_empty()
+        && !below.flags.contains(VmFlags::GROWSDOWN)
+        && page - below.end < STACK_GUARD_GAP
+    {
+        return false;
+    }
+    vmas.move_start(start, page);
+    true
+}

@@ -1,0 +1,104 @@
+//! `mlock` and its family. Nothing is ever paged out here, so locking means: make the pages present now, and
+//! count them against the limit.
+
+use core::ops::Range;
+
+use super::{Limits, Mm, PAGE_SIZE, VmFlags, map::check_range};
+use crate::errno::{Errno, Result};
+
+impl Mm {
+    /// Locks `range`; with `on_fault`, pages are not made present.
+    ///
+    /// # Errors
+    /// ENOMEM (a hole, or over the limit), EPERM (the limit is 0).
+    pub(super) fn lock(
+        &self,
+        range: Range<u64>,
+        on_fault: bool,
+        limits: &Limits,
+        between: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let range = check_range(range)?;
+        if limits.locked == 0 {
+            return Err(Errno::EPERM);
+        }
+        let mut layout = self.layout.write();
+        layout.check_split(&range)?;
+        let new: u64 = layout
+            .vmas
+            .overlapping(range.clone())
+            .filter(|v| !v.flags.contains(VmFlags::LOCKED))
+            .map(|v| (v.end.min(range.end) - v.start.max(range.start)) / PAGE_SIZE)
+            .sum();
+        if layout.vmas.totals().locked.saturating_add(new) > limits.locked / PAGE_SIZE
+            || !layout.vmas.covers(range.clone())
+        {
+            return Err(Errno::ENOMEM);
+        }
+        layout.vmas.update(range.clone(), |vma| vma.flags |= VmFlags::LOCKED);
+        drop(layout);
+        if !on_fault {
+            // A page that cannot be had (PROT_NONE, beyond the end of a file) does not undo the lock.
+            match self.populate(range, None, between) {
+                Err(Errno::ENOMEM) => return Err(Errno::EAGAIN),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlocks `range`.
+    pub(super) fn unlock(&self, range: Range<u64>) -> Result<()> {
+        let range = check_range(range)?;
+        let mut layout = self.layout.write();
+        layout.check_split(&range)?;
+        layout.vmas.update(range.clone(), |vma| vma.flags -= VmFlags::LOCKED);
+        if layout.vmas.covers(range) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `mlockall`.
+    pub(super) fn lock_all(
+        &self,
+        current: bool,
+        future: bool,
+        on_fault: bool,
+        limits: &Limits,
+        between: &mut dyn FnMut(),
+    ) -> Result<()> {
+        if limits.locked == 0 {
+            return Err(Errno::EPERM);
+        }
+        let mut layout = self.layout.write();
+        if current && layout.vmas.totals().all > limits.locked / PAGE_SIZE {
+            return Err(Errno::ENOMEM);
+        }
+        layout.lock_future = future;
+        if !current {
+            return Ok(());
+        }
+        layout.vmas.update(0..super::USER_END, |vma| vma.flags |= VmFlags::LOCKED);
+        drop(layout);
+        if on_fault {
+            return Ok(());
+        }
+        let mut at = 0;
+        loop {
+            let next = self.layout.read().vmas.find_at_or_after(at).map(|v| v.start..v.end);
+            let Some(range) = next else { return Ok(()) };
+            at = range.end;
+            let _ = self.populate(range, None, between);
+        }
+    }
+
+    /// `munlockall`.
+    pub(super) fn unlock_all(&self) {
+        let mut layout = self.layout.write();
+        layout.lock_future = false;
+        layout.vmas.update(0..super::USER_END, |vma| vma.flags -= VmFlags::LOCKED);
+    }
+
+    /// Whether new mappings are to be locked (`MCL_FUTURE`).
+    pub(super) fn locks_future(&self) -> bool {
+        self.layout.read().lock_future
+    }
+}

@@ -1,0 +1,69 @@
+//! Telling address spaces that pages of an object are gone.
+//!
+//! A truncated file must not stay visible through old mappings: they get SIGBUS, or the new pages if the file
+//! grows again. An object that can be truncated has a [`Mappers`] and calls [`Mappers::drop_pages`] after it
+//! has set its new length and dropped its pages. A fault that began before holds the address space's lock for
+//! reading, so `drop_pages`, which takes it for writing, comes after it and removes what it mapped.
+
+use alloc::{
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+
+use super::{Backing, Mappable, Mm, PAGE_SIZE, Vma};
+use crate::hal::sync::SpinLock;
+
+/// The address spaces that (may) map an object.
+#[derive(Default)]
+pub struct Mappers {
+    list: SpinLock<Vec<Weak<Mm>>>,
+}
+
+impl Mappers {
+    /// Nobody maps it.
+    pub const fn new() -> Self {
+        Mappers { list: SpinLock::new(Vec::new()) }
+    }
+
+    /// Adds `mm`, and forgets address spaces that no longer exist.
+    pub(super) fn add(&self, mm: &Arc<Mm>) {
+        let new = Arc::downgrade(mm);
+        let mut list = self.list.lock();
+        list.retain(|weak| weak.strong_count() > 0);
+        if !list.iter().any(|weak| weak.ptr_eq(&new)) {
+            list.push(new);
+        }
+    }
+
+    /// Unmaps all pages of `object` from index `first` on, private copies of them included.
+    ///
+    /// The caller must not hold `object`'s page lock.
+    pub fn drop_pages(&self, object: &dyn Mappable, first: u64) {
+        let mms: Vec<Arc<Mm>> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
+        for mm in mms {
+            mm.drop_object_pages(object, first);
+        }
+    }
+}
+
+impl Mm {
+    fn drop_object_pages(&self, object: &dyn Mappable, first: u64) {
+        let layout = self.layout.write();
+        for vma in layout.vmas.iter() {
+            let Backing::Object { object: mapped, offset, .. } = &vma.backing else { continue };
+            if !core::ptr::addr_eq(Arc::as_ptr(mapped), object) {
+                continue;
+            }
+            if let Some(start) = first_address(vma, *offset, first) {
+                self.unmap_pages(vma, start..vma.end);
+            }
+        }
+    }
+}
+
+/// The address in `vma` of object page `first` or of the next one that is mapped there.
+fn first_address(vma: &Vma, offset: u64, first: u64) -> Option<u64> {
+    let skip = first.saturating_mul(PAGE_SIZE).saturating_sub(offset);
+    let start = vma.start.checked_add(skip)?;
+    (start < vma.end).then_some(start)
+}

@@ -2,11 +2,10 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
+use ringfence_hal::Prot;
+
 use super::{Backing, Limits, Mm, PAGE_SIZE, USER_END, Vma, VmFlags, page_align_up};
-use crate::{
-    errno::Result,
-    hal::Prot,
-};
+use crate::errno::{Errno, Result};
 
 impl Mm {
     /// Sets where the heap begins (exec).
@@ -63,7 +62,7 @@ impl Mm {
         let vma = Vma::new(start, end, Prot::READ | Prot::WRITE, flags, Backing::Anonymous);
         // One page is kept free above, so that the heap never touches its neighbour.
         if !layout.is_free(start, end - start + PAGE_SIZE) {
-            return Err(crate::errno::Errno::ENOMEM);
+            return Err(Errno::ENOMEM);
         }
         layout.check_limits(&vma, 0, limits)?;
         layout.vmas.insert(vma);

@@ -6,10 +6,10 @@
 //! serialised by [`Mm::upgrade_locks`]: otherwise one thread could take over an exclusive frame while another
 //! still copies it, and writes made in between would be lost.
 
-use crate::{
-    errno::Errno,
-    hal::{self, Access, Frame, MapError, PageFault, Prot, sync::Once},
-};
+use ringfence_hal as hal;
+use ringfence_hal::{Access, Frame, MapError, PageFault, Prot};
+
+use crate::{errno::Errno, sync::Once};
 
 use super::{
     Backing, Limits, MMAP_MIN_ADDR, Mappable, Mm, PAGE_SIZE, STACK_GUARD_GAP, USER_END, Vma, VmFlags, VmaTree,
@@ -144,7 +144,11 @@ impl Mm {
             Errno::ENOMEM => FaultResult::OutOfMemory,
             _ => FaultResult::NoPage,
         })?;
+        if vma.is_shared() && write && frame.is_static() {
+            return Err(FaultResult::NoPage); // Read-only memory of the host: no right to write can be given.
+        }
         if vma.is_shared() || !write {
+            let writable = writable && !frame.is_static();
             return Ok((frame, writable));
         }
         vma.note_private_page();
@@ -196,7 +200,7 @@ impl Mm {
             (mapping.frame, rights & (mapping.prot | Prot::READ | Prot::EXEC))
         } else if vma.is_shared() {
             if let Backing::Object { object, .. } = &vma.backing
-                && object.page(vma.page_index(page), true).is_err()
+                && (mapping.frame.is_static() || object.page(vma.page_index(page), true).is_err())
             {
                 return Attempt::Failed(FaultResult::NoPage);
             }

@@ -7,11 +7,10 @@
 use alloc::sync::Arc;
 use core::{ops::Range, sync::atomic::Ordering};
 
+use ringfence_hal::{AddressSpace, ForkMode};
+
 use super::{Backing, Layout, Mm, Vma, VmFlags, VmaTree};
-use crate::{
-    errno::Result,
-    hal::{AddressSpace, ForkMode},
-};
+use crate::errno::Result;
 
 impl Mm {
     /// A copy of this address space.

@@ -3,14 +3,14 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::ops::Range;
 
+use ringfence_hal as hal;
+use ringfence_hal::{Access, Prot};
+
 use super::{
     Backing, FileMapping, Layout, Limits, MAX_MAP_COUNT, MMAP_MIN_ADDR, Mm, PAGE_SIZE, SharedMemory, USER_END, Vma,
     VmFlags, fault::page_rights, page_align_down, page_align_up,
 };
-use crate::{
-    errno::{Errno, Result},
-    hal::{self, Access, Prot},
-};
+use crate::errno::{Errno, Result};
 
 /// Where a new mapping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,11 @@ impl Mm {
             mappers.add(self);
         }
         Ok(Backing::Object { object: file.object.clone(), file: file.file.clone(), offset: *offset })
+    }
+
+    /// Where `len` bytes (a multiple of the page size) would be mapped next.
+    pub fn find_free(&self, len: u64) -> Result<u64> {
+        self.layout.write().place(len, Placement::Any)
     }
 
     /// Removes everything in `range`.

@@ -8,7 +8,9 @@ use core::any::Any;
 
 use alloc::{sync::Arc, vec::Vec};
 
-use crate::{errno::Result, hal};
+use ringfence_hal as hal;
+
+use crate::errno::Result;
 
 /// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
 ///

@@ -11,7 +11,7 @@ use alloc::{
 };
 
 use super::{Backing, Mappable, Mm, PAGE_SIZE, Vma};
-use crate::hal::sync::SpinLock;
+use crate::sync::SpinLock;
 
 /// The address spaces that (may) map an object.
 #[derive(Default)]

@@ -6,10 +6,9 @@
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use core::ops::Range;
 
-use crate::{
-    errno::Result,
-    hal::{Frame, sync::SpinLock},
-};
+use ringfence_hal::Frame;
+
+use crate::{errno::Result, sync::SpinLock};
 
 const CHUNK: u64 = 64;
 

@@ -5,11 +5,10 @@
 
 use alloc::sync::Arc;
 
+use ringfence_hal::{Access, Frame, Prot};
+
 use super::{Backing, FaultResult, Mappable, Mm, PAGE_SIZE, Vma, VmFlags, fault::page_rights, page_align_down};
-use crate::{
-    errno::{Errno, Result},
-    hal::{Access, Frame, Prot},
-};
+use crate::errno::{Errno, Result};
 
 /// What a word of memory is, independent of the address space it is seen in.
 #[derive(Clone)]

@@ -3,8 +3,9 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
+use ringfence_hal::Prot;
+
 use super::{Backing, Layout, MappedFile, Mm, PAGE_SIZE, Vma, VmFlags};
-use crate::hal::Prot;
 
 /// What a mapping is called in `/proc/PID/maps`.
 #[derive(Clone)]

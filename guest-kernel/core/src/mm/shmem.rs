@@ -2,8 +2,10 @@
 
 use alloc::sync::Arc;
 
+use ringfence_hal::Frame;
+
 use super::{Mappable, PageTree};
-use crate::{errno::Result, hal::Frame};
+use crate::errno::Result;
 
 /// An object of zero pages that lives as long as a mapping refers to it.
 pub struct SharedMemory {

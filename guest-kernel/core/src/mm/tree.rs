@@ -10,8 +10,9 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::ops::Range;
 
+use ringfence_hal::Prot;
+
 use super::{Vma, VmFlags};
-use crate::hal::Prot;
 
 /// Sizes of an address space, in pages, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use bitflags::bitflags;
+use ringfence_hal::Prot;
 
 use super::{Mappable, MappedFile, PAGE_SIZE};
-use crate::hal::Prot;
 
 bitflags! {
     /// Properties of a mapping that two neighbours must share to be merged.

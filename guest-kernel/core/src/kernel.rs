@@ -6,10 +6,10 @@ use ringfence_hal as hal;
 use ringfence_hal::{BootInfo, Exception, Interrupt, PageFault, UserRegs};
 
 use crate::{
-    TaskRef, mm, sched, signal,
+    TaskRef, sched, signal,
     sync::{Once, SpinLock},
     syscall,
-    task::{self, PidTable, Task},
+    task::{PidTable, Task},
 };
 
 /// The kernel proper, as the HAL sees it.
@@ -35,7 +35,7 @@ impl hal::Kernel for Sentry {
 
     fn start(boot: &'static BootInfo) -> ! {
         let idle = sched::adopt_boot_cpu();
-        crate::boot::start(boot);
+        crate::control::start(boot);
         hal::cpu::start_secondaries();
         sched::idle_loop(&idle)
     }
@@ -50,14 +50,11 @@ impl hal::Kernel for Sentry {
     }
 
     fn user_exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
-        match e {
-            Exception::PageFault(fault) => mm::user_fault(task, regs, fault),
-            other => signal::exception(task, regs, other),
-        }
+        signal::exception(task, regs, e);
     }
 
-    fn page_fault(task: &TaskRef, fault: PageFault) -> bool {
-        mm::kernel_fault(task, fault)
+    fn page_fault(_task: &TaskRef, _fault: PageFault) -> bool {
+        false
     }
 
     fn user_work(task: &TaskRef, regs: &mut UserRegs) {

@@ -17,14 +17,18 @@
 //! | [`kernel`] | machine-wide state, and how the HAL's upward calls are answered |
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
 
 extern crate alloc;
 
 use alloc::sync::Arc;
 
+pub mod control;
+pub mod drivers;
 pub mod errno;
-pub mod exec;
 pub mod fs;
 pub mod futex;
 pub mod io;

@@ -25,6 +25,7 @@ extern crate alloc;
 
 mod kernel;
 pub mod log;
+pub mod mutex;
 mod percpu;
 mod regs;
 pub mod sync;

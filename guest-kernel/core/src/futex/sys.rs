@@ -1,6 +1,6 @@
 //! The `futex` system call.
 
-use super::{Requeue, WaitFailed, wake_key, Key};
+use super::{Key, Requeue, WaitFailed, wake_key};
 use crate::{
     errno::{Errno, Result},
     sync::WaitError,
@@ -66,7 +66,14 @@ fn futex(ctx: &mut Ctx<'_>, addr: u64, op: u32, val: u32, timeout: u64, addr2: u
         WAKE_OP => {
             let encoded = WakeOp::new(val3)?;
             let counts = (count(val.into()), count(timeout));
-            super::wake_op(ctx.task, (addr, addr2), private, counts, |v| encoded.change(v), |v| encoded.test(v))
+            super::wake_op(
+                ctx.task,
+                (addr, addr2),
+                private,
+                counts,
+                |v| encoded.change(v),
+                |v| encoded.test(v),
+            )
         }
         _ => Err(Errno::ENOSYS), // the priority-inheritance family, and operations that never existed
     }

@@ -172,7 +172,8 @@ fn steal(me: usize) -> Option<TaskRef> {
     let n = hal::cpu::online();
     for cpu in (1..n).map(|i| (me + i) % n) {
         let mut rq = cpus().of(cpu).rq.lock();
-        let found = rq.queue.iter().position(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me));
+        let found =
+            rq.queue.iter().position(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me));
         if let Some(task) = found.and_then(|i| rq.queue.remove(i)) {
             task.sched.cpu.store(me, Ordering::Release);
             return Some(task);

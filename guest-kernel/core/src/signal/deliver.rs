@@ -50,7 +50,8 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
                 Default::Ignore | Default::Continue => {}
                 Default::Stop => stop::stop(task, info.signal),
                 how @ (Default::Terminate | Default::Core) => {
-                    let status = ExitStatus::Signal(info.signal.number(), how == Default::Core && core_allowed(task));
+                    let status =
+                        ExitStatus::Signal(info.signal.number(), how == Default::Core && core_allowed(task));
                     super::kill_process(task.process(), status);
                 }
             },
@@ -144,8 +145,8 @@ pub fn with_mask<T>(task: &TaskRef, mask: Option<SigSet>, f: impl FnOnce() -> Re
     let old = task.signals.mask();
     super::set_mask(task, mask);
     let result = f();
-    let interrupted =
-        matches!(&result, Err(e) if *e == Errno::EINTR || e.raw() >= Errno::ERESTARTSYS.raw()) && super::pending(task);
+    let interrupted = matches!(&result, Err(e) if *e == Errno::EINTR || e.raw() >= Errno::ERESTARTSYS.raw())
+        && super::pending(task);
     if interrupted {
         *task.signals.saved_mask.lock() = Some(old);
         task.work().fetch_or(work::SIGNAL, Ordering::Release);

@@ -137,11 +137,8 @@ pub(super) fn push(
     }
     let altstack = *task.signals.altstack.lock();
     let on_altstack = flags.contains(SaFlags::ONSTACK) && altstack.size != 0 && !altstack.contains(regs.rsp);
-    let top = if on_altstack {
-        altstack.base.wrapping_add(altstack.size)
-    } else {
-        regs.rsp.wrapping_sub(RED_ZONE)
-    };
+    let top =
+        if on_altstack { altstack.base.wrapping_add(altstack.size) } else { regs.rsp.wrapping_sub(RED_ZONE) };
 
     let size = hal::fpu::size();
     let fpstate = top.wrapping_sub((size + 4) as u64) & !63;
@@ -236,7 +233,8 @@ fn read_fpstate(at: u64) -> Result<()> {
     image.resize(size, 0);
     let legacy = image.get_mut(..LEGACY).ok_or(Errno::EFAULT)?;
     hal::user::copy_in(legacy, at)?;
-    let sw = SwBytes::read_from_bytes(legacy.get(SW_BYTES..).unwrap_or_default()).map_err(|_| Errno::EFAULT)?;
+    let sw =
+        SwBytes::read_from_bytes(legacy.get(SW_BYTES..).unwrap_or_default()).map_err(|_| Errno::EFAULT)?;
     let extended = sw.magic1 == FP_XSTATE_MAGIC1 && sw.xstate_size as usize == size;
     if extended {
         hal::user::copy_in(image.get_mut(LEGACY..).ok_or(Errno::EFAULT)?, at.wrapping_add(LEGACY as u64))?;

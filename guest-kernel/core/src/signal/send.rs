@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use super::{
     state::Pending,
-    types::{SaFlags, SigInfo, SigSet, Signal, code, Fields},
+    types::{Fields, SaFlags, SigInfo, SigSet, Signal, code},
 };
 use crate::{
     TaskRef,
@@ -132,7 +132,14 @@ fn ignored(process: &Process, task: &TaskRef, signal: Signal) -> bool {
 }
 
 /// Tells the parent that `child` changed state, and wakes its waiters. `info.code` is one of `CLD_*`.
-pub fn notify_parent(parent: &Arc<Process>, child: &Process, uid: u32, cld: i32, status: i32, signal: Signal) {
+pub fn notify_parent(
+    parent: &Arc<Process>,
+    child: &Process,
+    uid: u32,
+    cld: i32,
+    status: i32,
+    signal: Signal,
+) {
     let action = parent.sighand().get(Signal::CHLD);
     let stop = matches!(cld, code::CLD_STOPPED | code::CLD_CONTINUED);
     if !(signal == Signal::CHLD && stop && action.flags().contains(SaFlags::NOCLDSTOP)) {

@@ -28,7 +28,13 @@ fn signal_arg(n: SigNum) -> Result<Signal> {
     Signal::new(n.0).ok_or(Errno::EINVAL)
 }
 
-fn rt_sigaction(ctx: &mut Ctx<'_>, sig: SigNum, act: UserPtr<SigAction>, old: UserPtr<SigAction>, size: usize) -> Result {
+fn rt_sigaction(
+    ctx: &mut Ctx<'_>,
+    sig: SigNum,
+    act: UserPtr<SigAction>,
+    old: UserPtr<SigAction>,
+    size: usize,
+) -> Result {
     check_set_size(size)?;
     let signal = signal_arg(sig)?;
     if !act.is_null() && signal.is_unblockable() {
@@ -54,7 +60,13 @@ fn rt_sigaction(ctx: &mut Ctx<'_>, sig: SigNum, act: UserPtr<SigAction>, old: Us
     Ok(0)
 }
 
-fn rt_sigprocmask(ctx: &mut Ctx<'_>, how: i32, set: UserPtr<SigSet>, old: UserPtr<SigSet>, size: usize) -> Result {
+fn rt_sigprocmask(
+    ctx: &mut Ctx<'_>,
+    how: i32,
+    set: UserPtr<SigSet>,
+    old: UserPtr<SigSet>,
+    size: usize,
+) -> Result {
     check_set_size(size)?;
     let former = ctx.task.signals.mask();
     if let Some(set) = set.non_null() {
@@ -133,7 +145,8 @@ fn may_send(from: &Credentials, task: &TaskRef, to: &Process, signal: Option<Sig
     }
     let Some(target) = to.threads().first().map(|t| t.credentials()) else { return true };
     let same = [from.euid, from.uid].iter().any(|id| *id == target.uid || *id == target.suid);
-    same || (signal == Some(Signal::CONT) && Arc::ptr_eq(&task.process().group().session, &to.group().session))
+    same || (signal == Some(Signal::CONT)
+        && Arc::ptr_eq(&task.process().group().session, &to.group().session))
 }
 
 fn sender(task: &TaskRef, signal: Signal, code: i32) -> SigInfo {
@@ -150,7 +163,8 @@ fn kill(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum) -> Result {
     let task = ctx.task;
     let pids = &task.kernel().pids;
     if pid > 0 {
-        let process = pids.process(pid).or_else(|e| pids.task(pid).map(|t| t.process().clone()).map_err(|_| e))?;
+        let process =
+            pids.process(pid).or_else(|e| pids.task(pid).map(|t| t.process().clone()).map_err(|_| e))?;
         if !may_send(&task.credentials(), task, &process, signal) {
             return Err(Errno::EPERM);
         }
@@ -181,7 +195,13 @@ fn kill(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum) -> Result {
     if sent { Ok(0) } else { Err(Errno::EPERM) }
 }
 
-fn send_to_thread(ctx: &mut Ctx<'_>, tgid: Option<i32>, tid: i32, signal: Option<Signal>, info: impl FnOnce(Signal) -> SigInfo) -> Result {
+fn send_to_thread(
+    ctx: &mut Ctx<'_>,
+    tgid: Option<i32>,
+    tid: i32,
+    signal: Option<Signal>,
+    info: impl FnOnce(Signal) -> SigInfo,
+) -> Result {
     if tid <= 0 || tgid.is_some_and(|t| t <= 0) {
         return Err(Errno::EINVAL);
     }
@@ -230,7 +250,13 @@ fn rt_sigqueueinfo(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum, info: UserPtr<[u8; 
     Ok(0)
 }
 
-fn rt_tgsigqueueinfo(ctx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: SigNum, info: UserPtr<[u8; 128]>) -> Result {
+fn rt_tgsigqueueinfo(
+    ctx: &mut Ctx<'_>,
+    tgid: i32,
+    tid: i32,
+    sig: SigNum,
+    info: UserPtr<[u8; 128]>,
+) -> Result {
     let signal = signal_arg(sig)?;
     let info = queued_info(ctx, tgid, signal, info)?;
     send_to_thread(ctx, Some(tgid), tid, Some(signal), |_| info)

@@ -14,5 +14,6 @@ mod wait;
 pub use mutex::{Mutex, MutexGuard};
 pub use ringfence_hal::sync::{Once, RwSpinLock, SpinLock};
 pub use wait::{
-    Interruptible, PollEvents, PollTable, Queue, Registration, WaitError, WaitQueue, Wake, wait_event, wait_event_any,
+    Interruptible, PollEvents, PollTable, Queue, Registration, WaitError, WaitQueue, Wake, wait_event,
+    wait_event_any,
 };

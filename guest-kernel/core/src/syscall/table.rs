@@ -30,11 +30,10 @@ pub struct Syscall {
 
 /// Makes a list of [`Syscall`]s. Each line is
 /// `number name(arg: Type, …) Level "note";` with a function of that name and those argument types,
-/// `fn name(ctx: &mut Ctx, arg: Type, …) -> Result`, in scope. `number name = path::to::handler(…)` names
-/// another function.
+/// `fn name(ctx: &mut Ctx, arg: Type, …) -> Result`, in scope.
 #[macro_export]
 macro_rules! syscalls {
-    ($($number:literal $name:ident $(= $handler:path)? ($($arg:ident : $ty:ty),* $(,)?) $level:ident $note:literal;)*) => {
+    ($($number:literal $name:ident ($($arg:ident : $ty:ty),* $(,)?) $level:ident $note:literal;)*) => {
         &[$($crate::syscall::Syscall {
             number: $number,
             name: stringify!($name),
@@ -46,26 +45,17 @@ macro_rules! syscalls {
                     #[allow(unused_variables, unused_mut)]
                     let mut raw = [ctx.regs.rdi, ctx.regs.rsi, ctx.regs.rdx, ctx.regs.r10, ctx.regs.r8, ctx.regs.r9].into_iter();
                     $(let $arg = <$ty as $crate::syscall::Arg>::from_raw(raw.next().unwrap_or_default());)*
-                    $crate::syscalls!(@handler $name $($handler)?)(ctx, $($arg),*)
+                    $name(ctx, $($arg),*)
                 }
                 call
             },
         }),*]
     };
-    (@handler $name:ident) => { $name };
-    (@handler $name:ident $handler:path) => { $handler };
 }
 
 /// What the subsystems export.
-const LISTS: &[&[&[Syscall]]] = &[
-    crate::fs::SYSCALLS,
-    crate::mm::SYSCALLS,
-    crate::exec::SYSCALLS,
-    crate::task::SYSCALLS,
-    crate::signal::SYSCALLS,
-    crate::time::SYSCALLS,
-    crate::futex::SYSCALLS,
-];
+const LISTS: &[&[&[Syscall]]] =
+    &[crate::task::SYSCALLS, crate::signal::SYSCALLS, crate::time::SYSCALLS, crate::futex::SYSCALLS];
 
 /// The table by number.
 pub static TABLE: [Option<&'static Syscall>; MAX_SYSCALL] = compose(LISTS);

@@ -248,7 +248,14 @@ fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
     process
 }
 
-fn clone(ctx: &mut Ctx<'_>, flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) -> Result {
+fn clone(
+    ctx: &mut Ctx<'_>,
+    flags: u64,
+    stack: u64,
+    parent_tid: UserPtr<i32>,
+    child_tid: UserPtr<i32>,
+    tls: u64,
+) -> Result {
     // The low byte is the exit signal; unknown high bits are ignored by this call.
     let request = Request {
         flags: CloneFlags::from_bits_truncate(flags & 0xffff_ff00),

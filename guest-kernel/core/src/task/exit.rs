@@ -18,7 +18,10 @@ use crate::{
     TaskRef,
     errno::Result,
     futex, sched,
-    signal::{self, Signal, SigInfo, types::{SIG_IGN, SaFlags, code}},
+    signal::{
+        self, SigInfo, Signal,
+        types::{SIG_IGN, SaFlags, code},
+    },
     sync::{Interruptible, PollEvents, wait_event},
     syscall::{Ctx, Syscall},
     syscalls,
@@ -52,9 +55,7 @@ fn release(task: &TaskRef) {
     task.vfork_complete();
     drop(task.replace_mm(None));
     drop(mm);
-    if let Some(files) = task.replace_files(None) {
-        crate::fs::release_files(task, files);
-    }
+    drop(task.replace_files(None));
     drop(task.replace_fs(None));
 }
 
@@ -81,7 +82,13 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
 fn end_process(task: &TaskRef, process: &Arc<Process>) {
     let status = process.exit_status().unwrap_or(ExitStatus::Code(0));
     process.timers.clear();
-    crate::fs::tty::session_leader_exit(task);
+    let session = process.group().session.clone();
+    if session.sid == process.pid {
+        let terminal = session.terminal.lock().clone();
+        if let Some(terminal) = terminal {
+            terminal.leader_exited(&session);
+        }
+    }
     adopt_children(task, process);
 
     let parent = process.parent();

@@ -233,7 +233,8 @@ fn getresgid(ctx: &mut Ctx<'_>, r: UserPtr<u32>, e: UserPtr<u32>, s: UserPtr<u32
 
 fn setfsuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
     let old = ctx.task.credentials();
-    let allowed = old.capable(Capabilities::SETUID) || [old.uid, old.euid, old.suid, old.fsuid].contains(&uid);
+    let allowed =
+        old.capable(Capabilities::SETUID) || [old.uid, old.euid, old.suid, old.fsuid].contains(&uid);
     if uid != KEEP && allowed {
         ctx.task.set_credentials(Credentials { fsuid: uid, ..(*old).clone() });
     }
@@ -242,7 +243,8 @@ fn setfsuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
 
 fn setfsgid(ctx: &mut Ctx<'_>, gid: u32) -> Result {
     let old = ctx.task.credentials();
-    let allowed = old.capable(Capabilities::SETGID) || [old.gid, old.egid, old.sgid, old.fsgid].contains(&gid);
+    let allowed =
+        old.capable(Capabilities::SETGID) || [old.gid, old.egid, old.sgid, old.fsgid].contains(&gid);
     if gid != KEEP && allowed {
         ctx.task.set_credentials(Credentials { fsgid: gid, ..(*old).clone() });
     }
@@ -390,7 +392,11 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
     let task = ctx.task;
     let process = task.process();
     let capability = |n: u64| {
-        if n <= u64::from(LAST_CAPABILITY) { Ok(Capabilities::from_bits_truncate(1 << n)) } else { Err(Errno::EINVAL) }
+        if n <= u64::from(LAST_CAPABILITY) {
+            Ok(Capabilities::from_bits_truncate(1 << n))
+        } else {
+            Err(Errno::EINVAL)
+        }
     };
     match option {
         pr::SET_PDEATHSIG if a <= 64 => task.parent_death_signal.store(a as i32, Ordering::Relaxed),
@@ -407,7 +413,11 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
         pr::SET_NAME => {
             let name = UserStr(a).read(17, Errno::EINVAL).or_else(|e| {
                 // A name without a NUL in the first 16 bytes is cut, not refused.
-                if e == Errno::EINVAL { UserPtr::<[u8; 15]>::new(a).read().map(|n| n.to_vec()) } else { Err(e) }
+                if e == Errno::EINVAL {
+                    UserPtr::<[u8; 15]>::new(a).read().map(|n| n.to_vec())
+                } else {
+                    Err(e)
+                }
             })?;
             task.set_comm(&name);
         }

@@ -213,7 +213,10 @@ impl UsageSum {
 
     /// Of all threads of a process, the ended ones included.
     pub fn of_process(process: &Process) -> UsageSum {
-        process.threads().iter().fold(Self::of_dead(&process.dead_threads), |sum, t| sum.plus(Self::of_task(t)))
+        process
+            .threads()
+            .iter()
+            .fold(Self::of_dead(&process.dead_threads), |sum, t| sum.plus(Self::of_task(t)))
     }
 
     /// What was kept of those who have ended.

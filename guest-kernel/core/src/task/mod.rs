@@ -35,7 +35,7 @@ use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 
 pub use credentials::{Capabilities, Credentials};
-pub use pid::{PidTable, ProcessGroup, Session};
+pub use pid::{ControllingTerminal, PidTable, ProcessGroup, Session};
 pub use process::Process;
 
 use crate::{
@@ -262,5 +262,13 @@ pub fn comm_of(name: &[u8]) -> [u8; 16] {
 pub fn notify_resume(_task: &TaskRef, _regs: &mut UserRegs) {}
 
 /// The system calls of this module, one list per file.
-pub const SYSCALLS: &[&[Syscall]] =
-    &[clone::SYSCALLS, exit::SYSCALLS, wait::SYSCALLS, ids::SYSCALLS, limits::SYSCALLS, membarrier::SYSCALLS, sched_calls::SYSCALLS, sysinfo::SYSCALLS];
+pub const SYSCALLS: &[&[Syscall]] = &[
+    clone::SYSCALLS,
+    exit::SYSCALLS,
+    wait::SYSCALLS,
+    ids::SYSCALLS,
+    limits::SYSCALLS,
+    membarrier::SYSCALLS,
+    sched_calls::SYSCALLS,
+    sysinfo::SYSCALLS,
+];

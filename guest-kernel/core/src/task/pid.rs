@@ -12,12 +12,18 @@ use super::{Pid, Process};
 use crate::{
     Sentry, TaskRef,
     errno::{Errno, Result},
-    fs::tty::ControllingTerminal,
     sync::SpinLock,
 };
 
 /// Largest number plus one (`/proc/sys/kernel/pid_max`).
 pub const PID_MAX: Pid = 32768;
+
+/// A terminal, as far as sessions are concerned with it.
+pub trait ControllingTerminal: Send + Sync {
+    /// The leader of the session it controls has exited: the session loses it, and the foreground group is
+    /// sent SIGHUP and SIGCONT.
+    fn leader_exited(&self, session: &Arc<Session>);
+}
 
 /// A session: process groups under one controlling terminal.
 pub struct Session {
@@ -38,7 +44,10 @@ pub struct ProcessGroup {
 impl ProcessGroup {
     /// The group of kernel tasks.
     pub(super) fn invisible() -> Arc<ProcessGroup> {
-        Arc::new(ProcessGroup { pgid: 0, session: Arc::new(Session { sid: 0, terminal: SpinLock::new(None) }) })
+        Arc::new(ProcessGroup {
+            pgid: 0,
+            session: Arc::new(Session { sid: 0, terminal: SpinLock::new(None) }),
+        })
     }
 }
 

@@ -123,7 +123,13 @@ pub struct Process {
 
 impl Process {
     /// A process without threads yet; [`super::PidTable`] makes it visible.
-    pub fn new(pid: Pid, parent: Weak<Process>, group: Arc<ProcessGroup>, sighand: Arc<SigHand>, limits: Limits) -> Arc<Process> {
+    pub fn new(
+        pid: Pid,
+        parent: Weak<Process>,
+        group: Arc<ProcessGroup>,
+        sighand: Arc<SigHand>,
+        limits: Limits,
+    ) -> Arc<Process> {
         Arc::new(Process {
             pid,
             links: SpinLock::new(Links { parent, children: Vec::new(), threads: Vec::new(), group }),
@@ -153,7 +159,13 @@ impl Process {
 
     /// The process of a kernel task: number 0, in no table.
     pub fn invisible() -> Arc<Process> {
-        Process::new(0, Weak::new(), ProcessGroup::invisible(), Arc::new(SigHand::default()), Limits::default())
+        Process::new(
+            0,
+            Weak::new(),
+            ProcessGroup::invisible(),
+            Arc::new(SigHand::default()),
+            Limits::default(),
+        )
     }
 
     /// Its signal actions.

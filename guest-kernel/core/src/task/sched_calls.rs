@@ -182,7 +182,16 @@ fn sched_getattr(ctx: &mut Ctx<'_>, tid: i32, attr: UserPtr<SchedAttr>, size: u3
     }
     let nice = task_arg(ctx, tid)?.sched.nice();
     let size = size_of::<SchedAttr>() as u32;
-    attr.write(&SchedAttr { size, policy: 0, flags: 0, nice, priority: 0, runtime: 0, deadline: 0, period: 0 })?;
+    attr.write(&SchedAttr {
+        size,
+        policy: 0,
+        flags: 0,
+        nice,
+        priority: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
+    })?;
     Ok(0)
 }
 

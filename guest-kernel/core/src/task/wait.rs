@@ -76,7 +76,9 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
     for child in children {
         let signal = child.exit_signal.load(Ordering::Relaxed);
         let is_clone = signal != i32::from(Signal::CHLD.number());
-        if !which.matches(&child) || (!options.contains(Options::ALL) && is_clone != options.contains(Options::CLONE)) {
+        if !which.matches(&child)
+            || (!options.contains(Options::ALL) && is_clone != options.contains(Options::CLONE))
+        {
             continue;
         }
         any = true;
@@ -111,7 +113,10 @@ fn news(child: &Process, options: Options) -> Option<Event> {
         return None;
     };
     if consume
-        && child.stop_report.compare_exchange(report, REPORT_NONE, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        && child
+            .stop_report
+            .compare_exchange(report, REPORT_NONE, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
     {
         return None; // changed again, or another thread was told
     }
@@ -170,7 +175,6 @@ fn waitid(
         1 if id > 0 => Which::Pid(id),
         2 if id == 0 => Which::Group(ctx.task.process().group().pgid),
         2 if id > 0 => Which::Group(id),
-        3 => Which::Pid(crate::fs::pidfd::pid_of(ctx.task, id)?),
         _ => return Err(Errno::EINVAL),
     };
     let Some(found) = wait(ctx.task, which, options)? else {
@@ -181,7 +185,9 @@ fn waitid(
     };
     let (code, status) = match found.event {
         Event::Exited(ExitStatus::Code(c)) => (code::CLD_EXITED, c),
-        Event::Exited(ExitStatus::Signal(s, core)) => (if core { code::CLD_DUMPED } else { code::CLD_KILLED }, s),
+        Event::Exited(ExitStatus::Signal(s, core)) => {
+            (if core { code::CLD_DUMPED } else { code::CLD_KILLED }, s)
+        }
         Event::Stopped(s) => (code::CLD_STOPPED, s),
         Event::Continued => (code::CLD_CONTINUED, Signal::CONT.number()),
     };
@@ -198,5 +204,5 @@ fn waitid(
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     61 wait4(pid: i32, status: UserPtr<i32>, options: u32, rusage: UserPtr<RUsage>) Full "";
-    247 waitid(idtype: i32, id: i32, info: UserPtr<[u8; 128]>, options: u32, rusage: UserPtr<RUsage>) Full "";
+    247 waitid(idtype: i32, id: i32, info: UserPtr<[u8; 128]>, options: u32, rusage: UserPtr<RUsage>) Partial "no P_PIDFD";
 };

@@ -95,7 +95,8 @@ pub fn realtime() -> u64 {
 
 /// The wall clock at a monotonic time.
 pub fn monotonic_to_realtime(ns: u64) -> u64 {
-    ns.saturating_add(hal::time::realtime_offset()).saturating_add_signed(REALTIME_ADJUSTMENT.load(Ordering::Relaxed))
+    ns.saturating_add(hal::time::realtime_offset())
+        .saturating_add_signed(REALTIME_ADJUSTMENT.load(Ordering::Relaxed))
 }
 
 /// The monotonic time at which the wall clock shows `wall`; 0 if that is before boot.

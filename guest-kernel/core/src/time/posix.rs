@@ -56,7 +56,10 @@ impl PosixTimer {
 
     fn arm(self: &Arc<Self>, deadline: u64, interval: u64) {
         let timer = Timer::start(deadline, self.clone());
-        let old = core::mem::replace(&mut *self.state.lock(), State { deadline, interval, overrun: 0, timer: Some(timer) });
+        let old = core::mem::replace(
+            &mut *self.state.lock(),
+            State { deadline, interval, overrun: 0, timer: Some(timer) },
+        );
         drop(old);
     }
 
@@ -156,7 +159,8 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         }
         _ => return Err(Errno::EINVAL),
     };
-    let timer = PosixTimer { id, clock, notify, value, process: Arc::downgrade(process), state: SpinLock::default() };
+    let timer =
+        PosixTimer { id, clock, notify, value, process: Arc::downgrade(process), state: SpinLock::default() };
     timers.insert(id, Arc::new(timer));
     drop(timers);
     if let Err(e) = out.write(&id) {
@@ -172,7 +176,13 @@ fn find(task: &TaskRef, id: i32) -> Result<Arc<PosixTimer>> {
 
 const TIMER_ABSTIME: i32 = 1;
 
-fn timer_settime(ctx: &mut Ctx<'_>, id: i32, flags: i32, new: UserPtr<ITimerSpec>, old: UserPtr<ITimerSpec>) -> Result {
+fn timer_settime(
+    ctx: &mut Ctx<'_>,
+    id: i32,
+    flags: i32,
+    new: UserPtr<ITimerSpec>,
+    old: UserPtr<ITimerSpec>,
+) -> Result {
     let timer = find(ctx.task, id)?;
     let new = new.read()?;
     let (value, interval) = (new.value.to_ns()?, new.interval.to_ns()?);

@@ -261,7 +261,15 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     /// A program header as bytes.
-    pub fn program_header(kind: u32, flags: u32, offset: u64, addr: u64, file: u64, mem: u64, align: u64) -> Vec<u8> {
+    pub fn program_header(
+        kind: u32,
+        flags: u32,
+        offset: u64,
+        addr: u64,
+        file: u64,
+        mem: u64,
+        align: u64,
+    ) -> Vec<u8> {
         let mut b = Vec::new();
         b.extend(kind.to_le_bytes());
         b.extend(flags.to_le_bytes());

@@ -16,8 +16,8 @@ use super::{
 use crate::{
     errno::{Errno, Result},
     mm::{
-        FileMapping, Limits, MMAP_MIN_ADDR, MapRequest, Mappable, Mm, PAGE_SIZE, Placement, STACK_GUARD_GAP, USER_END,
-        VmFlags, page_align_down, page_align_up,
+        FileMapping, Limits, MMAP_MIN_ADDR, MapRequest, Mappable, Mm, PAGE_SIZE, Placement, STACK_GUARD_GAP,
+        USER_END, VmFlags, page_align_down, page_align_up,
     },
 };
 
@@ -162,7 +162,8 @@ fn open_interpreter(request: &mut LoadRequest<'_>, (offset, len): (u64, u64)) ->
         return Err(Errno::ENOEXEC);
     }
     let file = (request.open_interpreter)(path)?;
-    let elf = read_elf(file.object.as_ref()).map_err(|e| if e == Errno::ENOEXEC { Errno::ELIBBAD } else { e })?;
+    let elf =
+        read_elf(file.object.as_ref()).map_err(|e| if e == Errno::ENOEXEC { Errno::ELIBBAD } else { e })?;
     Ok((file, elf))
 }
 
@@ -228,7 +229,13 @@ fn map_segments(mm: &Arc<Mm>, file: &FileMapping, elf: &Elf, base: u64, limits: 
     Ok(())
 }
 
-fn map_segment(mm: &Arc<Mm>, file: &FileMapping, segment: &Segment, base: u64, limits: &Limits) -> Result<()> {
+fn map_segment(
+    mm: &Arc<Mm>,
+    file: &FileMapping,
+    segment: &Segment,
+    base: u64,
+    limits: &Limits,
+) -> Result<()> {
     let addr = base.wrapping_add(segment.addr);
     let end = addr.checked_add(segment.mem_len).filter(|end| *end <= USER_END - PAGE_SIZE);
     let end = end.and_then(page_align_up).ok_or(Errno::ENOMEM)?;
@@ -286,7 +293,13 @@ fn map_stack(mm: &Arc<Mm>, top: u64, stack: &InitialStack, executable: bool, lim
     }
 }
 
-fn auxiliary_vector(request: &LoadRequest<'_>, elf: &Elf, base: u64, linker: u64, vdso: u64) -> Vec<(u64, u64)> {
+fn auxiliary_vector(
+    request: &LoadRequest<'_>,
+    elf: &Elf,
+    base: u64,
+    linker: u64,
+    vdso: u64,
+) -> Vec<(u64, u64)> {
     let ids = &request.ids;
     let mut auxv = Vec::with_capacity(24);
     if vdso != 0 {

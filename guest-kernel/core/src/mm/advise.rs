@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Backing, Layout, Mm, PAGE_SIZE, Vma, VmFlags, map::check_range};
+use super::{Backing, Layout, Mm, PAGE_SIZE, VmFlags, Vma, map::check_range};
 use crate::errno::{Errno, Result};
 
 /// A piece of advice, decoded.
@@ -76,8 +76,10 @@ impl Mm {
         for vma in layout.vmas.overlapping(range.clone()) {
             advisable(vma, advice)?;
         }
-        let unchanged =
-            layout.vmas.overlapping(range.clone()).all(|v| v.flags.contains(set) && !v.flags.intersects(clear));
+        let unchanged = layout
+            .vmas
+            .overlapping(range.clone())
+            .all(|v| v.flags.contains(set) && !v.flags.intersects(clear));
         if !unchanged {
             layout.vmas.update(range.clone(), |vma| {
                 vma.flags -= clear;

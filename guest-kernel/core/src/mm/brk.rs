@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 
 use ringfence_hal::Prot;
 
-use super::{Backing, Limits, Mm, PAGE_SIZE, USER_END, Vma, VmFlags, page_align_up};
+use super::{Backing, Limits, Mm, PAGE_SIZE, USER_END, VmFlags, Vma, page_align_up};
 use crate::errno::{Errno, Result};
 
 impl Mm {

@@ -12,8 +12,8 @@ use ringfence_hal::{Access, Frame, MapError, PageFault, Prot};
 use crate::{errno::Errno, sync::Once};
 
 use super::{
-    Backing, Limits, MMAP_MIN_ADDR, Mappable, Mm, PAGE_SIZE, STACK_GUARD_GAP, USER_END, Vma, VmFlags, VmaTree,
-    page_align_down,
+    Backing, Limits, MMAP_MIN_ADDR, Mappable, Mm, PAGE_SIZE, STACK_GUARD_GAP, USER_END, VmFlags, Vma,
+    VmaTree, page_align_down,
 };
 
 /// Pages mapped around a read fault on an object, if they are cached.
@@ -80,7 +80,8 @@ impl Mm {
         }
         let mut present = present;
         loop {
-            let attempt = if present { self.upgrade(vma, page, access) } else { self.fill(vma, page, access) };
+            let attempt =
+                if present { self.upgrade(vma, page, access) } else { self.fill(vma, page, access) };
             match attempt {
                 Attempt::Done => return FaultResult::Resolved,
                 Attempt::Failed(result) => return result,
@@ -102,13 +103,11 @@ impl Mm {
                 Some(frame) => (frame, rights - Prot::WRITE),
                 None => return Attempt::Failed(FaultResult::OutOfMemory),
             },
-            Backing::Object { object, .. } => {
-                match self.object_frame(vma, object.as_ref(), page, write) {
-                    Ok((frame, true)) => (frame, rights),
-                    Ok((frame, false)) => (frame, rights - Prot::WRITE),
-                    Err(result) => return Attempt::Failed(result),
-                }
-            }
+            Backing::Object { object, .. } => match self.object_frame(vma, object.as_ref(), page, write) {
+                Ok((frame, true)) => (frame, rights),
+                Ok((frame, false)) => (frame, rights - Prot::WRITE),
+                Err(result) => return Attempt::Failed(result),
+            },
         };
         match self.space.map_new(page, frame, rights) {
             Ok(()) => {
@@ -260,7 +259,8 @@ fn grow_stack(vmas: &mut VmaTree, page: u64, limits: &Limits) -> bool {
     }
     let (start, end) = (stack.start, stack.end);
     let added = (start - page) / PAGE_SIZE;
-    if end - page > limits.stack || vmas.totals().all.saturating_add(added) > limits.address_space / PAGE_SIZE {
+    if end - page > limits.stack || vmas.totals().all.saturating_add(added) > limits.address_space / PAGE_SIZE
+    {
         return false;
     }
     if let Some(below) = vmas.find_before(page)

@@ -9,7 +9,7 @@ use core::{ops::Range, sync::atomic::Ordering};
 
 use ringfence_hal::{AddressSpace, ForkMode};
 
-use super::{Backing, Layout, Mm, Vma, VmFlags, VmaTree};
+use super::{Backing, Layout, Mm, VmFlags, Vma, VmaTree};
 use crate::errno::Result;
 
 impl Mm {

@@ -7,8 +7,8 @@ use ringfence_hal as hal;
 use ringfence_hal::{Access, Prot};
 
 use super::{
-    Backing, FileMapping, Layout, Limits, MAX_MAP_COUNT, MMAP_MIN_ADDR, Mm, PAGE_SIZE, SharedMemory, USER_END, Vma,
-    VmFlags, fault::page_rights, page_align_down, page_align_up,
+    Backing, FileMapping, Layout, Limits, MAX_MAP_COUNT, MMAP_MIN_ADDR, Mm, PAGE_SIZE, SharedMemory,
+    USER_END, VmFlags, Vma, fault::page_rights, page_align_down, page_align_up,
 };
 use crate::errno::{Errno, Result};
 

@@ -1,16 +1,16 @@
 //! What can be mapped: the contract between memory management and whoever owns pages.
 //!
 //! A file mapping shares the very frames that `read` and `write` use, so the two are coherent without
-//! any copying back. An object that offers pages implements [`Mappable`]; the open file through which it
-//! was mapped implements [`MappedFile`], which only serves `/proc/PID/maps` and keeps the file open.
+//! any copying back. An object that offers pages implements [`Mappable`]. The open file through which it was
+//! mapped is kept with the mapping, but only for `/proc/PID/maps`.
 
 use core::any::Any;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
 
 use ringfence_hal as hal;
 
-use crate::errno::Result;
+use crate::{errno::Result, fs::FileRef};
 
 /// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
 ///
@@ -57,23 +57,13 @@ pub trait Mappable: Any + Send + Sync {
     }
 }
 
-/// An open file behind a mapping.
-pub trait MappedFile: Any + Send + Sync {
-    /// The path for `/proc/PID/maps`, with ` (deleted)` if the name is gone.
-    fn path(&self) -> Vec<u8>;
-    /// The device number (`st_dev`) of the file.
-    fn device(&self) -> u64;
-    /// The inode number of the file.
-    fn inode(&self) -> u64;
-}
-
 /// What `mmap` of a file descriptor maps: the pages, and the file that names them.
 #[derive(Clone)]
 pub struct FileMapping {
     /// The pages.
     pub object: Arc<dyn Mappable>,
     /// The open file, if there is one (there is none for shared anonymous memory).
-    pub file: Option<Arc<dyn MappedFile>>,
+    pub file: Option<FileRef>,
     /// Whether `PROT_WRITE` of a shared mapping is allowed (the file was opened for writing).
     pub may_write: bool,
     /// Whether `PROT_EXEC` is allowed (the mount is not `noexec`).

@@ -39,44 +39,47 @@
 
 mod advise;
 mod brk;
-//TMP mod entry;
+mod entry;
 mod fault;
 mod fork;
 mod lock;
 mod map;
 mod mappable;
 mod mappers;
+mod oom;
 mod pages;
 mod remap;
 mod remote;
 mod report;
 mod shmem;
-//TMP mod syscalls;
+mod syscalls;
 mod tree;
 mod vma;
 
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub(crate) use entry::limits;
+pub use entry::{kernel_fault, user_fault};
 pub use fault::FaultResult;
-//TMP pub use entry::{kernel_fault, user_fault};
 pub use map::{MapRequest, Placement};
-pub use mappable::{FileMapping, Mappable, MappedFile};
+pub use mappable::{FileMapping, Mappable};
 pub use mappers::Mappers;
+pub use pages::PageTree;
 pub use remap::RemapRequest;
 pub use remote::WordKey;
-pub use pages::PageTree;
 pub use report::{MmStats, SmapsCounts, VmaInfo, VmaName};
 pub use shmem::SharedMemory;
-//TMP pub use syscalls::SYSCALLS;
+pub use syscalls::SYSCALLS;
 pub use tree::{Totals, VmaTree};
-pub use vma::{Backing, Vma, VmFlags};
+pub use vma::{Backing, VmFlags, Vma};
 
 use ringfence_hal as hal;
 use ringfence_hal::AddressSpace;
 
 use crate::{
     errno::Result,
+    fs::FileRef,
     sync::{RwSpinLock, SpinLock},
 };
 
@@ -145,7 +148,7 @@ pub struct Image {
     /// The auxiliary vector as put on the stack: pairs of type and value, `AT_NULL` included.
     pub auxv: Vec<(u64, u64)>,
     /// The program's file.
-    pub exe: Option<Arc<dyn MappedFile>>,
+    pub exe: Option<FileRef>,
     /// Base of the vDSO, 0 if there is none.
     pub vdso: u64,
 }

@@ -3,7 +3,8 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use super::{
-    Backing, Layout, Limits, Mm, PAGE_SIZE, Placement, USER_END, Vma, VmFlags, map::check_range, page_align_up,
+    Backing, Layout, Limits, Mm, PAGE_SIZE, Placement, USER_END, VmFlags, Vma, map::check_range,
+    page_align_up,
 };
 use crate::errno::{Errno, Result};
 
@@ -31,7 +32,8 @@ impl Mm {
     /// EINVAL (arguments), EFAULT (not one mapping), ENOMEM (no room, limits), EAGAIN (`RLIMIT_MEMLOCK`).
     pub fn remap(self: &Arc<Self>, request: &RemapRequest, limits: &Limits) -> Result<u64> {
         let old_len = page_align_up(request.old_len).ok_or(Errno::EINVAL)?;
-        let new_len = page_align_up(request.new_len).filter(|n| *n > 0 && *n <= USER_END).ok_or(Errno::EINVAL)?;
+        let new_len =
+            page_align_up(request.new_len).filter(|n| *n > 0 && *n <= USER_END).ok_or(Errno::EINVAL)?;
         let old_end = request.old.checked_add(old_len).ok_or(Errno::EINVAL)?;
         if request.old % PAGE_SIZE != 0
             || old_end > USER_END

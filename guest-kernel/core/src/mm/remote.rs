@@ -7,7 +7,9 @@ use alloc::sync::Arc;
 
 use ringfence_hal::{Access, Frame, Prot};
 
-use super::{Backing, FaultResult, Mappable, Mm, PAGE_SIZE, Vma, VmFlags, fault::page_rights, page_align_down};
+use super::{
+    Backing, FaultResult, Mappable, Mm, PAGE_SIZE, VmFlags, Vma, fault::page_rights, page_align_down,
+};
 use crate::errno::{Errno, Result};
 
 /// What a word of memory is, independent of the address space it is seen in.
@@ -73,7 +75,9 @@ impl Mm {
             let at = addr.checked_add(done).ok_or(Errno::EFAULT)?;
             let offset = at % PAGE_SIZE;
             let n = (len - done).min(PAGE_SIZE - offset);
-            self.with_page(at, Access::Write, true, |frame| frame.zero(offset as usize..(offset + n) as usize))?;
+            self.with_page(at, Access::Write, true, |frame| {
+                frame.zero(offset as usize..(offset + n) as usize)
+            })?;
             done += n;
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! What procfs shows of an address space.
 
-use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use ringfence_hal::Prot;
 
-use super::{Backing, Layout, MappedFile, Mm, PAGE_SIZE, Vma, VmFlags};
+use super::{Backing, Layout, Mm, PAGE_SIZE, VmFlags, Vma};
+use crate::fs::FileRef;
 
 /// What a mapping is called in `/proc/PID/maps`.
 #[derive(Clone)]
@@ -14,19 +14,8 @@ pub enum VmaName {
     None,
     /// `[heap]`, `[stack]`, `[vdso]`, `/dev/zero (deleted)` …
     Label(&'static str),
-    /// A file.
-    File(Arc<dyn MappedFile>),
-}
-
-impl VmaName {
-    /// The text of the last column.
-    pub fn text(&self) -> Vec<u8> {
-        match self {
-            VmaName::None => Vec::new(),
-            VmaName::Label(label) => label.as_bytes().to_vec(),
-            VmaName::File(file) => file.path(),
-        }
-    }
+    /// A file: its path, device and inode number are the columns.
+    File(FileRef),
 }
 
 /// One line of `/proc/PID/maps`.
@@ -188,7 +177,9 @@ impl Mm {
 fn describe(layout: &Layout, vma: &Vma) -> VmaInfo {
     let (name, offset) = match &vma.backing {
         Backing::Object { file: Some(file), offset, .. } => (VmaName::File(file.clone()), *offset),
-        Backing::Object { object, offset, .. } => (object.label().map_or(VmaName::None, VmaName::Label), *offset),
+        Backing::Object { object, offset, .. } => {
+            (object.label().map_or(VmaName::None, VmaName::Label), *offset)
+        }
         Backing::Anonymous => (anonymous_name(layout, vma), 0),
     };
     let anonymous = vma.is_anonymous();

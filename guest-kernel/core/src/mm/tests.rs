@@ -17,7 +17,11 @@ fn mm() -> Arc<Mm> {
 
 /// Runs `f` as the program whose memory is `mm`.
 fn inside<R>(mm: &Arc<Mm>, f: impl FnOnce() -> R) -> R {
-    host::with_address_space(mm.space(), &|fault| mm.fault(fault, || Limits::NONE) == FaultResult::Resolved, f)
+    host::with_address_space(
+        mm.space(),
+        &|fault| mm.fault(fault, || Limits::NONE) == FaultResult::Resolved,
+        f,
+    )
 }
 
 fn read(mm: &Arc<Mm>, at: u64) -> Option<u8> {
@@ -73,10 +77,22 @@ impl Mappable for TestFile {
     }
 }
 
-fn map_file(mm: &Arc<Mm>, file: &Arc<TestFile>, pages: u64, prot: Prot, flags: VmFlags, may_write: bool) -> Result<u64> {
+fn map_file(
+    mm: &Arc<Mm>,
+    file: &Arc<TestFile>,
+    pages: u64,
+    prot: Prot,
+    flags: VmFlags,
+    may_write: bool,
+) -> Result<u64> {
     let mapping = FileMapping { object: file.clone(), file: None, may_write, may_exec: true };
-    let request =
-        MapRequest { len: pages * PAGE_SIZE, placement: Placement::Any, prot, flags, file: Some((mapping, 0)) };
+    let request = MapRequest {
+        len: pages * PAGE_SIZE,
+        placement: Placement::Any,
+        prot,
+        flags,
+        file: Some((mapping, 0)),
+    };
     mm.map(request, &Limits::NONE)
 }
 
@@ -289,7 +305,8 @@ fn remap_moves_pages_with_their_contents() {
 fn limits_and_placement_are_kept() {
     let mm = mm();
     let limits = Limits { address_space: 10 * PAGE_SIZE, ..Limits::NONE };
-    let request = |len, placement| MapRequest { len, placement, prot: RW, flags: VmFlags::empty(), file: None };
+    let request =
+        |len, placement| MapRequest { len, placement, prot: RW, flags: VmFlags::empty(), file: None };
     assert_eq!(mm.map(request(11 * PAGE_SIZE, Placement::Any), &limits), Err(Errno::ENOMEM));
     let at = mm.map(request(10 * PAGE_SIZE, Placement::Any), &limits).unwrap();
     // Replacing does not count twice.
@@ -352,8 +369,13 @@ fn no_memory_is_reported_and_all_of_it_comes_back() {
     world.enter(|| {
         let mm = mm();
         let at = map(&mm, 8, Placement::Any, RW, VmFlags::empty());
-        let request =
-            MapRequest { len: 9 * PAGE_SIZE, placement: Placement::Any, prot: RW, flags: VmFlags::empty(), file: None };
+        let request = MapRequest {
+            len: 9 * PAGE_SIZE,
+            placement: Placement::Any,
+            prot: RW,
+            flags: VmFlags::empty(),
+            file: None,
+        };
         assert_eq!(mm.map(request, &Limits::NONE), Err(Errno::ENOMEM));
         for i in 0..8 {
             assert!(write(&mm, at + i * PAGE_SIZE, 1));

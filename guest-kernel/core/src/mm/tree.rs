@@ -12,7 +12,7 @@ use core::ops::Range;
 
 use ringfence_hal::Prot;
 
-use super::{Vma, VmFlags};
+use super::{VmFlags, Vma};
 
 /// Sizes of an address space, in pages, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use bitflags::bitflags;
 use ringfence_hal::Prot;
 
-use super::{Mappable, MappedFile, PAGE_SIZE};
+use super::{Mappable, PAGE_SIZE};
+use crate::fs::FileRef;
 
 bitflags! {
     /// Properties of a mapping that two neighbours must share to be merged.
@@ -53,7 +54,7 @@ pub enum Backing {
         /// The pages.
         object: Arc<dyn Mappable>,
         /// The file through which it was mapped.
-        file: Option<Arc<dyn MappedFile>>,
+        file: Option<FileRef>,
         /// Byte offset in the object of the first page of the mapping; page-aligned.
         offset: u64,
     },

@@ -1,0 +1,53 @@
+//! Where page faults come in, and what becomes of those that cannot be resolved.
+
+use core::sync::atomic::Ordering;
+
+use ringfence_hal::{PageFault, UserRegs};
+
+use super::{FaultResult, Limits, oom};
+use crate::{
+    TaskRef,
+    signal::{self, SigInfo, Signal, types::code},
+    task::Capabilities,
+};
+
+/// The limits that hold for memory operations of `task`.
+pub(crate) fn limits(task: &TaskRef) -> Limits {
+    let mut limits = task.process().limits.for_mm();
+    if task.credentials().capable(Capabilities::IPC_LOCK) {
+        limits.locked = u64::MAX;
+    }
+    limits
+}
+
+fn resolve(task: &TaskRef, fault: PageFault) -> FaultResult {
+    task.minor_faults.fetch_add(1, Ordering::Relaxed);
+    match task.mm_opt() {
+        Some(mm) => mm.fault(fault, || limits(task)),
+        None => FaultResult::NotMapped,
+    }
+}
+
+/// A page fault in ring 3: resolved, or the task gets a signal.
+pub fn user_fault(task: &TaskRef, _regs: &mut UserRegs, fault: PageFault) {
+    let (signal, code) = match resolve(task, fault) {
+        FaultResult::Resolved => return,
+        FaultResult::NotMapped => (Signal::SEGV, code::SEGV_MAPERR),
+        FaultResult::NotPermitted => (Signal::SEGV, code::SEGV_ACCERR),
+        FaultResult::NoPage => (Signal::BUS, code::BUS_ADRERR),
+        // The access is tried again, after the signal that ends this process if it was the one chosen.
+        FaultResult::OutOfMemory => return oom::make_room(task),
+    };
+    signal::force(task, SigInfo::fault(signal, code, fault.addr));
+}
+
+/// A page fault of a copy to or from user memory. `true`: try again; `false`: the copy fails.
+pub fn kernel_fault(task: &TaskRef, fault: PageFault) -> bool {
+    loop {
+        match resolve(task, fault) {
+            FaultResult::Resolved => return true,
+            FaultResult::OutOfMemory if !task.killed() => oom::make_room(task),
+            _ => return false,
+        }
+    }
+}

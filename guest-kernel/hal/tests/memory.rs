@@ -197,6 +197,27 @@ fn protection_only_ever_loses_write() {
 }
 
 #[test]
+fn page_tables_can_run_out_of_memory() {
+    with_frames(4, |world| {
+        let space = AddressSpace::new().unwrap();
+        let frame = Frame::alloc_zeroed().unwrap();
+        let far = 0x4000_0000;
+        world.set_page_table_limit(1);
+        space.map_new(0x1000, frame.clone(), RW).unwrap();
+        space.map_new(0x2000, frame.clone(), RW).unwrap();
+        assert_eq!(space.map_new(far, frame.clone(), RW), Err(MapError::OutOfMemory));
+        assert_eq!(space.move_range(0, far, 0x10000), Err(OutOfMemory));
+        assert_eq!(space.resident(), 2, "nothing has moved");
+        let child = AddressSpace::new().unwrap();
+        assert_eq!(space.fork_range(&child, 0..0x10000, ForkMode::CopyOnWrite), Err(OutOfMemory));
+        space.flush_all();
+        drop((space, child));
+        let space = AddressSpace::new().unwrap();
+        space.map_new(far, frame, RW).expect("the table came back");
+    });
+}
+
+#[test]
 fn accesses_leave_their_marks() {
     with_frames(4, |_| {
         let space = AddressSpace::new().unwrap();

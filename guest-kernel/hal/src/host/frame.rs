@@ -17,6 +17,8 @@ pub(super) type Page = [u8; PAGE_SIZE];
 /// The frames of a world.
 pub(super) struct Pool {
     state: Mutex<PoolState>,
+    /// Page-table pages that may still be made. Counted apart: the kernel's own memory has a reserve.
+    tables: Mutex<usize>,
 }
 
 struct PoolState {
@@ -40,7 +42,22 @@ impl Pool {
                 reported: BTreeSet::new(),
                 live: BTreeMap::new(),
             }),
+            tables: Mutex::new(usize::MAX / 2),
         }
+    }
+
+    pub(super) fn take_table(&self) -> Result<(), OutOfMemory> {
+        let mut tables = self.tables.lock().unwrap();
+        *tables = tables.checked_sub(1).ok_or(OutOfMemory)?;
+        Ok(())
+    }
+
+    pub(super) fn return_tables(&self, n: usize) {
+        *self.tables.lock().unwrap_or_else(|e| e.into_inner()) += n;
+    }
+
+    pub(super) fn set_tables(&self, n: usize) {
+        *self.tables.lock().unwrap() = n;
     }
 
     fn alloc(self: &Arc<Self>, data: Option<Box<Page>>) -> Result<Frame, OutOfMemory> {

@@ -1,8 +1,9 @@
 //! A checked software page table.
 
-use super::frame::{Frame, Page};
+use super::frame::{Frame, Page, Pool};
+use super::world::world;
 use crate::{Access, ForkMode, MapError, Mapping, OutOfMemory, PAGE_SIZE, Prot, USER_END};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,31 +30,58 @@ impl Entry {
 /// Addresses and ranges are page-aligned and lie in the user half; anything else is a bug in the caller and
 /// panics. A page of a static region is never mapped writable.
 pub struct AddressSpace {
-    pages: Mutex<BTreeMap<u64, Entry>>,
+    tree: Mutex<Tree>,
     /// Who removed write permission by [`fork_range`](Self::fork_range) and has not called
     /// [`flush_all`](Self::flush_all) yet.
     unflushed: Mutex<Option<ThreadId>>,
 }
 
+/// The mapped pages, and the leaf tables a real tree would need for them.
+struct Tree {
+    pages: BTreeMap<u64, Entry>,
+    tables: BTreeSet<u64>,
+    pool: Arc<Pool>,
+}
+
+impl Tree {
+    /// Makes the leaf table for `va`. Tables stay until the address space goes.
+    fn make_table(&mut self, va: u64) -> Result<(), OutOfMemory> {
+        let table = va / (512 * PAGE);
+        if !self.tables.contains(&table) {
+            self.pool.take_table()?;
+            self.tables.insert(table);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.pool.return_tables(self.tables.len());
+    }
+}
+
 impl AddressSpace {
     /// An empty address space.
     pub fn new() -> Result<Arc<Self>, OutOfMemory> {
-        Ok(Arc::new(Self { pages: Mutex::default(), unflushed: Mutex::default() }))
+        let tree = Tree { pages: BTreeMap::new(), tables: BTreeSet::new(), pool: world().pool.clone() };
+        Ok(Arc::new(Self { tree: Mutex::new(tree), unflushed: Mutex::default() }))
     }
 
-    fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        self.pages.lock().unwrap_or_else(|e| e.into_inner())
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Maps a page where none is.
     pub fn map_new(&self, va: u64, frame: Frame, prot: Prot) -> Result<(), MapError> {
         check(&(va..va.saturating_add(PAGE)));
         check_writable(&frame, prot);
-        let mut pages = self.pages();
-        if pages.contains_key(&va) {
+        let mut tree = self.tree();
+        if tree.pages.contains_key(&va) {
             return Err(MapError::Present);
         }
-        pages.insert(va, Entry::new(frame, prot));
+        tree.make_table(va)?;
+        tree.pages.insert(va, Entry::new(frame, prot));
         Ok(())
     }
 
@@ -62,10 +90,12 @@ impl AddressSpace {
     pub fn replace(&self, va: u64, expect_pfn: u64, frame: Frame, prot: Prot) -> bool {
         check(&(va..va.saturating_add(PAGE)));
         check_writable(&frame, prot);
-        let mut pages = self.pages();
-        let Some(entry) = pages.get_mut(&va).filter(|e| e.frame.pfn() == expect_pfn) else { return false };
+        let mut tree = self.tree();
+        let Some(entry) = tree.pages.get_mut(&va).filter(|e| e.frame.pfn() == expect_pfn) else {
+            return false;
+        };
         let old = std::mem::replace(entry, Entry::new(frame, prot));
-        drop(pages);
+        drop(tree);
         drop(old);
         true
     }
@@ -74,7 +104,7 @@ impl AddressSpace {
     pub fn unmap(&self, range: Range<u64>) -> usize {
         check(&range);
         let removed: Vec<_> = {
-            let mut pages = self.pages();
+            let pages = &mut self.tree().pages;
             let keys: Vec<u64> = pages.range(range).map(|(&va, _)| va).collect();
             keys.iter().filter_map(|va| pages.remove(va)).collect()
         };
@@ -85,7 +115,7 @@ impl AddressSpace {
     /// that may become writable gets it at the next write fault.
     pub fn protect(&self, range: Range<u64>, prot: Prot) {
         check(&range);
-        for (_, entry) in self.pages().range_mut(range) {
+        for (_, entry) in self.tree().pages.range_mut(range) {
             entry.prot = (prot - Prot::WRITE) | (prot & entry.prot & Prot::WRITE);
         }
     }
@@ -93,13 +123,14 @@ impl AddressSpace {
     /// The page mapped at `va`, also one with no access left.
     pub fn get(&self, va: u64) -> Option<Mapping> {
         check(&(va..va.saturating_add(PAGE)));
-        let pages = self.pages();
-        let e = pages.get(&va)?;
+        let tree = self.tree();
+        let e = tree.pages.get(&va)?;
         Some(Mapping { frame: e.frame.clone(), prot: e.prot, dirty: e.dirty, accessed: e.accessed })
     }
 
     /// Maps the pages of a range in `child` too, at the same addresses, where nothing is mapped. The caller
-    /// calls [`flush_all`](Self::flush_all) after the last range.
+    /// calls [`flush_all`](Self::flush_all) after the last range. When memory runs out, some pages are mapped
+    /// in the child and write permission is gone from all of the range.
     pub fn fork_range(
         &self,
         child: &AddressSpace,
@@ -113,32 +144,36 @@ impl AddressSpace {
         }
         // Two steps instead of two locks at once.
         let mut copies = Vec::new();
-        for (&va, entry) in self.pages().range_mut(range) {
+        for (&va, entry) in self.tree().pages.range_mut(range) {
             if mode == ForkMode::CopyOnWrite {
                 entry.prot -= Prot::WRITE;
             }
             copies.push((va, Entry::new(entry.frame.clone(), entry.prot)));
         }
-        let mut pages = child.pages();
+        let mut tree = child.tree();
         for (va, entry) in copies {
-            assert!(pages.insert(va, entry).is_none(), "fork_range over a mapped page of the child");
+            tree.make_table(va)?;
+            assert!(tree.pages.insert(va, entry).is_none(), "fork_range over a mapped page of the child");
         }
         Ok(())
     }
 
     /// Moves the mapped pages of `old .. old + len` to `new`, where nothing is mapped. The ranges do not
-    /// overlap.
+    /// overlap. When memory runs out, nothing has moved.
     pub fn move_range(&self, old: u64, new: u64, len: u64) -> Result<(), OutOfMemory> {
         let (from, to) = (old..old.saturating_add(len), new..new.saturating_add(len));
         check(&from);
         check(&to);
         assert!(from.end <= to.start || to.end <= from.start, "move_range to an overlapping range");
-        let mut pages = self.pages();
-        assert!(pages.range(to).next().is_none(), "move_range over mapped pages");
-        let keys: Vec<u64> = pages.range(from).map(|(&va, _)| va).collect();
+        let mut tree = self.tree();
+        assert!(tree.pages.range(to).next().is_none(), "move_range over mapped pages");
+        let keys: Vec<u64> = tree.pages.range(from).map(|(&va, _)| va).collect();
+        for va in &keys {
+            tree.make_table(va - old + new)?;
+        }
         for va in keys {
-            if let Some(entry) = pages.remove(&va) {
-                pages.insert(va - old + new, entry);
+            if let Some(entry) = tree.pages.remove(&va) {
+                tree.pages.insert(va - old + new, entry);
             }
         }
         Ok(())
@@ -157,7 +192,7 @@ impl AddressSpace {
 
     /// Mapped pages.
     pub fn resident(&self) -> usize {
-        self.pages().len()
+        self.tree().pages.len()
     }
 
     /// Runs `f` on the bytes of the page at `va` if it may be accessed, and records the access. `Err` tells
@@ -168,8 +203,8 @@ impl AddressSpace {
         access: Access,
         f: impl FnOnce(PageAccess<'_>) -> R,
     ) -> Result<R, bool> {
-        let mut pages = self.pages();
-        let entry = pages.get_mut(&va).ok_or(false)?;
+        let mut tree = self.tree();
+        let entry = tree.pages.get_mut(&va).ok_or(false)?;
         let allowed = match access {
             // The processor knows no page that can be executed or written but not read.
             Access::Read => !entry.prot.is_empty(),
@@ -199,7 +234,7 @@ pub(super) enum PageAccess<'a> {
 impl fmt::Debug for AddressSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(self.pages().iter().map(|(va, e)| (format!("{va:#x}"), (e.frame.pfn(), e.prot))))
+            .entries(self.tree().pages.iter().map(|(va, e)| (format!("{va:#x}"), (e.frame.pfn(), e.prot))))
             .finish()
     }
 }

@@ -145,6 +145,12 @@ impl World {
         self.pool.set_limit(frames);
     }
 
+    /// How many more page-table pages can be made, one for each 2 MiB in use: to test what happens when
+    /// [`AddressSpace`](super::AddressSpace) operations run out of memory. At first, practically no limit.
+    pub fn set_page_table_limit(&self, pages: usize) {
+        self.pool.set_tables(pages);
+    }
+
     /// What was written to the console so far.
     pub fn console(&self) -> String {
         self.console.lock().unwrap().clone()

@@ -6,7 +6,7 @@ use ringfence_hal as hal;
 use ringfence_hal::{BootInfo, Exception, Interrupt, PageFault, UserRegs};
 
 use crate::{
-    TaskRef, sched, signal,
+    TaskRef, mm, sched, signal,
     sync::{Once, SpinLock},
     syscall,
     task::{PidTable, Task},
@@ -50,11 +50,14 @@ impl hal::Kernel for Sentry {
     }
 
     fn user_exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
-        signal::exception(task, regs, e);
+        match e {
+            Exception::PageFault(fault) => mm::user_fault(task, fault),
+            other => signal::exception(task, regs, other),
+        }
     }
 
-    fn page_fault(_task: &TaskRef, _fault: PageFault) -> bool {
-        false
+    fn page_fault(task: &TaskRef, fault: PageFault) -> bool {
+        mm::kernel_fault(task, fault)
     }
 
     fn user_work(task: &TaskRef, regs: &mut UserRegs) {

@@ -33,15 +33,17 @@ use arguments::Arguments;
 use credentials::FileOwner;
 use load::{Ids, LoadRequest, Loaded};
 use script::{HEAD_LEN, Script};
-pub use syscalls::SYSCALLS;
 
 use crate::{
     errno::{Errno, Result},
     fs::{Access, FileRef, FileType, MountFlags, OpenFile, OpenFlags, Path, Walk, WalkFlags},
     mm::{FileMapping, Limits},
-    syscall,
+    syscall::{self, Syscall},
     task::Credentials,
 };
+
+/// The system calls of this module.
+pub const SYSCALLS: &[&[Syscall]] = &[syscalls::SYSCALLS];
 
 /// Scripts whose interpreter is a script, and so on (Linux allows five rounds, then ELOOP).
 const MAX_SCRIPTS: usize = 5;

@@ -59,7 +59,7 @@ fn execveat(
     how.set(WalkFlags::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
     how.set(WalkFlags::EMPTY, flags & AT_EMPTY_PATH != 0);
     let program = open(&walk, &start, &path, how)?;
-    let limits = mm::limits(task);
+    let limits = mm::limits_of(task);
     let program = prepare(Request {
         walk: &walk,
         cwd: &cwd,
@@ -69,15 +69,12 @@ fn execveat(
         credentials: &credentials,
         may_gain: !task.no_new_privs(),
         limits,
-        randomize: task.personality() & ADDR_NO_RANDOMIZE == 0,
+        randomize: true,
     })?;
     end_other_threads(task)?;
     commit(ctx, program);
     Ok(0)
 }
-
-/// `ADDR_NO_RANDOMIZE` of personality(2).
-const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
 
 /// Where the walk of `path` begins.
 fn start_of(task: &TaskRef, dir: Fd, path: &[u8], cwd: &Path) -> Result<Path> {
@@ -172,8 +169,7 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
     hal::fpu::reset();
 }
 
-/// The system calls of this module.
-pub const SYSCALLS: &[Syscall] = syscalls! {
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     59 execve(path: UserStr, argv: UserStrVec, envp: UserStrVec) Partial "a program being written is not refused";
     322 execveat(dirfd: Fd, path: UserStr, argv: UserStrVec, envp: UserStrVec, flags: u32) Partial "as execve";
 };

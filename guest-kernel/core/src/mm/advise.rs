@@ -160,7 +160,7 @@ fn covered(layout: &Layout, range: Range<u64>) -> Result<()> {
 pub(super) fn advice_range(start: u64, len: u64) -> Result<Option<Range<u64>>> {
     let len = super::page_align_up(len).ok_or(Errno::EINVAL)?;
     let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
-    if start % PAGE_SIZE != 0 {
+    if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     if len == 0 {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use ringfence_hal::{PageFault, UserRegs};
+use ringfence_hal::PageFault;
 
 use super::{FaultResult, Limits, oom};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The limits that hold for memory operations of `task`.
-pub(crate) fn limits(task: &TaskRef) -> Limits {
+pub fn limits_of(task: &TaskRef) -> Limits {
     let mut limits = task.process().limits.for_mm();
     if task.credentials().capable(Capabilities::IPC_LOCK) {
         limits.locked = u64::MAX;
@@ -23,13 +23,13 @@ pub(crate) fn limits(task: &TaskRef) -> Limits {
 fn resolve(task: &TaskRef, fault: PageFault) -> FaultResult {
     task.minor_faults.fetch_add(1, Ordering::Relaxed);
     match task.mm_opt() {
-        Some(mm) => mm.fault(fault, || limits(task)),
+        Some(mm) => mm.fault(fault, || limits_of(task)),
         None => FaultResult::NotMapped,
     }
 }
 
 /// A page fault in ring 3: resolved, or the task gets a signal.
-pub fn user_fault(task: &TaskRef, _regs: &mut UserRegs, fault: PageFault) {
+pub fn user_fault(task: &TaskRef, fault: PageFault) {
     let (signal, code) = match resolve(task, fault) {
         FaultResult::Resolved => return,
         FaultResult::NotMapped => (Signal::SEGV, code::SEGV_MAPERR),

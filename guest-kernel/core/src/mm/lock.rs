@@ -39,9 +39,8 @@ impl Mm {
         drop(layout);
         if !on_fault {
             // A page that cannot be had (PROT_NONE, beyond the end of a file) does not undo the lock.
-            match self.populate(range, None, between) {
-                Err(Errno::ENOMEM) => return Err(Errno::EAGAIN),
-                Ok(()) | Err(_) => {}
+            if self.populate(range, None, between) == Err(Errno::ENOMEM) {
+                return Err(Errno::EAGAIN);
             }
         }
         Ok(())

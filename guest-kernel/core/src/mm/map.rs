@@ -85,7 +85,7 @@ impl Mm {
             });
         };
         offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
-        if offset % PAGE_SIZE != 0 || flags.contains(VmFlags::GROWSDOWN) {
+        if !offset.is_multiple_of(PAGE_SIZE) || flags.contains(VmFlags::GROWSDOWN) {
             return Err(Errno::EINVAL);
         }
         let shared = flags.contains(VmFlags::SHARED);
@@ -235,7 +235,7 @@ fn overlap(vma: &Vma, range: &Range<u64>) -> u64 {
 /// Checks that a range is not empty, begins on a page and lies in the user half; rounds its end up.
 pub(super) fn check_range(range: Range<u64>) -> Result<Range<u64>> {
     let end = page_align_up(range.end).ok_or(Errno::EINVAL)?;
-    if range.start % PAGE_SIZE != 0 || range.start >= end || end > USER_END {
+    if !range.start.is_multiple_of(PAGE_SIZE) || range.start >= end || end > USER_END {
         return Err(Errno::EINVAL);
     }
     Ok(range.start..end)
@@ -259,7 +259,7 @@ impl Layout {
                 found.or_else(|| self.vmas.find_gap_upward(len, MMAP_MIN_ADDR..LOW.end)).ok_or(Errno::ENOMEM)
             }
             Placement::Fixed(at) | Placement::FixedNoReplace(at) => {
-                if at % PAGE_SIZE != 0 {
+                if !at.is_multiple_of(PAGE_SIZE) {
                     return Err(Errno::EINVAL);
                 }
                 let end = at.checked_add(len).filter(|end| *end <= USER_END).ok_or(Errno::ENOMEM)?;

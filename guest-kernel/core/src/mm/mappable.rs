@@ -22,6 +22,7 @@ use crate::{errno::Result, fs::FileRef};
 /// - The frame of an index stays the same until a truncation drops it, so that all mappings and the
 ///   `read`/`write` path see the same bytes. A hole is therefore allocated by the first look at it.
 /// - Bytes between the end of the object and the end of its last page are zero.
+#[allow(clippy::len_without_is_empty)] // an empty object is not special
 pub trait Mappable: Any + Send + Sync {
     /// The frame of page `index`. With `write`, the page is about to be written through a shared mapping
     /// (mark it dirty). Errors become SIGBUS, except ENOMEM, which goes to the out-of-memory path.

@@ -59,8 +59,7 @@ mod vma;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-pub(crate) use entry::limits;
-pub use entry::{kernel_fault, user_fault};
+pub use entry::{kernel_fault, limits_of, user_fault};
 pub use fault::FaultResult;
 pub use map::{MapRequest, Placement};
 pub use mappable::{FileMapping, Mappable};
@@ -70,7 +69,6 @@ pub use remap::RemapRequest;
 pub use remote::WordKey;
 pub use report::{MmStats, SmapsCounts, VmaInfo, VmaName};
 pub use shmem::SharedMemory;
-pub use syscalls::SYSCALLS;
 pub use tree::{Totals, VmaTree};
 pub use vma::{Backing, VmFlags, Vma};
 
@@ -81,7 +79,11 @@ use crate::{
     errno::Result,
     fs::FileRef,
     sync::{RwSpinLock, SpinLock},
+    syscall::Syscall,
 };
+
+/// The system calls of this module.
+pub const SYSCALLS: &[&[Syscall]] = &[syscalls::SYSCALLS];
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = hal::PAGE_SIZE as u64;

@@ -35,7 +35,7 @@ impl Mm {
         let new_len =
             page_align_up(request.new_len).filter(|n| *n > 0 && *n <= USER_END).ok_or(Errno::EINVAL)?;
         let old_end = request.old.checked_add(old_len).ok_or(Errno::EINVAL)?;
-        if request.old % PAGE_SIZE != 0
+        if !request.old.is_multiple_of(PAGE_SIZE)
             || old_end > USER_END
             || ((request.fixed.is_some() || request.keep_old) && !request.may_move)
             || (request.keep_old && old_len != new_len)

@@ -9,7 +9,7 @@ use ringfence_hal::Prot;
 use super::{
     FileMapping, MapRequest, Mm, PAGE_SIZE, Placement, RemapRequest, USER_END, VmFlags,
     advise::{Advice, advice_range},
-    entry::limits,
+    entry::limits_of,
     page_align_up,
 };
 use crate::{
@@ -95,7 +95,7 @@ fn mmap(
     offset: u64,
 ) -> Result {
     use map_flags as f;
-    if offset % PAGE_SIZE != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let shared = match flags & f::TYPE {
@@ -129,7 +129,7 @@ fn mmap(
     vm_flags.set(VmFlags::NORESERVE, flags & f::NORESERVE != 0);
     vm_flags.set(VmFlags::LOCKED, flags & f::LOCKED != 0);
     let mm = ctx.task.mm()?;
-    let at = mm.map(MapRequest { len, placement, prot, flags: vm_flags, file }, &limits(ctx.task))?;
+    let at = mm.map(MapRequest { len, placement, prot, flags: vm_flags, file }, &limits_of(ctx.task))?;
     let populate = flags & f::POPULATE != 0 && flags & f::NONBLOCK == 0;
     if populate || flags & f::LOCKED != 0 || mm.locks_future() {
         let end = at.saturating_add(len);
@@ -148,7 +148,7 @@ fn mprotect(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, prot_bits: u32) -> Resu
     let known = 0x7 | 0x8 | PROT_GROWSDOWN | PROT_GROWSUP;
     let grows_down = prot_bits & PROT_GROWSDOWN != 0;
     // There are no mappings that grow upward.
-    if prot_bits & !known != 0 || prot_bits & PROT_GROWSUP != 0 || addr.0 % PAGE_SIZE != 0 {
+    if prot_bits & !known != 0 || prot_bits & PROT_GROWSUP != 0 || !addr.0.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
@@ -156,7 +156,7 @@ fn mprotect(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, prot_bits: u32) -> Resu
         return Ok(0);
     }
     let end = addr.0.checked_add(len).ok_or(Errno::ENOMEM)?;
-    ctx.task.mm()?.protect(addr.0..end, prot(prot_bits), grows_down, &limits(ctx.task))?;
+    ctx.task.mm()?.protect(addr.0..end, prot(prot_bits), grows_down, &limits_of(ctx.task))?;
     Ok(0)
 }
 
@@ -169,7 +169,7 @@ fn pkey_mprotect(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, prot: u32, pkey: i
 }
 
 fn brk(ctx: &mut Ctx<'_>, addr: UserAddr) -> Result {
-    Ok(ctx.task.mm()?.brk(addr.0, &limits(ctx.task)) as usize)
+    Ok(ctx.task.mm()?.brk(addr.0, &limits_of(ctx.task)) as usize)
 }
 
 fn mremap(ctx: &mut Ctx<'_>, old: UserAddr, old_len: u64, new_len: u64, flags: u32, new: UserAddr) -> Result {
@@ -188,7 +188,7 @@ fn mremap(ctx: &mut Ctx<'_>, old: UserAddr, old_len: u64, new_len: u64, flags: u
         keep_old: flags & DONTUNMAP != 0,
     };
     let mm = ctx.task.mm()?;
-    let at = mm.remap(&request, &limits(ctx.task))?;
+    let at = mm.remap(&request, &limits_of(ctx.task))?;
     if new_len > old_len && mm.vma_after(at).is_some_and(|v| v.flags.contains(VmFlags::LOCKED)) {
         let _ = mm.populate(at..at.saturating_add(new_len), None, &mut pause(ctx.task));
     }
@@ -205,7 +205,7 @@ fn madvise(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, advice: i32) -> Result {
 
 fn mincore(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, vec: UserAddr) -> Result {
     const BATCH: u64 = 256;
-    if addr.0 % PAGE_SIZE != 0 {
+    if !addr.0.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
@@ -233,7 +233,7 @@ fn msync(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, flags: u32) -> Result {
     const SYNC: u32 = 4;
     if flags & !(ASYNC | INVALIDATE | SYNC) != 0
         || flags & (ASYNC | SYNC) == ASYNC | SYNC
-        || addr.0 % PAGE_SIZE != 0
+        || !addr.0.is_multiple_of(PAGE_SIZE)
     {
         return Err(Errno::EINVAL);
     }
@@ -267,7 +267,7 @@ fn mlock2(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, flags: u32) -> Result {
     }
     if let Some(range) = lock_range(addr, len)? {
         let mm: Arc<Mm> = ctx.task.mm()?;
-        mm.lock(range, flags & ONFAULT != 0, &limits(ctx.task), &mut pause(ctx.task))?;
+        mm.lock(range, flags & ONFAULT != 0, &limits_of(ctx.task), &mut pause(ctx.task))?;
     }
     Ok(0)
 }
@@ -288,7 +288,7 @@ fn mlockall(ctx: &mut Ctx<'_>, flags: u32) -> Result {
     }
     let has = |bit| flags & bit != 0;
     let mm = ctx.task.mm()?;
-    mm.lock_all(has(CURRENT), has(FUTURE), has(ONFAULT), &limits(ctx.task), &mut pause(ctx.task))?;
+    mm.lock_all(has(CURRENT), has(FUTURE), has(ONFAULT), &limits_of(ctx.task), &mut pause(ctx.task))?;
     Ok(0)
 }
 
@@ -297,8 +297,7 @@ fn munlockall(ctx: &mut Ctx<'_>) -> Result {
     Ok(0)
 }
 
-/// The system calls of this module.
-pub const SYSCALLS: &[Syscall] = syscalls! {
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     9 mmap(addr: UserAddr, length: u64, prot: u32, flags: u32, fd: Fd, offset: u64) Partial "no huge pages; MAP_SYNC is refused";
     10 mprotect(addr: UserAddr, len: u64, prot: u32) Full "";
     11 munmap(addr: UserAddr, length: u64) Full "";

@@ -54,8 +54,13 @@ macro_rules! syscalls {
 }
 
 /// What the subsystems export.
-const LISTS: &[&[&[Syscall]]] =
-    &[crate::task::SYSCALLS, crate::signal::SYSCALLS, crate::time::SYSCALLS, crate::futex::SYSCALLS];
+const LISTS: &[&[&[Syscall]]] = &[
+    crate::task::SYSCALLS,
+    crate::signal::SYSCALLS,
+    crate::time::SYSCALLS,
+    crate::futex::SYSCALLS,
+    crate::mm::SYSCALLS,
+];
 
 /// The table by number.
 pub static TABLE: [Option<&'static Syscall>; MAX_SYSCALL] = compose(LISTS);

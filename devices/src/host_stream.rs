@@ -12,6 +12,10 @@
 //! | `AlwaysReady` | what epoll refuses: regular files, /dev/null, /dev/zero | plain `read` and `write`, which do not wait for a peer |
 //! | `Careful` | everything else, or when opening anew is not permitted | `poll` right before each call, writes of at most PIPE_BUF |
 //!
+//! A terminal is read only while we are its foreground process group. A program that does not read its standard
+//! input can run in the background of a shell; a relay that reads ahead for it would be stopped by SIGTTIN, and
+//! the sandbox with it.
+//!
 //! `Careful` can block the loop only if another process takes the same bytes (or the same room) between the two
 //! calls. A regular file is never opened anew: its offset and O_APPEND belong to the shared description.
 
@@ -21,6 +25,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode as FileMode, OFlags, Stat, fcntl_getfl, fstat, open};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::process::getpgrp;
+use rustix::termios::{isatty, tcgetpgrp};
 
 /// POSIX: a write of this many bytes to a pipe that polls writable does not block.
 const PIPE_BUF: usize = 4096;
@@ -38,6 +44,7 @@ enum Mode {
 pub(crate) struct HostStream {
     fd: OwnedFd,
     mode: Mode,
+    is_terminal: bool,
 }
 
 impl HostStream {
@@ -53,11 +60,12 @@ impl HostStream {
 
     /// A socket.
     pub(crate) fn socket(fd: OwnedFd) -> Self {
-        Self { fd, mode: Mode::Socket }
+        Self { fd, mode: Mode::Socket, is_terminal: false }
     }
 
     fn new(fd: OwnedFd, access: OFlags) -> Self {
         let nonblocking = fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK));
+        let is_terminal = isatty(&fd);
         let stat = fstat(&fd).ok();
         let mode = match stat.map(|s| FileType::from_raw_mode(s.st_mode)) {
             Some(FileType::Socket) => Mode::Socket,
@@ -65,13 +73,13 @@ impl HostStream {
             _ if nonblocking => Mode::Nonblocking,
             Some(FileType::Fifo | FileType::CharacterDevice) => {
                 return match stat.and_then(|stat| open_anew(&fd, &stat, access)) {
-                    Some(own) => Self { fd: own, mode: Mode::Nonblocking },
-                    None => Self { fd, mode: Mode::Careful },
+                    Some(own) => Self { fd: own, mode: Mode::Nonblocking, is_terminal },
+                    None => Self { fd, mode: Mode::Careful, is_terminal },
                 };
             }
             _ => Mode::Careful,
         };
-        Self { fd, mode }
+        Self { fd, mode, is_terminal }
     }
 
     /// Marks a descriptor that epoll has refused.
@@ -85,6 +93,10 @@ impl HostStream {
 
     /// Reads what is there. `WouldBlock`: nothing now; 0: the end.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.is_terminal && tcgetpgrp(&self.fd).is_ok_and(|foreground| foreground != getpgrp()) {
+            // The next key pressed is another event, and another look.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let result = match self.mode {
             Mode::Socket => recv(&self.fd, buf, RecvFlags::DONTWAIT).map(|(n, _)| n),
             Mode::Careful if !self.is_ready(PollFlags::IN) => Err(rustix::io::Errno::AGAIN),
@@ -137,7 +149,7 @@ fn open_anew(fd: &OwnedFd, stat: &Stat, access: OFlags) -> Option<OwnedFd> {
     let is_char = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     // Opening a device can have effects of its own. A terminal's has none with O_NOCTTY; a pty master (5:2)
     // would be a *new* pair.
-    if is_char && (!rustix::termios::isatty(fd) || stat.st_rdev == rustix::fs::makedev(5, 2)) {
+    if is_char && (!isatty(fd) || stat.st_rdev == rustix::fs::makedev(5, 2)) {
         return None;
     }
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());

@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::TAIL;
 use super::metrics::SerialMetrics;
+use super::persist::SerialState;
 use crate::host_stream::HostStream;
 
 /// The port's interrupt line: an irqfd.
@@ -94,6 +95,23 @@ impl Serial {
         let output = Output { tail: VecDeque::new(), copy };
         let port = Port::with_events(Irq(irq), events, output);
         Ok(Self { port, room, input: None, pending: Vec::new(), metrics })
+    }
+
+    /// A port with saved registers. `None`: the state is of another version or no port's.
+    pub fn restore(
+        irq: EventFd,
+        copy: Option<Box<dyn Write + Send>>,
+        state: &SerialState,
+    ) -> io::Result<Option<Self>> {
+        let Some(registers) = state.registers() else { return Ok(None) };
+        let mut serial = Self::new(irq.try_clone()?, copy)?;
+        let events = PortEvents { metrics: serial.metrics.clone(), room: serial.room.clone() };
+        let output = Output { tail: VecDeque::new(), copy: serial.port.writer_mut().copy.take() };
+        match Port::from_state(&registers, Irq(irq), events, output) {
+            Ok(port) => serial.port = port,
+            Err(_) => return Ok(None),
+        }
+        Ok(Some(serial))
     }
 
     /// Feeds the port from `fd`. Call it before the port is given to the event loop.

@@ -19,6 +19,23 @@ pub struct SerialState {
 impl SerialState {
     /// Version of this struct.
     pub const VERSION: u32 = 1;
+
+    /// The model's own form of it; `None` for another version.
+    pub(super) fn registers(&self) -> Option<vm_superio::SerialState> {
+        let [dll, dlm, ier, iir, lcr, lsr, mcr, msr, scr] = self.registers;
+        (self.version == Self::VERSION).then(|| vm_superio::SerialState {
+            baud_divisor_low: dll,
+            baud_divisor_high: dlm,
+            interrupt_enable: ier,
+            interrupt_identification: iir,
+            line_control: lcr,
+            line_status: lsr,
+            modem_control: mcr,
+            modem_status: msr,
+            scratch: scr,
+            in_buffer: self.fifo.clone(),
+        })
+    }
 }
 
 impl Serial {

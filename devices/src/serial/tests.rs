@@ -87,3 +87,16 @@ fn input_flows_through_the_fifo() {
     events.run_with_timeout(100).unwrap();
     assert!(serial.lock().unwrap().input.is_none());
 }
+
+#[test]
+fn a_saved_port_comes_back() {
+    let mut serial = Serial::new(irq(), None).unwrap();
+    serial.write(IER, 1);
+    serial.write(7, 0x5a);
+    let state = serial.save();
+    let mut restored = Serial::restore(irq(), None, &state).unwrap().unwrap();
+    assert_eq!(restored.read(7), 0x5a);
+    assert_eq!(restored.save(), state);
+    let wrong = SerialState { version: 2, ..state };
+    assert!(Serial::restore(irq(), None, &wrong).unwrap().is_none());
+}

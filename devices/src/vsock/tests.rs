@@ -111,6 +111,18 @@ impl Guest {
         Some((header, bytes[HEADER_SIZE..].to_vec()))
     }
 
+    /// Like `receive`, for descriptors whose data comes in its own time (the kernel's terminals).
+    fn receive_soon(&mut self) -> (Header, Vec<u8>) {
+        let start = Instant::now();
+        loop {
+            if let Some(packet) = self.receive() {
+                return packet;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "no packet came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn expect(&mut self, op: u16) -> Header {
         let header = self.receive().expect("a packet").0;
         assert_eq!(header.op, op);
@@ -289,6 +301,32 @@ fn descriptors_shared_with_others_keep_their_flags() {
         let flags = rustix::fs::fcntl_getfl(shared).unwrap();
         assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
     }
+}
+
+#[test]
+fn a_terminal_is_relayed_and_only_opened_anew_as_itself() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut user = File::from(master.try_clone().unwrap());
+    let (input, output) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
+    let mut guest = Guest::connected(Endpoint::stdio(Some(input.into()), Some(output.into())));
+    user.write_all(b"typed\n").unwrap();
+    assert_eq!(guest.receive_soon().1, b"typed\n");
+    guest.data(b"shown");
+    // The echo, then the output.
+    let mut shown = [0; 12];
+    user.read_exact(&mut shown).unwrap();
+    assert_eq!(&shown, b"typed\r\nshown");
+    let flags = rustix::fs::fcntl_getfl(&slave).unwrap();
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
+    // The master's own end is another file than its path; it must not become a new terminal.
+    let mut guest = Guest::connected(Endpoint::stdio(Some(master), None));
+    (&slave).write_all(b"from the slave").unwrap();
+    assert_eq!(guest.receive_soon().1, b"from the slave");
 }
 
 #[test]

@@ -51,3 +51,25 @@ pub use types::{
     ForkMode, FpuInit, InvalidFpuState, MapError, Mapping, NonCanonical, OutOfMemory, PAGE_SHIFT, PAGE_SIZE,
     Prot, USER_END, UserFault,
 };
+
+/// Parts of the bare implementation that [`entry!`] names.
+#[cfg(target_os = "none")]
+#[doc(hidden)]
+pub mod boot {
+    pub use crate::bare::boot::entry;
+}
+
+/// Makes the image's entry point for a kernel: `ringfence_hal::entry!(ringfence_sentry::Sentry);`
+#[cfg(target_os = "none")]
+#[macro_export]
+macro_rules! entry {
+    ($kernel:ty) => {
+        // The linker script puts this first.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".boot")]
+        unsafe extern "C" fn _start() -> ! {
+            ::core::arch::naked_asm!("jmp {}", sym $crate::boot::entry::<$kernel>)
+        }
+    };
+}

@@ -1,0 +1,149 @@
+//! One function for each privileged instruction we use.
+
+use core::arch::asm;
+
+/// Reads a model-specific register.
+///
+/// # Safety
+/// The register exists on this CPU.
+#[inline]
+pub unsafe fn rdmsr(msr: u32) -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: reading an existing register has no memory effect.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register exists, takes this value, and what it changes keeps the kernel's invariants.
+#[inline]
+pub unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: by the caller. Not `nomem`: a register may start DMA-like writes or interrupts.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags))
+    };
+}
+
+/// Defines a reader and a writer of a control register.
+macro_rules! control_register {
+    ($read:ident, $write:ident, $name:literal) => {
+        #[doc = concat!("Reads ", $name, ".")]
+        #[inline]
+        pub fn $read() -> u64 {
+            let v: u64;
+            // SAFETY: reading a control register in ring 0 has no side effect.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) v, options(nomem, nostack, preserves_flags)) };
+            v
+        }
+        #[doc = concat!("Writes ", $name, ".")]
+        ///
+        /// # Safety
+        /// The new value keeps the kernel mapped and its invariants true.
+        #[inline]
+        pub unsafe fn $write(v: u64) {
+            // SAFETY: by the caller.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) v, options(nostack, preserves_flags)) };
+        }
+    };
+}
+control_register!(cr0, set_cr0, "cr0");
+control_register!(cr3, set_cr3, "cr3");
+control_register!(cr4, set_cr4, "cr4");
+
+/// The address of the last page fault.
+#[inline]
+pub fn cr2() -> u64 {
+    let v: u64;
+    // SAFETY: reading CR2 in ring 0 has no side effect.
+    unsafe { asm!("mov {}, cr2", out(reg) v, options(nomem, nostack, preserves_flags)) };
+    v
+}
+
+/// Reads XCR0.
+///
+/// # Safety
+/// CR4.OSXSAVE is set.
+pub unsafe fn xgetbv() -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: by the caller the instruction exists.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// Writes XCR0.
+///
+/// # Safety
+/// CR4.OSXSAVE is set and the CPU takes this value.
+pub unsafe fn xsetbv(v: u64) {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") v as u32, in("edx") (v >> 32) as u32,
+            options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// Forgets the translation of one page in this CPU's TLB, global or not.
+#[inline]
+pub fn invlpg(va: u64) {
+    // SAFETY: only forgets cached translations. Not `nomem`: orders against the page-table stores before it.
+    unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
+}
+
+/// The time-stamp counter.
+#[inline]
+pub fn rdtsc() -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: no memory effect.
+    unsafe { asm!("rdtsc", out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags)) };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// CPUID with a sub-leaf: eax, ebx, ecx, edx.
+pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
+    let r = core::arch::x86_64::__cpuid_count(leaf, sub);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// Reads a byte from an I/O port.
+///
+/// # Safety
+/// Reading this port has no effect on memory safety.
+pub unsafe fn inb(port: u16) -> u8 {
+    let v: u8;
+    // SAFETY: by the caller.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") v, options(nomem, nostack, preserves_flags)) };
+    v
+}
+
+/// Writes a byte to an I/O port.
+///
+/// # Safety
+/// Writing this port has no effect on memory safety.
+pub unsafe fn outb(port: u16, v: u8) {
+    // SAFETY: by the caller.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") v, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Writes a word of 32 bits to an I/O port.
+///
+/// # Safety
+/// Writing this port has no effect on memory safety.
+pub unsafe fn outl(port: u16, v: u32) {
+    // SAFETY: by the caller.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") v, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Stops this CPU for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: with interrupts off nothing but an NMI wakes us, and then we halt again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

@@ -1,0 +1,227 @@
+//! The assembly between ring 3 and the kernel.
+//!
+//! Both ways in, SYSCALL and the trap stubs, build a [`UserRegs`] at the top of the thread's kernel stack and
+//! call Rust with a pointer to it. All ways out lead to one of two ends:
+//!
+//! * SYSRET, when nothing is to be done before user mode (`work` is zero) and the registers are as a system
+//!   call left them: `rcx` = `rip`, canonical; `r11` = `rflags`, without TF, RF, NT or privileged bits. What
+//!   SYSRET would do with a non-canonical `rcx`, fault in ring 0 on the user's stack, is thereby excluded.
+//! * IRET, after [`super::traps::leave`] has made the frame safe.
+//!
+//! Interrupts are off from the first instruction to the last, so the `swapgs` pairs cannot be torn apart. What can
+//! come in between (NMI, double fault, machine check) runs on a stack of its own and ends in a panic.
+
+use super::local::Local;
+use super::segments::{USER_CS, USER_SS};
+use super::thread::Head;
+use super::traps;
+use super::user::{clac, on_fault};
+use crate::{Kernel, UserRegs};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+
+/// `rflags` bits with which SYSRET is right; IF is added there.
+const SYSRET_FLAGS: i32 = 0x1 | 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x200 | 0x400 | 0x800 | 0x4_0000;
+
+/// Bytes of a vector's stub.
+pub const STUB: usize = 16;
+
+/// Pops the general registers, up to `rdi`.
+macro_rules! pop_all {
+    () => {
+        "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx\npop r11\npop r10\npop r9\npop r8\npop rax\npop rcx\npop rdx\npop rsi\npop rdi"
+    };
+}
+/// Pushes the general registers below `rdi`.
+macro_rules! push_all_below_rdi {
+    () => {
+        "push rsi\npush rdx\npush rcx\npush rax\npush r8\npush r9\npush r10\npush r11\npush rbx\npush rbp\npush r12\npush r13\npush r14\npush r15"
+    };
+}
+
+/// Where SYSCALL arrives: `rcx` = return address, `r11` = flags, the user's stack, GS and everything else.
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
+    naked_asm!(
+        "swapgs",
+        "mov gs:[{user_rsp}], rsp",
+        "mov rsp, gs:[{kernel_rsp}]",
+        "push {ss}",
+        "push qword ptr gs:[{user_rsp}]",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push rax",
+        "push rdi",
+        push_all_below_rdi!(),
+        "mov rdi, rsp",
+        "sub rsp, 8", // 21 words were pushed: align the stack
+        "xor ebp, ebp", // the end of backtraces
+        "call {syscall}",
+        "add rsp, 8",
+        "mov rdx, gs:[{current}]",
+        "cmp dword ptr [rdx + {work}], 0",
+        "jne {leave}",
+        "mov rcx, [rsp + {rip}]",
+        "mov r11, [rsp + {rflags}]",
+        "cmp rcx, [rsp + {rcx}]",
+        "jne {leave}",
+        "cmp r11, [rsp + {r11}]",
+        "jne {leave}",
+        "test r11, {bad_flags}",
+        "jnz {leave}",
+        "mov rdx, rcx",
+        "shr rdx, 47",
+        "jnz {leave}",
+        "or r11d, 0x200",
+        "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx",
+        "add rsp, 8", // r11
+        "pop r10\npop r9\npop r8\npop rax",
+        "add rsp, 8", // rcx
+        "pop rdx\npop rsi\npop rdi",
+        "mov rsp, [rsp + 32]", // over orig_rax, rip, cs, rflags
+        "swapgs",
+        "sysretq",
+        user_rsp = const offset_of!(Local, user_rsp),
+        kernel_rsp = const offset_of!(Local, kernel_rsp),
+        current = const offset_of!(Local, current),
+        work = const offset_of!(Head, work),
+        ss = const USER_SS,
+        cs = const USER_CS,
+        rip = const offset_of!(UserRegs, rip),
+        rflags = const offset_of!(UserRegs, rflags),
+        rcx = const offset_of!(UserRegs, rcx),
+        r11 = const offset_of!(UserRegs, r11),
+        bad_flags = const !SYSRET_FLAGS,
+        syscall = sym traps::syscall::<K>,
+        leave = sym leave::<K>,
+    )
+}
+
+/// `rsp` points at the frame: run what is due, make the frame safe, IRET.
+#[unsafe(naked)]
+pub unsafe extern "C" fn leave<K: Kernel>() -> ! {
+    naked_asm!(
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "xor ebp, ebp",
+        "call {leave}",
+        "add rsp, 8",
+        pop_all!(),
+        "add rsp, 8", // orig_rax
+        "swapgs",
+        "2: iretq",
+        on_fault!("2b", "2b", "2"),
+        leave = sym traps::leave::<K>,
+    )
+}
+
+/// `rsp` points at a frame that IRET refused: deliver that, and try to leave again.
+#[unsafe(naked)]
+pub unsafe extern "C" fn refused<K: Kernel>() -> ! {
+    naked_asm!(
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "xor ebp, ebp",
+        "call {refused}",
+        "add rsp, 8",
+        "jmp {leave}",
+        refused = sym traps::refused::<K>,
+        leave = sym leave::<K>,
+    )
+}
+
+/// Returns in `rax` the address of 256 stubs of [`STUB`] bytes, one for each vector.
+///
+/// A stub completes the frame to one layout (an error code or 0 in the place of `orig_rax`, then `rdi`) and
+/// goes on with the vector in `edi`.
+#[unsafe(naked)]
+pub unsafe extern "C" fn stubs<K: Kernel>() -> usize {
+    naked_asm!(
+        "lea rax, [rip + 22f]",
+        "ret",
+        ".balign 16",
+        "22:",
+        ".set .Lvector, 0",
+        ".rept 256",
+        ".balign 16",
+        // The vectors that push an error code.
+        ".if .Lvector == 8 || (.Lvector >= 10 && .Lvector <= 14) || .Lvector == 17 || .Lvector == 21 || .Lvector == 29 || .Lvector == 30",
+        ".else",
+        "push 0",
+        ".endif",
+        "push rdi",
+        "mov edi, .Lvector",
+        "jmp 33f",
+        ".set .Lvector, .Lvector + 1",
+        ".endr",
+        "33:",
+        push_all_below_rdi!(),
+        "cld",
+        clac!(),
+        "mov rsi, rsp",
+        "xor ebp, ebp",
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 44f",
+        "swapgs",
+        "sub rsp, 8",
+        "call {user_trap}",
+        "add rsp, 8",
+        "jmp {leave}",
+        // From the kernel: keep `rbp`, so that a panic's backtrace goes on into the interrupted code.
+        "44:",
+        "mov rbp, [rsp + {rbp}]",
+        "sub rsp, 8",
+        "call {kernel_trap}",
+        "add rsp, 8",
+        pop_all!(),
+        "add rsp, 8",
+        "iretq",
+        cs = const 17 * 8,
+        rbp = const offset_of!(UserRegs, rbp),
+        user_trap = sym traps::user_trap::<K>,
+        kernel_trap = sym traps::kernel_trap::<K>,
+        leave = sym leave::<K>,
+    )
+}
+
+/// NMI, double fault, machine check: on their own stack, with any GS. The top of that stack names the CPU's block.
+/// An error code or 0 has been pushed; `fatal_*` below do that.
+#[unsafe(naked)]
+unsafe extern "C" fn fatal() -> ! {
+    naked_asm!(
+        push_all_below_rdi!(),
+        "cld",
+        // GS base = the word above the frame: 15 registers, error code, 5 words of the processor
+        "mov ecx, {gs_base}",
+        "mov eax, [rsp + 21*8]",
+        "mov edx, [rsp + 21*8 + 4]",
+        "wrmsr",
+        "mov rsi, rsp",
+        "mov rbp, [rsp + {rbp}]",
+        "sub rsp, 8",
+        "call {panic}",
+        "ud2",
+        gs_base = const super::msr::GS_BASE,
+        rbp = const offset_of!(UserRegs, rbp),
+        panic = sym traps::fatal_trap,
+    )
+}
+
+/// Vector 2.
+#[unsafe(naked)]
+pub unsafe extern "C" fn fatal_nmi() -> ! {
+    naked_asm!("push 0", "push rdi", "mov edi, 2", "jmp {}", sym fatal)
+}
+
+/// Vector 8.
+#[unsafe(naked)]
+pub unsafe extern "C" fn fatal_double_fault() -> ! {
+    naked_asm!("push rdi", "mov edi, 8", "jmp {}", sym fatal)
+}
+
+/// Vector 18.
+#[unsafe(naked)]
+pub unsafe extern "C" fn fatal_machine_check() -> ! {
+    naked_asm!("push 0", "push rdi", "mov edi, 18", "jmp {}", sym fatal)
+}

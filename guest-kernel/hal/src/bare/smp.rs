@@ -1,0 +1,150 @@
+//! Starting the other CPUs.
+//!
+//! INIT and SIPI put a CPU into real mode at a page below 1 MiB, where [`trampoline`] has been copied. It goes straight to
+//! long mode on the boot tables (which map the first GiB one to one), finds its block by its APIC id, and calls
+//! [`start`] on its own stack. All CPUs come up at the same time; nobody waits for them.
+
+use super::layout::{TRAMPOLINE, window_ptr};
+use super::local::Local;
+use super::stack::KernelStack;
+use super::{apic, cpu, fpu, paging, time, traps};
+use crate::Kernel;
+use alloc::boxed::Box;
+use core::arch::naked_asm;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// What a starting CPU needs, found by APIC id.
+#[repr(C)]
+struct Ready {
+    stack: AtomicU64,
+    local: AtomicU64,
+}
+
+static READY: [Ready; cpu::MAX] =
+    [const { Ready { stack: AtomicU64::new(0), local: AtomicU64::new(0) } }; cpu::MAX];
+/// `start::<K>`, for [`start_all`], which does not know `K`.
+static START: AtomicUsize = AtomicUsize::new(0);
+
+/// Remembers which kernel the secondary CPUs run.
+pub fn init<K: Kernel>() {
+    START.store(start::<K> as *const () as usize, Ordering::Relaxed);
+}
+
+/// Starts every configured CPU but the first. A CPU there is no memory for is left out.
+pub fn start_all() {
+    let (code, end): (usize, usize);
+    // SAFETY: returns two addresses and touches nothing.
+    unsafe {
+        core::arch::asm!("call {}", sym trampoline, out("rax") code, out("rdx") end, clobber_abi("C"));
+        // SAFETY: low memory is not handed out, and the boot protocol keeps nothing in this page.
+        window_ptr::<u8>(TRAMPOLINE).copy_from(code as *const u8, end - code);
+    }
+    for id in 1..cpu::count() {
+        let Ok(stack) = KernelStack::new() else { break };
+        // The idle thread stays on this stack for good.
+        READY[id].stack.store(core::mem::ManuallyDrop::new(stack).top(), Ordering::Relaxed);
+        let local: &'static Local = Box::leak(new_local());
+        READY[id].local.store(core::ptr::from_ref(local).addr() as u64, Ordering::Release);
+        apic::start_cpu(id, (TRAMPOLINE >> 12) as u8);
+    }
+}
+
+/// A zeroed block; not built on the stack, because it holds an interrupt stack.
+fn new_local() -> Box<Local> {
+    let mut b = Box::<Local>::new_uninit();
+    // SAFETY: `new` is a constant of zeroes and null pointers: all-zero bytes are the same value.
+    unsafe {
+        b.as_mut_ptr().write_bytes(0, 1);
+        b.assume_init()
+    }
+}
+
+extern "C" fn start<K: Kernel>(local: &'static Local, id: usize) -> ! {
+    cpu::init_this();
+    // SAFETY: the kernel's root maps everything this code uses; the boot tables were only for the way here.
+    unsafe { super::asm::set_cr3(paging::kernel_root()) };
+    local.prepare(id);
+    traps::init_this::<K>();
+    fpu::init_this();
+    apic::init_this();
+    // Ready to be interrupted.
+    local.publish();
+    time::init_this();
+    apic::init_timer_this();
+    K::start_secondary()
+}
+
+/// The start-up code's bounds, in `rax` and `rdx`. The code itself is copied to [`TRAMPOLINE`] and runs there.
+#[unsafe(naked)]
+unsafe extern "C" fn trampoline() {
+    naked_asm!(
+        "lea rax, [rip + 50f]",
+        "lea rdx, [rip + 59f]",
+        "ret",
+        ".balign 16",
+        ".code16",
+        "50:",
+        "cli",
+        "cld",
+        "xor ax, ax",
+        "mov ds, ax",
+        "lgdtd [{base} + 55f - 50b]",
+        "mov eax, cr4",
+        "or eax, 0x20", // PAE
+        "mov cr4, eax",
+        "mov eax, dword ptr [{base} + 56f - 50b]",
+        "mov cr3, eax",
+        "mov ecx, 0xc0000080",
+        "rdmsr",
+        "or eax, 0x900", // LME, NXE
+        "wrmsr",
+        "mov eax, cr0",
+        "and eax, 0x9fffffff", // caches on
+        "or eax, 0x80000001",  // PG, PE
+        "mov cr0, eax",
+        // far jump to the 64-bit segment
+        ".byte 0x66, 0xea",
+        ".long {base} + 57f - 50b",
+        ".word 0x08",
+        ".balign 8",
+        "54:", // GDT
+        ".quad 0",
+        ".quad 0x00af9b000000ffff",
+        ".quad 0x00cf93000000ffff",
+        "55:",
+        ".word 23",
+        ".long {base} + 54b - 50b",
+        ".balign 4",
+        "56:",
+        ".long {root} - {kernel_base}",
+        ".code64",
+        "57:",
+        "mov eax, 0x10",
+        "mov ss, eax",
+        "mov ds, eax",
+        "mov es, eax",
+        "mov eax, 1",
+        "cpuid",
+        "shr ebx, 24",
+        "mov esi, ebx",
+        "shl ebx, 4",
+        "movabs rax, offset {ready}",
+        "add rbx, rax",
+        "58:",
+        "mov rdi, [rbx + 8]",
+        "test rdi, rdi",
+        "jz 58b",
+        "mov rsp, [rbx]",
+        "movabs rax, offset {start}",
+        "mov rax, [rax]",
+        "xor ebp, ebp",
+        "call rax",
+        "ud2",
+        "59:",
+        base = const TRAMPOLINE,
+        root = sym paging::BOOT_ROOT,
+        kernel_base = const super::layout::KERNEL_BASE,
+        ready = sym READY,
+        start = sym START,
+    )
+}

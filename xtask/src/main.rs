@@ -3,8 +3,10 @@
 //! What a task needs from the machine (Debian packages, Rust targets, the lab's images) it installs by itself,
 //! once, and says so in a line. See `CONTRIBUTING.md` for the daily use and `docs/lab.md` for the lab.
 mod build;
+mod demo;
 mod host;
 mod lab;
+mod test;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -22,6 +24,10 @@ struct Arguments {
 enum Task {
     /// Build the static `ringfence` command at target/ringfence/ringfence
     Build,
+    /// Build, then show a Debian shell session and a Python program in a sandbox
+    Demo,
+    /// Everything CI runs
+    Test(test::Options),
     /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
     Run {
         /// What `ringfence run` shall get
@@ -38,6 +44,8 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Build => build::build().map(|_| 0),
+        Task::Demo => demo::demo(),
+        Task::Test(options) => test::main(&options),
         Task::Run { arguments } => build::run(&arguments),
         Task::Lab { command } => lab::main(command),
     };

@@ -69,6 +69,19 @@ pub fn ensure() -> Result<Image> {
     Ok(image)
 }
 
+/// The Debian image of the lab's `/srv/debian.erofs`, as a file on this machine.
+pub fn debian() -> Result<PathBuf> {
+    let image = ensure()?;
+    let place = image.disk.with_file_name("debian.erofs");
+    if !place.exists() {
+        let temporary = place.with_extension(format!("new.{}", std::process::id()));
+        let dump = format!("dump /srv/debian.erofs {}", temporary.display());
+        run_quietly(Command::new("/sbin/debugfs").args(["-R", &dump]).arg(&image.disk))?;
+        fs::rename(&temporary, &place)?;
+    }
+    Ok(place)
+}
+
 fn make(work: &Path, suite: &str) -> Result<()> {
     let tree = work.join("tree");
     make_tree(work, &tree, suite)?;

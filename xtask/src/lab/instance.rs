@@ -44,7 +44,11 @@ pub struct Lab {
 impl Lab {
     /// The lab with these options.
     pub fn new(options: Options) -> Lab {
-        let name = if options.icount { "icount" } else { "main" };
+        Lab::named(if options.icount { "icount" } else { "main" }, options)
+    }
+
+    /// Another lab of this checkout.
+    pub fn named(name: &str, options: Options) -> Lab {
         Lab { options, directory: host::target_dir().join("lab").join(name) }
     }
 

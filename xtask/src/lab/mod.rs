@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-pub use client::{Session, Streams};
+pub use client::{Session, Streams, TimedOut};
+pub use image::debian as debian_image;
 pub use instance::{Lab, Options};
 
 use crate::build;

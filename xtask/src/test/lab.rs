@@ -1,0 +1,189 @@
+//! Running the lab cases, in several labs at once, and reporting what differs.
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::case::{self, Case, Place};
+use super::{Options, Tally};
+use crate::host;
+use crate::lab::{Lab, Streams, TimedOut, push_programs};
+
+/// What a run of a case gave.
+struct Outcome {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    /// `None`: it did not end in its time.
+    code: Option<u8>,
+    took: Duration,
+}
+
+/// Runs the cases the options ask for.
+pub fn run(options: &Options) -> Result<Tally> {
+    let mut cases = case::load(&host::checkout().join("tests/lab/cases"))?;
+    if let Some(part) = &options.case {
+        cases.retain(|case| case.name.contains(part.as_str()));
+    }
+    ensure!(!cases.is_empty(), "no such case");
+    crate::build::build_static("ringfence")?;
+    let failures = host::target_dir().join("lab/failures");
+    let _ = fs::remove_dir_all(&failures);
+    // Long ones first, so that the labs end together.
+    cases.sort_by_key(|case| std::cmp::Reverse(case.timeout));
+    let jobs = options.jobs.clamp(1, cases.len());
+    let queue = Mutex::new(VecDeque::from(cases));
+    let total = Mutex::new(Tally::default());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    std::thread::scope(|scope| {
+        for number in 0..jobs {
+            let (next, total, failures) = (&next, &total, &failures);
+            scope.spawn(move || {
+                let lab = Lab::named(&format!("test{number}"), crate::lab::Options::default());
+                while let Some(case) = next() {
+                    let verdict = run_case(&lab, &case, options.native_only, failures);
+                    let (passed, report) = match verdict {
+                        Ok((passed, report)) => (passed, report),
+                        Err(error) => (false, format!("cannot be run: {error:#}")),
+                    };
+                    println!("{} {} {report}", if passed { "ok  " } else { "FAIL" }, case.name);
+                    total.lock().unwrap_or_else(PoisonError::into_inner).add(Tally::one(passed));
+                }
+                if let Err(error) = lab.down() {
+                    host::say(&format!("{error:#}"));
+                }
+            });
+        }
+    });
+    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Runs one case and says in a line (and, if it failed, in more) what happened.
+fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
+    let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };
+    if case.place == Place::Lab {
+        if native_only {
+            return Ok((true, "(not run: it needs sandboxes)".to_owned()));
+        }
+        let outcome = execute(lab, case, &words(&["bash", "-c", &case.script]))?;
+        let passed = outcome.code == Some(case.exit);
+        let mut report = format!("({:.1} s)", outcome.took.as_secs_f64());
+        if !passed {
+            report += &format!("\n    {}, expected {}", outcome.ending(), case.exit);
+            report += &indent(&outcome.stdout);
+            report += &indent(&outcome.stderr);
+        }
+        return Ok((passed, report));
+    }
+    let program = ["/bin/sh", "-c", &case.script];
+    let native = execute(lab, case, &words(&[&["native"][..], &program].concat()))?;
+    let mut report = format!("(native {:.1} s", native.took.as_secs_f64());
+    if native.code != Some(case.exit) {
+        report += &format!(")\n    natively: {}, expected {}", native.ending(), case.exit);
+        report += &indent(&native.stderr);
+        return Ok((false, report));
+    }
+    if native_only {
+        return Ok((true, report + ")"));
+    }
+    let mut command = words(&["ringfence", "run", "--image", "/srv/debian.erofs"]);
+    command.extend(case.options.iter().map(OsString::from));
+    command.push("--".into());
+    command.extend(words(&program));
+    let sandbox = execute(lab, case, &command)?;
+    report += &format!(", sandbox {:.1} s)", sandbox.took.as_secs_f64());
+    let mut passed = sandbox.code == native.code;
+    if !passed {
+        report += &format!("\n    natively {}, in the sandbox {}", native.ending(), sandbox.ending());
+    }
+    let directory = failures.join(case.name.replace('/', "-"));
+    for (stream, native, sandbox) in
+        [("stdout", &native.stdout, &sandbox.stdout), ("stderr", &native.stderr, &sandbox.stderr)]
+    {
+        let (native, sandbox) = (filter(case, native)?, filter(case, sandbox)?);
+        if native != sandbox {
+            passed = false;
+            report += &format!("\n    {stream} differs (kept in {}):", directory.display());
+            report += &indent(&difference(&directory, stream, &native, &sandbox)?);
+        }
+    }
+    Ok((passed, report))
+}
+
+impl Outcome {
+    fn ending(&self) -> String {
+        match self.code {
+            Some(code) => format!("exit code {code}"),
+            None => format!("no end after {} s", self.took.as_secs()),
+        }
+    }
+}
+
+fn execute(lab: &Lab, case: &Case, command: &[OsString]) -> Result<Outcome> {
+    let mut session = lab.session()?;
+    push_programs(&mut session, false)?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    let streams = Streams {
+        stdin: Box::new(Cursor::new(case.stdin.clone())),
+        output: Box::new(|is_error, bytes| {
+            if is_error { &mut stderr } else { &mut stdout }.extend_from_slice(bytes);
+            Ok(())
+        }),
+        timeout: Some(case.timeout),
+    };
+    let code = match session.run(command, streams) {
+        Ok(code) => Some(code),
+        Err(error) if error.is::<TimedOut>() => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Outcome { stdout, stderr, code, took: start.elapsed() })
+}
+
+fn filter(case: &Case, bytes: &[u8]) -> Result<Vec<u8>> {
+    if case.filters.is_empty() {
+        return Ok(bytes.to_vec());
+    }
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut sed = Command::new("sed");
+    sed.arg("-E").args(case.filters.iter().flat_map(|filter| ["-e", filter])).env("LC_ALL", "C");
+    let mut child = sed.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start sed")?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(bytes));
+        child.wait_with_output()
+    })?;
+    ensure!(output.status.success(), "sed does not understand {:?}", case.filters);
+    Ok(output.stdout)
+}
+
+/// Keeps both versions and says how they differ.
+fn difference(directory: &Path, stream: &str, native: &[u8], sandbox: &[u8]) -> Result<Vec<u8>> {
+    fs::create_dir_all(directory)?;
+    let keep = |place: &str, bytes: &[u8]| -> Result<PathBuf> {
+        let path = directory.join(format!("{stream}.{place}"));
+        fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    let (native, sandbox) = (keep("native", native)?, keep("sandbox", sandbox)?);
+    let mut diff = Command::new("diff");
+    diff.args(["--text", "-U2", "--label", "native", "--label", "sandbox"]).args([native, sandbox]);
+    Ok(diff.output().context("cannot start diff")?.stdout)
+}
+
+/// The first lines of `text`, set in under the case's line.
+fn indent(text: &[u8]) -> String {
+    const LINES: usize = 40;
+    let text = String::from_utf8_lossy(text);
+    let mut shown: String = text.lines().take(LINES).map(|line| format!("\n    | {line}")).collect();
+    if text.lines().count() > LINES {
+        shown += "\n    | …";
+    }
+    shown
+}

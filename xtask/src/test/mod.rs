@@ -1,0 +1,111 @@
+//! `cargo xtask test`: everything CI runs.
+//!
+//! A suite is a function that returns its [`Tally`]; a suite that cannot run at all (a tool or a build fails)
+//! counts as one failure, so that the others are still seen. Each suite prints its count and the last line is
+//! the sum, `N passed, N failed`.
+mod case;
+mod checks;
+mod guest_elf;
+mod lab;
+mod units;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+/// What `cargo xtask test` takes.
+#[derive(Args)]
+pub struct Options {
+    /// Only these suites
+    #[arg(long, value_enum)]
+    only: Vec<Suite>,
+    /// Only lab cases whose name contains this
+    #[arg(long)]
+    case: Option<String>,
+    /// Labs to run cases in at the same time
+    #[arg(long, default_value_t = default_jobs())]
+    jobs: usize,
+    /// Run lab cases natively only, not in a sandbox: for writing cases
+    #[arg(long)]
+    native_only: bool,
+}
+
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(4))
+}
+
+/// The suites, in their order.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// rustfmt has nothing to change
+    Format,
+    /// Clippy has nothing to say
+    Clippy,
+    /// Licences and sources of the dependencies
+    Deny,
+    /// Unit tests on this machine
+    Unit,
+    /// The guest kernel's ELF file is what it must be
+    Guest,
+    /// The command is static and small
+    Binary,
+    /// Programs in sandboxes, in the lab
+    Lab,
+}
+
+/// How many checks of a suite passed and failed.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    /// One check.
+    fn one(passed: bool) -> Tally {
+        Tally { passed: usize::from(passed), failed: usize::from(!passed) }
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(to, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// Runs the suites; 0 if nothing failed.
+pub fn main(options: &Options) -> Result<u8> {
+    let mut total = Tally::default();
+    let wanted = |suite: &Suite| match &options.case {
+        Some(_) if options.only.is_empty() => *suite == Suite::Lab,
+        _ => options.only.is_empty() || options.only.contains(suite),
+    };
+    for suite in Suite::value_variants().iter().filter(|suite| wanted(suite)) {
+        let name = suite.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        println!("== {name}");
+        let start = Instant::now();
+        let result = match suite {
+            Suite::Format => checks::format(),
+            Suite::Clippy => checks::clippy(),
+            Suite::Deny => checks::deny(),
+            Suite::Unit => units::run(),
+            Suite::Guest => guest_elf::check(),
+            Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
+            Suite::Lab => lab::run(options),
+        };
+        let tally = result.unwrap_or_else(|error| {
+            println!("{name}: {error:#}");
+            Tally::one(false)
+        });
+        println!("{name}: {tally} ({} s)", start.elapsed().as_secs());
+        total.add(tally);
+    }
+    println!("{total}");
+    Ok(u8::from(total.failed > 0 || total.passed == 0))
+}

@@ -64,7 +64,9 @@ pub fn demo() -> Result<u8> {
         host::say("KVM is not usable on this machine (see `ringfence doctor`): running in the lab");
         Machine::Lab(Lab::new(lab::Options::default()))
     };
-    for (arguments, stdin) in [(&["--", "bash", "-v"][..], SHELL), (&["--cpus", "2", "--", "python3", "-"], PYTHON)] {
+    for (arguments, stdin) in
+        [(&["--", "bash", "-v"][..], SHELL), (&["--cpus", "2", "--", "python3", "-"], PYTHON)]
+    {
         println!("\n$ ringfence run --image debian.erofs {}", arguments.join(" "));
         let code = machine.run(arguments, stdin)?;
         if code != 0 {

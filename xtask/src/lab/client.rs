@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use ringfence_lab_agent::wire::{self, Exec, Frame, FrameReader, Kind};
 
+/// How long the lab may take to answer: it may be slow, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A connection to one port of the lab. Dropping it kills the command that runs in it.
 pub struct Session {
     id: u64,
@@ -118,7 +121,7 @@ impl Session {
     }
 
     fn reply(&mut self) -> Result<bool> {
-        let frame = self.next(None)?;
+        let frame = self.next(Some(Instant::now() + PATIENCE))?;
         let words = wire::decode_strings(&frame.payload).unwrap_or_default();
         match &words[..] {
             [word, _] if word == b"ok" => Ok(true),

@@ -59,16 +59,23 @@ pub enum Command {
 }
 
 /// Which of the checkout's labs.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 pub struct Which {
+    /// Another lab of this checkout, by name
+    #[arg(long)]
+    name: Option<String>,
     /// The lab with one CPU that counts instructions: its time is its instruction count
     #[arg(long)]
     icount: bool,
 }
 
 impl Which {
-    fn lab(self) -> Lab {
-        Lab::new(Options { icount: self.icount })
+    fn lab(&self) -> Lab {
+        let options = Options { icount: self.icount };
+        match &self.name {
+            Some(name) => Lab::named(name, options),
+            None => Lab::new(options),
+        }
     }
 }
 

@@ -44,7 +44,11 @@ pub fn clippy() -> Result<Tally> {
 /// test machine may not reach: they are looked at by hand (CONTRIBUTING.md).
 pub fn deny() -> Result<Tally> {
     let program = cargo_deny()?;
-    passes(Command::new(program).args(["--log-level", "warn", "check", "bans", "licenses", "sources"]).current_dir(host::checkout()))
+    passes(
+        Command::new(program)
+            .args(["--log-level", "warn", "check", "bans", "licenses", "sources"])
+            .current_dir(host::checkout()),
+    )
 }
 
 /// cargo-deny, built once a user.

@@ -39,7 +39,9 @@ pub fn check() -> Result<Tally> {
 
 fn disassemble(image: &Path) -> Result<String> {
     let listing = host::run_quietly(
-        Command::new("objdump").args(["--disassemble", "--demangle", "--no-show-raw-insn", "--wide"]).arg(image),
+        Command::new("objdump")
+            .args(["--disassemble", "--demangle", "--no-show-raw-insn", "--wide"])
+            .arg(image),
     )?;
     ensure!(listing.lines().count() > 100, "objdump finds no code in {}", image.display());
     Ok(listing)
@@ -67,7 +69,10 @@ fn touches_vectors(instruction: &str) -> bool {
     // What follows a `#` or `<` names addresses.
     let code = instruction.split(['#', '<']).next().unwrap_or_default();
     ["%xmm", "%ymm", "%zmm", "%mm", "%st", "%k1", "%k2"].iter().any(|register| code.contains(register))
-        || code.split_whitespace().next().is_some_and(|mnemonic| mnemonic.starts_with("fld") || mnemonic.starts_with("fild"))
+        || code
+            .split_whitespace()
+            .next()
+            .is_some_and(|mnemonic| mnemonic.starts_with("fld") || mnemonic.starts_with("fild"))
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ pub fn run() -> Result<Tally> {
             tally.add(Tally { passed: count(counts, " passed"), failed: count(counts, " failed") });
         }
         // A line for each test that passed is noise.
-        if !(line.is_empty() || line.starts_with("test ") && line.ends_with("... ok") || line == "running 0 tests") {
+        if !(line.is_empty()
+            || line.starts_with("test ") && line.ends_with("... ok")
+            || line == "running 0 tests")
+        {
             println!("{line}");
         }
     }

@@ -6,15 +6,16 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use ringfence_lab_agent::wire::{self, Exec, Frame, FrameReader, Kind};
 
@@ -35,6 +36,10 @@ pub fn serve_port(path: &Path) {
         Ok(both) => both,
         Err(error) => return println!("lab: {}: {error}", path.display()),
     };
+    let poller = match reader.try_clone() {
+        Ok(poller) => poller,
+        Err(error) => return println!("lab: {}: {error}", path.display()),
+    };
     let writer = Arc::new(Mutex::new(writer));
     let mut reader = FrameReader::new(reader);
     loop {
@@ -45,7 +50,12 @@ pub fn serve_port(path: &Path) {
         crate::SESSIONS.fetch_add(1, Ordering::Relaxed);
         crate::SERVED.fetch_add(1, Ordering::Relaxed);
         let mut session: Option<Session> = None;
-        while let Ok(Some(frame)) = reader.next_frame() {
+        loop {
+            let frame = match reader.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) if connected_again(&poller) => continue,
+                _ => break,
+            };
             if frame.kind == Kind::Hello {
                 // The assignment drops, and so kills, what the last client left.
                 session = None;
@@ -62,6 +72,24 @@ pub fn serve_port(path: &Path) {
         drop(session);
         crate::SESSIONS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// After a read that found nobody: whether a client is there all the same.
+///
+/// The news of who connects and disconnects comes over another queue than the data. When one client follows
+/// another at once, the second one's hello may be read before the first one's hang-up is known, so a hang-up
+/// ends a session only if nobody is connected for a little while. A new client's hello ends it in any case.
+fn connected_again(port: &File) -> bool {
+    for _ in 0..20 {
+        let mut poll = libc::pollfd { fd: port.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one pollfd.
+        unsafe { libc::poll(&mut poll, 1, 0) };
+        if poll.revents & libc::POLLHUP == 0 {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 /// What the threads of a session share.
@@ -252,6 +280,7 @@ fn event() -> io::Result<(File, File)> {
 }
 
 fn begin_upload(payload: &[u8]) -> Option<Upload> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let [path, tag, mode] = <[Vec<u8>; 3]>::try_from(wire::decode_strings(payload)?).ok()?;
     let mode = u32::from_str_radix(std::str::from_utf8(&mode).ok()?, 8).ok()?;
     let path = PathBuf::from(std::ffi::OsString::from_vec(path));

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use vm_memory::GuestAddress;
+use vm_memory::{Address, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::metrics::BalloonMetrics;
 use super::release::release;
-use super::{MAX_PFNS, PAGE_SIZE};
+use super::{MAX_PFNS, PAGE_SIZE, PASS_BYTES};
 use crate::virtio::device::read_config_from;
 use crate::virtio::queue::QueuePosition;
 use crate::virtio::{
@@ -93,58 +93,62 @@ impl Balloon {
 
 fn serve(queue: &mut Virtqueue, index: usize, metrics: &BalloonMetrics) -> Result<bool, QueueError> {
     let mut more = true;
+    let mut bytes = 0;
     for _ in 0..queue.size() {
         let Some(chain) = queue.pop()? else {
             more = false;
             break;
         };
-        match index {
+        bytes += match index {
             INFLATE => inflate(queue, &chain, metrics)?,
             REPORTING => report(queue, &chain, metrics),
             // A deflated page comes back by being touched: nothing to do.
-            _ => {}
-        }
+            _ => 0,
+        };
         queue.push(chain.head(), 0)?;
+        if bytes >= PASS_BYTES {
+            break;
+        }
     }
     queue.notify()?;
     Ok(more)
 }
 
-/// Reported blocks: the chain parser has found every range to be guest RAM.
-fn report(queue: &Virtqueue, chain: &Chain, metrics: &BalloonMetrics) {
-    for (addr, len) in chain.writable_ranges() {
-        released(queue, addr, u64::from(len), metrics);
-    }
+/// Reported blocks: the chain parser has found every range to be guest RAM. Returns the bytes released.
+fn report(queue: &Virtqueue, chain: &Chain, metrics: &BalloonMetrics) -> u64 {
+    chain.writable_ranges().map(|(addr, len)| released(queue, addr, u64::from(len), metrics)).sum()
 }
 
-/// Page frame numbers; neighbours are released together.
-fn inflate(queue: &Virtqueue, chain: &Chain, metrics: &BalloonMetrics) -> Result<(), QueueError> {
+/// Page frame numbers; neighbours are released together. Returns the bytes released.
+fn inflate(queue: &Virtqueue, chain: &Chain, metrics: &BalloonMetrics) -> Result<u64, QueueError> {
     let mut reader = chain.reader(queue.memory());
-    let mut run: Option<(u64, u64)> = None;
+    let mut bytes = 0;
+    let mut run = (GuestAddress(0), 0);
     for _ in 0..MAX_PFNS.min(reader.remaining() / 4) {
         let mut pfn = [0; 4];
         reader.read_exact(&mut pfn)?;
         let addr = u64::from(u32::from_le_bytes(pfn)) * PAGE_SIZE;
-        run = match run {
-            Some((start, len)) if start + len == addr => Some((start, len + PAGE_SIZE)),
-            Some((start, len)) => {
-                released(queue, GuestAddress(start), len, metrics);
-                Some((addr, PAGE_SIZE))
-            }
-            None => Some((addr, PAGE_SIZE)),
-        };
+        // Neither sum can wrap: a page frame number has 32 bits.
+        if run.0.raw_value() + run.1 != addr {
+            bytes += released(queue, run.0, run.1, metrics);
+            run = (GuestAddress(addr), 0);
+        }
+        run.1 += PAGE_SIZE;
     }
-    if let Some((start, len)) = run {
-        released(queue, GuestAddress(start), len, metrics);
-    }
-    Ok(())
+    Ok(bytes + released(queue, run.0, run.1, metrics))
 }
 
-fn released(queue: &Virtqueue, addr: GuestAddress, len: u64, metrics: &BalloonMetrics) {
+fn released(queue: &Virtqueue, addr: GuestAddress, len: u64, metrics: &BalloonMetrics) -> u64 {
     match release(queue.memory(), addr, len) {
-        Ok(bytes) => metrics.released_bytes.add(bytes),
+        Ok(bytes) => {
+            metrics.released_bytes.add(bytes);
+            bytes
+        }
         // A wrong range is the guest's loss; memory the host did not take back is only a lost saving.
-        Err(_) => metrics.refused_ranges.inc(),
+        Err(_) => {
+            metrics.refused_ranges.inc();
+            0
+        }
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! Every range is checked to be guest RAM before anything is done (the chain parser for reported ranges, this
 //! device for page frame numbers); only whole pages inside a range are touched, at most one queue's worth of
-//! requests a pass, at most [`MAX_PFNS`] numbers a request.
+//! requests and (but for the last request) [`PASS_BYTES`] a pass, at most [`MAX_PFNS`] numbers a request.
 
 mod device;
 mod event_handler;
@@ -34,5 +34,7 @@ pub use persist::BalloonState;
 
 /// Size of a page in the balloon protocol, whatever the guest's page size is.
 pub const PAGE_SIZE: u64 = 4096;
+/// A pass over a queue ends when it has released this much, so that other devices get their turn.
+pub const PASS_BYTES: u64 = 64 << 20;
 /// Most page frame numbers honoured in one inflate request (Linux sends 256); the rest is ignored.
 pub const MAX_PFNS: usize = 4096;

@@ -58,6 +58,9 @@ pub struct Vsock {
     /// Written by ourselves when a pass ended with work left.
     pub(super) again: EventFd,
     active: Option<Active>,
+    /// The driver has reset the device. Its streams are let go on the event loop: the vCPU thread that is told of
+    /// the reset makes no system calls for them.
+    was_reset: bool,
     /// After a restore the guest must be told that its connections are gone.
     pub(super) announce_reset: bool,
     scratch: Box<[u8]>,
@@ -74,6 +77,7 @@ impl Vsock {
             kicks: [eventfd()?, eventfd()?, eventfd()?],
             again: eventfd()?,
             active: None,
+            was_reset: false,
             announce_reset: false,
             scratch: vec![0; MAX_PAYLOAD].into_boxed_slice(),
             metrics,
@@ -111,6 +115,7 @@ impl Vsock {
     /// streams. For the end of a sandbox: the vCPUs must have stopped. Streams whose other end is in this
     /// process ([`Endpoint::socketpair`]) get what their socket takes at once and are not waited for.
     pub fn drain(&mut self, deadline: Option<Instant>) -> Drained {
+        self.finish_reset();
         // What is in the TX queue is finite now; nobody waits for resets any more.
         while self.process_tx(usize::MAX) {
             self.muxer.forget_resets();
@@ -136,14 +141,23 @@ impl Vsock {
         result
     }
 
+    /// Before anything of a newly started driver is looked at.
+    fn finish_reset(&mut self) {
+        if std::mem::take(&mut self.was_reset) {
+            self.muxer.forget_all();
+        }
+    }
+
     /// Host descriptors have become ready.
     pub(crate) fn process_hosts(&mut self) {
+        self.finish_reset();
         // If there are more events, the epoll still polls readable.
         self.muxer.poll_hosts();
     }
 
     /// One pass over the queues: the guest's packets, then packets for the guest.
     pub(crate) fn process_queues(&mut self) {
+        self.finish_reset();
         let more_tx = self.process_tx(PASS_BUDGET);
         let more_rx = self.process_rx(PASS_BUDGET);
         // Resets that left in RX make room for packets that were held back in TX.
@@ -301,7 +315,8 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.active = None;
-        self.muxer.forget_all();
+        self.was_reset = true;
+        let _ = self.again.write(1);
     }
 
     fn queue_positions(&self) -> Vec<Option<QueuePosition>> {

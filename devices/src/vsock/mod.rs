@@ -9,7 +9,8 @@
 //! | `packet.rs` | the 44-byte header |
 //! | `endpoint.rs` | what a stream is connected to on the host, made of `crate::host_stream`s |
 //! | `connection.rs` | one stream's protocol state: credit, half-closes, what must be said next. No I/O |
-//! | `muxer.rs` | all streams: moves bytes between descriptors and connections |
+//! | `stream.rs` | a connection with its descriptors: moves bytes between them |
+//! | `muxer.rs` | all streams, the ports, and who sends next |
 //! | `device.rs` | the queues: packets in and out of guest memory |
 //!
 //! # Flow of data and its bounds
@@ -46,6 +47,7 @@ mod metrics;
 mod muxer;
 mod packet;
 mod persist;
+mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -19,6 +19,7 @@ use super::connection::{Connection, Key};
 use super::endpoint::Endpoint;
 use super::metrics::VsockMetrics;
 use super::packet::{Header, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND, TYPE_STREAM, op};
+use super::stream::Stream;
 use super::{HOST_CID, MAX_CONNECTIONS, MAX_ORPHAN_RESETS};
 use crate::host_stream::HostStream;
 
@@ -29,29 +30,6 @@ enum Port {
     /// One connection, then the port is closed again.
     Once(Endpoint),
     Many(Listener),
-}
-
-struct Stream {
-    connection: Connection,
-    source: Option<HostStream>,
-    sink: Option<HostStream>,
-    internal: bool,
-    readable: bool,
-    writable: bool,
-    /// In `Muxer::senders`.
-    queued: bool,
-    /// The guest has forgotten it.
-    lingers: bool,
-}
-
-impl Stream {
-    fn has_something_to_send(&self) -> bool {
-        !self.lingers && (self.connection.has_due() || self.has_data_to_send())
-    }
-
-    fn has_data_to_send(&self) -> bool {
-        self.readable && self.source.is_some() && self.connection.host_sends() && self.connection.credit() > 0
-    }
 }
 
 /// Direction bit of an epoll token; the rest is the stream's id, which is even.
@@ -250,7 +228,7 @@ impl Muxer {
         let mut rest = payload;
         // Straight to the descriptor if nothing is in front of it.
         while stream.connection.waiting_len() == 0 && stream.writable && !rest.is_empty() {
-            match write(stream, rest) {
+            match stream.write(rest) {
                 Ok(n) => {
                     stream.connection.forwarded(n);
                     rest = &rest[n..];
@@ -266,7 +244,7 @@ impl Muxer {
     fn flush(&mut self, id: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         while stream.writable && stream.connection.waiting_len() > 0 {
-            match write_waiting(stream) {
+            match stream.write_waiting() {
                 Ok(n) => stream.connection.took(n),
                 Err(Some(e)) => return self.fail_sink(id, &e),
                 Err(None) => {}
@@ -426,7 +404,7 @@ impl Muxer {
         while let Some(id) = self.senders.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.queued = false;
-            let Some(packet) = next_packet_of(stream, payload) else {
+            let Some(packet) = stream.next_packet(payload) else {
                 // It may still have data: no room in this buffer. Its turn comes with the next one.
                 if stream.has_something_to_send() {
                     stream.queued = true;
@@ -444,78 +422,5 @@ impl Muxer {
             return Some(packet);
         }
         None
-    }
-}
-
-fn next_packet_of(stream: &mut Stream, payload: &mut [u8]) -> Option<Header> {
-    if stream.lingers {
-        return None;
-    }
-    if let Some(packet) = stream.connection.next_control() {
-        return Some(packet);
-    }
-    let source = stream.source.as_ref()?;
-    if !stream.readable || !stream.connection.host_sends() {
-        return None;
-    }
-    let room = payload.len().min(stream.connection.credit());
-    if room == 0 {
-        return None;
-    }
-    let read = loop {
-        match source.read(&mut payload[..room]) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => break other,
-        }
-    };
-    match read {
-        Ok(n) if n > 0 => {
-            let packet = stream.connection.next_data(n);
-            if stream.connection.credit() == 0 {
-                stream.connection.want_credit();
-            }
-            Some(packet)
-        }
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            stream.readable = source.is_always_ready();
-            None
-        }
-        // The end, or an error that ends it: a terminal that hung up (EIO), a connection reset.
-        _ => {
-            stream.readable = false;
-            stream.connection.host_shutdown(SHUTDOWN_SEND);
-            stream.connection.next_control()
-        }
-    }
-}
-
-/// Writes; `Err(None)`: the descriptor takes nothing now.
-fn write(stream: &mut Stream, data: &[u8]) -> Result<usize, Option<io::Error>> {
-    let Some(sink) = &stream.sink else { return Err(Some(io::Error::from_raw_os_error(libc::EPIPE))) };
-    loop {
-        return match sink.write(data) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                stream.writable = false;
-                Err(None)
-            }
-            Err(e) => Err(Some(e)),
-            Ok(0) => Err(Some(io::Error::from_raw_os_error(libc::EIO))),
-            Ok(n) => Ok(n),
-        };
-    }
-}
-
-fn write_waiting(stream: &mut Stream) -> Result<usize, Option<io::Error>> {
-    let Some(sink) = &stream.sink else { return Err(Some(io::Error::from_raw_os_error(libc::EPIPE))) };
-    match sink.write(stream.connection.waiting()) {
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            stream.writable = false;
-            Err(None)
-        }
-        Err(e) => Err(Some(e)),
-        Ok(0) => Err(Some(io::Error::from_raw_os_error(libc::EIO))),
-        Ok(n) => Ok(n),
     }
 }

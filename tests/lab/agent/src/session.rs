@@ -288,8 +288,7 @@ fn begin_upload(payload: &[u8]) -> Option<Upload> {
         let _ = fs::create_dir_all(parent);
     }
     let mut temporary = path.clone().into_os_string();
-    temporary
-        .push(format!(".{:x}", u64::from(std::process::id()) << 32 | crate::SERVED.load(Ordering::Relaxed)));
+    temporary.push(format!(".new{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let temporary = PathBuf::from(temporary);
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary);
     Some(Upload { path, tag, temporary, file })

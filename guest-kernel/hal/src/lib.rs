@@ -30,6 +30,7 @@ mod percpu;
 mod regs;
 pub mod sync;
 mod types;
+pub mod vdso;
 
 #[cfg(target_os = "none")]
 mod bare;

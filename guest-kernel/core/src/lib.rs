@@ -29,6 +29,7 @@ use alloc::sync::Arc;
 pub mod control;
 pub mod drivers;
 pub mod errno;
+pub mod exec;
 pub mod fs;
 pub mod futex;
 pub mod io;

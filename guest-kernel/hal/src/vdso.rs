@@ -312,7 +312,8 @@ mod tests {
     fn what_it_cannot_answer_is_a_system_call() {
         let text = install(Data::default());
         // SAFETY: as above.
-        let gettime = unsafe { core::mem::transmute::<usize, ClockGettime>(text + functions().clock_gettime) };
+        let gettime =
+            unsafe { core::mem::transmute::<usize, ClockGettime>(text + functions().clock_gettime) };
         let mut ts = [0; 2];
         assert_eq!(gettime(0, &mut ts), 0);
         assert!(ts[0] > 1_600_000_000);

@@ -154,8 +154,7 @@ pub fn load(mut request: LoadRequest<'_>) -> Result<Loaded> {
 }
 
 fn open_interpreter(request: &mut LoadRequest<'_>, (offset, len): (u64, u64)) -> Result<(FileMapping, Elf)> {
-    let mut path = Vec::new();
-    path.resize(usize::try_from(len).map_err(|_| Errno::ENOEXEC)?, 0);
+    let mut path = alloc::vec![0; usize::try_from(len).map_err(|_| Errno::ENOEXEC)?];
     read_exact(request.program.object.as_ref(), offset, &mut path)?;
     let (last, path) = path.split_last().ok_or(Errno::ENOEXEC)?;
     if *last != 0 || path.contains(&0) {
@@ -172,8 +171,7 @@ fn read_elf(object: &dyn Mappable) -> Result<Elf> {
     let mut head = [0; HEADER_LEN];
     read_exact(object, 0, &mut head)?;
     let header = Header::parse(&head)?;
-    let mut table = Vec::new();
-    table.resize(header.program_headers_len(), 0);
+    let mut table = alloc::vec![0; header.program_headers_len()];
     read_exact(object, header.program_headers, &mut table)?;
     Ok(header.parse_segments(&table)?)
 }

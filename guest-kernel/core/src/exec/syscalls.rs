@@ -16,7 +16,8 @@ use crate::{
     errno::{Errno, Result},
     fs::{PATH_MAX, Path, Subject, Walk, WalkFlags},
     mm,
-    syscall::{Ctx, Fd, Syscall, UserStr, UserStrVec},
+    signal::AltStack,
+    syscall::{Ctx, Fd, Syscall, UserStr, args::UserStrVec},
     syscalls,
     task::{self, exit::end_other_threads},
 };
@@ -144,7 +145,7 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
 
     // Signals: handlers pointed into the old program; the mask and what is pending stay.
     process.set_sighand(Arc::new(process.sighand().after_exec(false)));
-    task.signals.after_exec();
+    *task.signals.altstack.lock() = AltStack::default();
     process.timers.clear_posix();
 
     // Files: a table shared with others becomes its own, then loses what is marked.

@@ -60,6 +60,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::time::SYSCALLS,
     crate::futex::SYSCALLS,
     crate::mm::SYSCALLS,
+    crate::exec::SYSCALLS,
 ];
 
 /// The table by number.

@@ -37,24 +37,28 @@ pub fn exit_task(task: &TaskRef, status: ExitStatus) -> ! {
     sched::exit_current(task)
 }
 
-/// Gives up what the task holds.
-fn release(task: &TaskRef) {
-    task.exiting.store(true, Ordering::Release);
+/// Settles what hangs on the task's memory, before it leaves that memory (exit, `execve`): robust futexes, and the
+/// `clear_child_tid` word if anybody else can see it.
+pub fn leave_memory(task: &TaskRef) {
     futex::exit_robust_list(task);
     let word = task.clear_child_tid.swap(0, Ordering::Relaxed);
-    let mm = task.mm_opt();
-    if let Some(mm) = &mm
+    if let Some(mm) = task.mm_opt()
         && word != 0
-        && Arc::strong_count(mm) > 1
+        && Arc::strong_count(&mm) > 2 // the task's and ours
         && ringfence_hal::user::store_u32(word, 0).is_ok()
     {
         futex::wake_address(task, word, 1);
     }
+}
+
+/// Gives up what the task holds.
+fn release(task: &TaskRef) {
+    task.exiting.store(true, Ordering::Release);
+    leave_memory(task);
     let peak = UsageSum::of_task(task);
     peak.add_to(&task.process().dead_threads);
     task.vfork_complete();
     drop(task.replace_mm(None));
-    drop(mm);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
 }

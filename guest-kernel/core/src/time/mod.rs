@@ -108,4 +108,5 @@ pub fn realtime_to_monotonic(wall: u64) -> u64 {
 fn set_realtime(wall: u64) {
     let change = (wall as i64).wrapping_sub(realtime() as i64);
     REALTIME_ADJUSTMENT.fetch_add(change, Ordering::Relaxed);
+    crate::exec::vdso::realtime_changed();
 }

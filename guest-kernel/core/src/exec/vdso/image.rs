@@ -123,16 +123,16 @@ pub(super) fn build() -> Vec<u8> {
     out.u16(&[1, 0, 2, 1]).u32(&[elf_hash(VERSION), 20, 0, version, 0]);
     let dynamic = out.mark();
     let entries = [
-        (14, u64::from(soname)),            // DT_SONAME
-        (4, hash),                          // DT_HASH
-        (5, strtab),                        // DT_STRTAB
-        (6, symtab),                        // DT_SYMTAB
-        (10, strings.0.len() as u64),       // DT_STRSZ
-        (11, SYMBOL as u64),                // DT_SYMENT
-        (0x6fff_fff0, versym),              // DT_VERSYM
-        (0x6fff_fffc, verdef),              // DT_VERDEF
-        (0x6fff_fffd, 2),                   // DT_VERDEFNUM
-        (0, 0),                             // DT_NULL
+        (14, u64::from(soname)),      // DT_SONAME
+        (4, hash),                    // DT_HASH
+        (5, strtab),                  // DT_STRTAB
+        (6, symtab),                  // DT_SYMTAB
+        (10, strings.0.len() as u64), // DT_STRSZ
+        (11, SYMBOL as u64),          // DT_SYMENT
+        (0x6fff_fff0, versym),        // DT_VERSYM
+        (0x6fff_fffc, verdef),        // DT_VERDEF
+        (0x6fff_fffd, 2),             // DT_VERDEFNUM
+        (0, 0),                       // DT_NULL
     ];
     entries.iter().for_each(|(tag, value)| {
         out.u64(&[*tag, *value]);

@@ -102,8 +102,13 @@ pub fn map(mm: &Arc<Mm>) -> Result<u64> {
     for (at, (page, prot)) in [base, base + PAGE_SIZE].into_iter().zip(parts) {
         let file = FileMapping { object: page.clone(), file: None, may_write: false, may_exec: true };
         let flags = VmFlags::SPECIAL;
-        let request =
-            MapRequest { len: PAGE_SIZE, placement: Placement::Fixed(at), prot, flags, file: Some((file, 0)) };
+        let request = MapRequest {
+            len: PAGE_SIZE,
+            placement: Placement::Fixed(at),
+            prot,
+            flags,
+            file: Some((file, 0)),
+        };
         mm.map(request, &Limits::NONE)?;
     }
     // The dynamic linker reads the object at once: no need to wait for the fault.

@@ -13,6 +13,7 @@
 //! | [`file`] | [`File`]: what a pipe, socket, terminal implements; [`OpenFile`]: the open file description |
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
+//! | [`pipe`] | pipes and FIFOs |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
 //! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
@@ -39,6 +40,7 @@ pub mod mount;
 pub mod open;
 pub mod ops;
 pub mod path;
+pub mod pipe;
 pub mod tmpfs;
 pub mod types;
 pub mod walk;
@@ -65,11 +67,7 @@ pub const PATH_MAX: usize = 4096;
 /// `XATTR_LIST_MAX`: bytes of all attribute names of an inode.
 pub const XATTR_LIST_MAX: usize = 65536;
 
-/// Opens a named pipe: not there until pipes are.
-fn open_fifo(
-    _inode: &InodeRef,
-    _flags: OpenFlags,
-    _task: Option<&crate::TaskRef>,
-) -> crate::errno::Result<alloc::sync::Arc<dyn File>> {
-    Err(crate::errno::Errno::ENXIO)
-}
+use pipe::open_fifo;
+
+/// The system calls of files that are no file system's.
+pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS];

@@ -61,6 +61,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::futex::SYSCALLS,
     crate::mm::SYSCALLS,
     crate::exec::SYSCALLS,
+    crate::fs::SYSCALLS,
 ];
 
 /// The table by number.

@@ -59,6 +59,7 @@ fn release(task: &TaskRef) {
     peak.add_to(&task.process().dead_threads);
     task.vfork_complete();
     drop(task.replace_mm(None));
+    crate::drivers::balloon::memory_freed();
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
 }

@@ -28,7 +28,7 @@ mod sched_calls;
 mod sysinfo;
 pub mod wait;
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use ringfence_hal as hal;
@@ -86,6 +86,8 @@ pub struct Task {
     no_new_privs: AtomicBool,
     /// Restart state of the call `restart_syscall(2)` continues.
     pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
+    /// What a kernel task runs.
+    kernel_main: SpinLock<Option<KernelMain>>,
     /// `CLOCK_*` start of this thread: `hal::time::now()` when it was made.
     pub start_time: u64,
 }
@@ -124,6 +126,7 @@ impl Task {
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
             restart: SpinLock::new(None),
+            kernel_main: SpinLock::new(None),
             start_time: hal::time::now(),
         }
     }
@@ -247,6 +250,24 @@ impl Task {
     pub fn set_no_new_privs(&self) {
         self.no_new_privs.store(true, Ordering::Relaxed);
     }
+}
+
+type KernelMain = Box<dyn FnOnce(&TaskRef) + Send>;
+
+/// Starts a task that never enters ring 3 and ends when `main` returns.
+pub fn spawn_kernel_task(name: &[u8], main: KernelMain) -> Result<TaskRef> {
+    fn run(task: &TaskRef) -> ! {
+        let main = task.kernel_main.lock().take();
+        if let Some(main) = main {
+            main(task);
+        }
+        crate::sched::exit_current(task)
+    }
+    let task = Task::kernel_task(name, SchedState::new());
+    *task.kernel_main.lock() = Some(main);
+    let thread = hal::Thread::<crate::Sentry>::new_kernel(task, run)?;
+    crate::sched::start(&thread);
+    Ok(thread)
 }
 
 /// A thread name from the last component of a path, cut to 15 bytes and NUL-padded.

@@ -13,7 +13,7 @@
 //! | [`file`] | [`File`]: what a pipe, socket, terminal implements; [`OpenFile`]: the open file description |
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
-//! | [`pipe`] | pipes and FIFOs |
+//! | [`pipe`], [`poll`] | pipes and FIFOs; poll and select |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
 //! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
@@ -41,6 +41,7 @@ pub mod open;
 pub mod ops;
 pub mod path;
 pub mod pipe;
+pub mod poll;
 pub mod tmpfs;
 pub mod types;
 pub mod walk;
@@ -70,4 +71,4 @@ pub const XATTR_LIST_MAX: usize = 65536;
 use pipe::open_fifo;
 
 /// The system calls of files that are no file system's.
-pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS];
+pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS, poll::SYSCALLS[0], poll::SYSCALLS[1]];

@@ -21,6 +21,15 @@ pub enum Restart {
         /// `struct timespec *`, or 0.
         remaining: u64,
     },
+    /// A `poll`.
+    Poll {
+        /// `struct pollfd *`.
+        fds: u64,
+        /// How many.
+        count: u32,
+        /// Absolute nanoseconds; `None` is forever.
+        deadline: Option<u64>,
+    },
 }
 
 fn sleep(task: &TaskRef, deadline: u64) -> Result<(), WaitError> {
@@ -76,6 +85,9 @@ fn restart_syscall(ctx: &mut Ctx<'_>) -> Result {
     let restart = ctx.task.restart.lock().take();
     match restart {
         Some(Restart::Sleep { deadline, remaining }) => relative(ctx, deadline, UserPtr::new(remaining)),
+        Some(Restart::Poll { fds, count, deadline }) => {
+            crate::fs::poll::restart_poll(ctx.task, fds, count, deadline)
+        }
         None => Err(Errno::EINTR),
     }
 }

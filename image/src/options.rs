@@ -43,7 +43,7 @@ pub struct Progress {
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress);
 
 /// What was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
     /// Bytes of the image.
     pub size: u64,

@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod doctor;
 pub mod image;
+mod progress;
 pub mod run;
 mod supervisor;
 pub mod units;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Run a program in a sandbox
     Run(Box<run::Args>),
+    /// Make, list and remove root images
+    Image(image::Args),
     /// Say whether this host can run sandboxes, and what to do if not
     Doctor(doctor::Args),
     /// Boot a stock Linux kernel on the same machine model (serial console on the standard streams)
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::main(*args, timeline),
+        Command::Image(args) => image::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Boot(args) => boot::main(args, timeline),
     };

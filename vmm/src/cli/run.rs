@@ -86,9 +86,10 @@ fn hostname(text: &str) -> Result<String, String> {
 
 /// Runs `ringfence run`.
 pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
-    let signals = Signals::block().map_err(|e| Failure::setup(format!("cannot open a signalfd: {e}")))?;
     check_memory(args.memory)?;
+    // Packing a directory can take a while: signals must still end us.
     let image = open_image(&args)?;
+    let signals = Signals::block().map_err(|e| Failure::setup(format!("cannot open a signalfd: {e}")))?;
     if let Some(problem) = probe::quick() {
         return Err(Failure { code: exit::HOST_UNABLE, message: problem });
     }
@@ -196,7 +197,7 @@ fn open_image(args: &Args) -> Result<Backing, Failure> {
 
 /// Opens the image and refuses what the guest kernel would refuse, with better words.
 fn check_erofs(path: &Path) -> Result<Backing, Failure> {
-    let backing = Backing::open(path).map_err(Failure::setup)?;
+    let backing = Backing::open(path).map_err(|e| super::image::why_not(path).unwrap_or(Failure::setup(e)))?;
     super::image::check(backing.file(), path)?;
     Ok(backing)
 }

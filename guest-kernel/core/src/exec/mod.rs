@@ -164,3 +164,6 @@ fn rseq_auxv() -> &'static [(u64, u64)] {
         [(arguments::at::RSEQ_FEATURE_SIZE, 28), (arguments::at::RSEQ_ALIGN, 32)];
     if syscall::table::TABLE.get(RSEQ).is_some_and(|entry| entry.is_some()) { &ENTRIES } else { &[] }
 }
+
+#[cfg(test)]
+mod tests;

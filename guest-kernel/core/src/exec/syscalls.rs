@@ -22,6 +22,8 @@ use crate::{
     task::{self, exit::end_other_threads},
 };
 
+/// `ADDR_NO_RANDOMIZE` of personality(2).
+const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_EMPTY_PATH: u32 = 0x1000;
 
@@ -70,7 +72,7 @@ fn execveat(
         credentials: &credentials,
         may_gain: !task.no_new_privs(),
         limits,
-        randomize: true,
+        randomize: task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE == 0,
     })?;
     end_other_threads(task)?;
     commit(ctx, program);

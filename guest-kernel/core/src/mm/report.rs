@@ -122,8 +122,11 @@ impl Mm {
     pub fn smaps(&self, info: &VmaInfo) -> SmapsCounts {
         let mut counts = SmapsCounts::default();
         let zero = super::fault::zero_frame().map(|f| f.pfn());
-        let mut page = info.start;
-        while page < info.end {
+        let mut at = info.start;
+        while at < info.end
+            && let Some(page) = self.space.next_mapped(at..info.end)
+        {
+            at = page + PAGE_SIZE;
             if let Some(mapping) = self.space.get(page)
                 && Some(mapping.frame.pfn()) != zero
             {
@@ -146,7 +149,6 @@ impl Mm {
                     counts.anonymous += PAGE_SIZE;
                 }
             }
-            page += PAGE_SIZE;
         }
         counts
     }

@@ -153,6 +153,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     } else {
         *task.signals.altstack.lock() = AltStack::default();
     }
+    task.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     if parent.no_new_privs() {
         task.set_no_new_privs();
     }

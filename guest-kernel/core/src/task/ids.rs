@@ -494,10 +494,15 @@ fn arch_prctl(ctx: &mut Ctx<'_>, code: i32, addr: UserAddr) -> Result {
     Ok(0)
 }
 
-/// `personality(2)`: only `PER_LINUX`, with or without `ADDR_NO_RANDOMIZE`, which changes nothing yet.
-fn personality(_ctx: &mut Ctx<'_>, persona: u64) -> Result {
-    const QUERY: u64 = 0xffff_ffff;
-    if persona & 0xff != 0 && persona != QUERY { Err(Errno::EINVAL) } else { Ok(0) }
+/// `personality(2)`: only `PER_LINUX`. Of the flags, `ADDR_NO_RANDOMIZE` has an effect, at `execve`.
+fn personality(ctx: &mut Ctx<'_>, persona: u32) -> Result {
+    const QUERY: u32 = 0xffff_ffff;
+    let personality = &ctx.task.personality;
+    match persona {
+        QUERY => Ok(personality.load(Ordering::Relaxed) as usize),
+        _ if persona & 0xff != 0 => Err(Errno::EINVAL),
+        _ => Ok(personality.swap(persona, Ordering::Relaxed) as usize),
+    }
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
@@ -526,7 +531,7 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     124 getsid(pid: i32) Full "";
     125 capget(header: UserPtr<CapHeader>, data: UserPtr<CapData>) Full "";
     126 capset(header: UserPtr<CapHeader>, data: UserPtr<CapData>) Full "";
-    135 personality(persona: u64) Partial "PER_LINUX only; flags have no effect";
+    135 personality(persona: u32) Partial "PER_LINUX only; of the flags, ADDR_NO_RANDOMIZE";
     157 prctl(option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) Partial "the options in the source; others EINVAL";
     158 arch_prctl(code: i32, addr: UserAddr) Full "";
     186 gettid() Full "";

@@ -29,7 +29,7 @@ mod sysinfo;
 pub mod wait;
 
 use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
@@ -84,6 +84,8 @@ pub struct Task {
     /// `PR_SET_PDEATHSIG`.
     pub(crate) parent_death_signal: AtomicI32,
     no_new_privs: AtomicBool,
+    /// `personality(2)`.
+    pub(crate) personality: AtomicU32,
     /// Restart state of the call `restart_syscall(2)` continues.
     pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
     /// What a kernel task runs.
@@ -125,6 +127,7 @@ impl Task {
             minor_faults: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
+            personality: AtomicU32::new(0),
             restart: SpinLock::new(None),
             kernel_main: SpinLock::new(None),
             start_time: hal::time::now(),

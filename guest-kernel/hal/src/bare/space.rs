@@ -360,6 +360,18 @@ impl AddressSpace {
         })
     }
 
+    /// The first mapped page of the range. Skips what has no table, so that a scan of a sparse range is short.
+    pub fn next_mapped(&self, range: Range<u64>) -> Option<u64> {
+        check(&range);
+        let _guard = self.lock.lock();
+        let mut found = None;
+        self.walk(range, |va, _, _| {
+            found = Some(va);
+            false
+        });
+        found
+    }
+
     /// Gives the child what is mapped in the range, where the child has nothing. With
     /// [`ForkMode::CopyOnWrite`] neither side may write any more. The caller calls [`Self::flush_all`] after
     /// the last range and before the child or the parent's other threads rely on it.

@@ -128,6 +128,12 @@ impl AddressSpace {
         Some(Mapping { frame: e.frame.clone(), prot: e.prot, dirty: e.dirty, accessed: e.accessed })
     }
 
+    /// The first mapped page of the range.
+    pub fn next_mapped(&self, range: Range<u64>) -> Option<u64> {
+        check(&range);
+        self.tree().pages.range(range).next().map(|(&va, _)| va)
+    }
+
     /// Maps the pages of a range in `child` too, at the same addresses, where nothing is mapped. The caller
     /// calls [`flush_all`](Self::flush_all) after the last range. When memory runs out, some pages are mapped
     /// in the child and write permission is gone from all of the range.

@@ -4,7 +4,10 @@
 use bitflags::bitflags;
 
 use super::types::{FileType, Metadata};
-use crate::errno::{Errno, Result};
+use crate::{
+    errno::{Errno, Result},
+    task::Credentials,
+};
 
 bitflags! {
     /// What is asked for: the bits of `access(2)`.
@@ -57,6 +60,18 @@ pub struct Subject<'a> {
 impl Subject<'static> {
     /// The kernel itself, and root with everything.
     pub const ROOT: Subject<'static> = Subject { uid: 0, gid: 0, groups: &[], capabilities: u64::MAX };
+}
+
+impl<'a> Subject<'a> {
+    /// Who `credentials` make a caller to the file system.
+    pub fn of(credentials: &'a Credentials) -> Subject<'a> {
+        Subject {
+            uid: credentials.fsuid,
+            gid: credentials.fsgid,
+            groups: &credentials.groups,
+            capabilities: credentials.effective.bits(),
+        }
+    }
 }
 
 impl Subject<'_> {

@@ -1,10 +1,14 @@
-//! What `CLONE_FS` shares: root, working directory, umask.
+//! What `CLONE_FS` shares: root, working directory, umask; and the mount namespace, because a task cannot
+//! change its namespace while it shares the rest (`CLONE_NEWNS` implies its own copy).
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::Path;
-use crate::sync::SpinLock;
+use super::{MountNamespace, Path};
+use crate::{
+    errno::{Errno, Result},
+    sync::SpinLock,
+};
 
 /// Where a task stands in the file tree.
 pub struct FsContext {
@@ -16,13 +20,29 @@ pub struct FsContext {
 struct Places {
     root: Path,
     cwd: Path,
+    namespace: Arc<MountNamespace>,
 }
 
 impl FsContext {
-    /// Root and working directory at `root`, umask 022.
-    pub fn new(root: Path) -> Arc<FsContext> {
-        let places = Places { cwd: root.clone(), root };
-        Arc::new(FsContext { places: SpinLock::new(places), umask: AtomicU32::new(0o022) })
+    /// Root and working directory at the root of `namespace`, umask 022. `ENOENT` if nothing is mounted there.
+    pub fn new(namespace: Arc<MountNamespace>) -> Result<Arc<FsContext>> {
+        let root = namespace.root().ok_or(Errno::ENOENT)?;
+        let places = Places { cwd: root.clone(), root, namespace };
+        Ok(Arc::new(FsContext { places: SpinLock::new(places), umask: AtomicU32::new(0o022) }))
+    }
+
+    /// The mounts it sees.
+    pub fn namespace(&self) -> Arc<MountNamespace> {
+        self.places.lock().namespace.clone()
+    }
+
+    /// Goes into a copy of the mount namespace (`CLONE_NEWNS`), at the same places. `ENOMEM`.
+    pub fn unshare_namespace(&self) -> Result<()> {
+        let (namespace, map) = self.namespace().copy().ok_or(Errno::ENOMEM)?;
+        let places = Places { root: map.translate(&self.root()), cwd: map.translate(&self.cwd()), namespace };
+        let old = core::mem::replace(&mut *self.places.lock(), places);
+        drop(old); // outside the lock
+        Ok(())
     }
 
     /// A copy for a child without `CLONE_FS`.

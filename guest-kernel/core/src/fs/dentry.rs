@@ -129,6 +129,11 @@ impl Dentry {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// Marks it as having no name, for what shows as ` (deleted)` from the start.
+    pub fn mark_deleted(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
     /// Whether something is mounted here, in some namespace.
     pub fn is_mountpoint(&self) -> bool {
         self.mounted.load(Ordering::Acquire) != 0

@@ -8,7 +8,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::ops::RangeInclusive;
 
-use super::file::FileRef;
+use super::{file::FileRef, locks};
 use crate::{
     errno::{Errno, Result},
     sync::SpinLock,
@@ -144,7 +144,7 @@ impl FdTable {
         }
     }
 
-    /// Puts `file` at `fd` (`dup2`) and returns what was there, for the caller to flush and drop. `EBADF` if
+    /// Puts `file` at `fd` (`dup2`) and returns what was there, for the caller to drop. `EBADF` if
     /// `fd` is out of bounds.
     pub fn replace(
         &self,
@@ -159,13 +159,33 @@ impl FdTable {
         }
         let mut table = self.table.lock();
         table.reserve(index)?;
-        Ok(table.set(index, Some(Slot { file, close_on_exec })).map(|s| s.file))
+        let old = table.set(index, Some(Slot { file, close_on_exec })).map(|s| s.file);
+        drop(table);
+        Ok(old.inspect(|file| self.closed(file)))
     }
 
-    /// Takes `fd` out, for the caller to flush and drop. `EBADF`.
+    /// Takes `fd` out, for the caller to drop. `EBADF`.
     pub fn remove(&self, fd: i32) -> Result<FileRef> {
         let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        self.table.lock().set(fd, None).map(|s| s.file).ok_or(Errno::EBADF)
+        let removed = self.table.lock().set(fd, None);
+        let file = removed.ok_or(Errno::EBADF)?.file;
+        self.closed(&file);
+        Ok(file)
+    }
+
+    /// What closing means besides dropping: record locks of this table on the file go.
+    fn closed(&self, file: &FileRef) {
+        locks::closed_by_table(file, self.identity());
+    }
+
+    /// What record locks know this table by.
+    pub fn identity(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    /// Whether some descriptor refers to `file`.
+    pub fn contains(&self, file: &FileRef) -> bool {
+        self.table.lock().slots.iter().flatten().any(|s| Arc::ptr_eq(&s.file, file))
     }
 
     /// Takes a range out (`close_range`, or all at exit).
@@ -187,6 +207,8 @@ impl FdTable {
                 taken.extend(table.set(fd, None).map(|s| s.file));
             }
         }
+        drop(table);
+        taken.iter().for_each(|file| self.closed(file));
         taken
     }
 
@@ -224,6 +246,12 @@ impl FdTable {
     /// Number of slots allocated (`FDSize` of `/proc/PID/status`).
     pub fn capacity(&self) -> usize {
         self.table.lock().slots.len()
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        drop(self.remove_range(0..=u32::MAX));
     }
 }
 

@@ -15,6 +15,7 @@ use core::{
 use super::{
     Path,
     inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
+    locks,
     types::{FileType, Metadata, OpenFlags, SetAttributes},
 };
 use crate::{
@@ -97,8 +98,10 @@ pub trait File: Any + Send + Sync {
         None
     }
 
-    /// Called at each `close` of a descriptor, by the closing task.
-    fn flush(&self, file: &OpenFile, task: &TaskRef) {}
+    /// `F_GETPIPE_SZ`, and `F_SETPIPE_SZ` with a new size in bytes. `EBADF` for what is not a pipe.
+    fn pipe_size(&self, new: Option<u64>) -> Result {
+        Err(Errno::EBADF)
+    }
 
     /// Called once, when the last reference goes.
     fn release(&self, flags: OpenFlags) {}
@@ -106,6 +109,14 @@ pub trait File: Any + Send + Sync {
     /// A line or more for `/proc/PID/fdinfo`, after the common ones.
     fn fdinfo(&self) -> String {
         String::new()
+    }
+}
+
+/// What was moved before an error counts; the error is for the next try.
+fn partial(result: Result, moved: usize) -> Result {
+    match result {
+        Err(_) if moved > 0 => Ok(moved),
+        other => other,
     }
 }
 
@@ -221,16 +232,39 @@ impl OpenFile {
             return ops.read(self, task, sink);
         }
         let mut position = self.position.lock();
-        let n = self.inode.read_at(*position, sink)?;
+        let n = self.inode_read(*position, sink)?;
         *position = position.saturating_add(n as u64);
         Ok(n)
+    }
+
+    /// A fault half-way is a short read.
+    fn inode_read(&self, offset: u64, sink: &mut Sink<'_>) -> Result {
+        let before = sink.done();
+        let result = self.inode.read_at(offset, sink);
+        partial(result, sink.done() - before)
+    }
+
+    /// A fault or a full file system half-way is a short write.
+    fn inode_write(&self, offset: u64, source: &mut Source<'_>) -> Result {
+        let before = source.done();
+        let result = self.inode.write_at(offset, source);
+        partial(result, source.done() - before)
+    }
+
+    /// As [`OpenFile::inode_write`], to the end; the new end and the count.
+    fn inode_append(&self, source: &mut Source<'_>) -> Result<(u64, usize)> {
+        let before = source.done();
+        match self.inode.append(source) {
+            Err(e) => partial(Err(e), source.done() - before).map(|n| (self.inode.size(), n)),
+            done => done,
+        }
     }
 
     /// `pread(2)`.
     pub fn read_at(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
         self.readable()?;
         match &self.ops {
-            None => self.inode.read_at(offset, sink),
+            None => self.inode_read(offset, sink),
             Some(ops) if ops.seekable() => ops.read_at(self, task, offset, sink),
             Some(_) => Err(Errno::ESPIPE),
         }
@@ -244,11 +278,11 @@ impl OpenFile {
         }
         let mut position = self.position.lock();
         if self.flags().contains(OpenFlags::APPEND) {
-            let (end, n) = self.inode.append(source)?;
+            let (end, n) = self.inode_append(source)?;
             *position = end;
             return Ok(n);
         }
-        let n = self.inode.write_at(*position, source)?;
+        let n = self.inode_write(*position, source)?;
         *position = position.saturating_add(n as u64);
         Ok(n)
     }
@@ -257,8 +291,8 @@ impl OpenFile {
     pub fn write_at(&self, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
         self.writable()?;
         match &self.ops {
-            None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode.append(source)?.1),
-            None => self.inode.write_at(offset, source),
+            None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode_append(source)?.1),
+            None => self.inode_write(offset, source),
             Some(ops) if ops.seekable() => ops.write_at(self, task, offset, source),
             Some(_) => Err(Errno::ESPIPE),
         }
@@ -382,11 +416,9 @@ impl OpenFile {
         })
     }
 
-    /// Called by whoever closes a descriptor of it.
-    pub fn flush(&self, task: &TaskRef) {
-        if let Some(ops) = &self.ops {
-            ops.flush(self, task);
-        }
+    /// `F_GETPIPE_SZ` and `F_SETPIPE_SZ`.
+    pub fn pipe_size(&self, new: Option<u64>) -> Result {
+        self.ops.as_ref().ok_or(Errno::EBADF)?.pipe_size(new)
     }
 
     /// The lines of `/proc/PID/fdinfo/N`.
@@ -404,6 +436,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        locks::released(self);
         if let Some(ops) = &self.ops {
             ops.release(self.flags());
         }

@@ -34,7 +34,9 @@ pub mod devtmpfs;
 pub mod erofs;
 pub mod fd_table;
 pub mod file;
+pub mod filesystems;
 pub mod inode;
+pub mod locks;
 pub mod mem;
 pub mod mount;
 pub mod open;
@@ -42,6 +44,7 @@ pub mod ops;
 pub mod path;
 pub mod pipe;
 pub mod poll;
+mod sys;
 pub mod tmpfs;
 pub mod types;
 pub mod walk;
@@ -60,6 +63,8 @@ pub use mount::{Mount, MountFlags, MountNamespace};
 pub use path::Path;
 pub use types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, StatFs, Timestamp};
 pub use walk::{Walk, WalkFlags};
+
+pub use sys::SYSCALLS;
 
 /// `NAME_MAX`: bytes of one path component.
 pub const NAME_MAX: usize = 255;

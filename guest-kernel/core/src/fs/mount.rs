@@ -245,6 +245,30 @@ impl MountNamespace {
         found
     }
 
+    /// Moves the mount whose root is `from` to `place` (`MS_MOVE`). `EINVAL` if `from` is not the root of a
+    /// mount, or the namespace's root; `ELOOP` if `place` is below it.
+    pub fn relocate(&self, from: &Path, place: Path) -> Result<()> {
+        let mount = from.mount();
+        if !from.is_mount_root() || mount.mounted_on().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let mut at = Some(place.clone());
+        while let Some(p) = at {
+            if Arc::ptr_eq(p.mount(), mount) {
+                return Err(Errno::ELOOP);
+            }
+            at = p.mount().mounted_on();
+        }
+        let place = place.below_mounts();
+        if place.dentry().is_deleted() {
+            return Err(Errno::ENOENT);
+        }
+        place.dentry().pin();
+        mount.detach();
+        mount.attach(place);
+        Ok(())
+    }
+
     /// Takes `mount` off. `EBUSY` if mounts are on it, unless `lazy`, which takes those off as well; `EINVAL`
     /// for the root and for a mount of another namespace. Open files keep a detached mount alive.
     pub fn unmount(&self, mount: &Arc<Mount>, lazy: bool) -> Result<()> {

@@ -1,7 +1,6 @@
 //! Plain data of the VFS, with the numbers of the Linux ABI.
 
 use bitflags::bitflags;
-use ringfence_hal as hal;
 
 /// The type of a file; the values are `DT_*` of `getdents64`, and `S_IFMT >> 12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,7 +88,7 @@ pub struct Timestamp {
 impl Timestamp {
     /// The wall clock now.
     pub fn now() -> Timestamp {
-        let ns = hal::time::now().wrapping_add(hal::time::realtime_offset());
+        let ns = crate::time::realtime();
         Timestamp { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
     }
 }

@@ -1,0 +1,161 @@
+//! sendfile and copy_file_range: copies within the kernel, through a buffer of a few pages.
+
+use alloc::{vec, vec::Vec};
+
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    fs::{FileRef, FileType, OpenFlags},
+    io::{MAX_RW_COUNT, Sink, Source},
+    sched,
+    syscall::{Ctx, Fd, Syscall, UserPtr},
+    syscalls,
+};
+
+const BUFFER: usize = 32 * 1024;
+
+/// One end of a copy: a file, and a position of its own or the file's.
+struct End<'a> {
+    file: &'a FileRef,
+    offset: Option<u64>,
+}
+
+impl End<'_> {
+    fn read(&mut self, task: &TaskRef, buf: &mut [u8]) -> Result {
+        let mut sink = Sink::kernel(buf);
+        match &mut self.offset {
+            None => self.file.read(task, &mut sink),
+            Some(at) => {
+                let n = self.file.read_at(task, *at, &mut sink)?;
+                *at = at.saturating_add(n as u64);
+                Ok(n)
+            }
+        }
+    }
+
+    fn write(&mut self, task: &TaskRef, bytes: &[u8]) -> Result {
+        let mut source = Source::kernel(bytes);
+        match &mut self.offset {
+            None => self.file.write(task, &mut source),
+            Some(at) => {
+                let n = self.file.write_at(task, *at, &mut source)?;
+                *at = at.saturating_add(n as u64);
+                Ok(n)
+            }
+        }
+    }
+
+    /// Goes back over `n` bytes that were read but not written.
+    fn unread(&mut self, n: usize) {
+        match &mut self.offset {
+            None => self.file.with_position(|at| *at = at.saturating_sub(n as u64)),
+            Some(at) => *at = at.saturating_sub(n as u64),
+        }
+    }
+}
+
+fn copy(task: &TaskRef, from: &mut End<'_>, to: &mut End<'_>, count: usize) -> Result {
+    let count = count.min(MAX_RW_COUNT);
+    let mut buf: Vec<u8> = vec![0; BUFFER.min(count)];
+    let mut done = 0;
+    while done < count {
+        let want = buf.len().min(count - done);
+        let n = match from.read(task, buf.get_mut(..want).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        };
+        let written = match to.write(task, buf.get(..n).unwrap_or_default()) {
+            Ok(w) => w,
+            Err(e) => {
+                from.unread(n);
+                if done > 0 {
+                    break;
+                }
+                return Err(e);
+            }
+        };
+        done += written;
+        if written < n {
+            from.unread(n - written);
+            break;
+        }
+        sched::preempt_point(task);
+    }
+    Ok(done)
+}
+
+fn read_offset(offset: UserPtr<i64>) -> Result<Option<u64>> {
+    match offset.non_null() {
+        None => Ok(None),
+        Some(p) => u64::try_from(p.read()?).map(Some).map_err(|_| Errno::EINVAL),
+    }
+}
+
+fn write_offset(offset: UserPtr<i64>, end: &End<'_>) -> Result<()> {
+    match end.offset {
+        Some(at) => offset.write_opt(&(at as i64)),
+        None => Ok(()),
+    }
+}
+
+fn sendfile(ctx: &mut Ctx<'_>, out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Result {
+    let files = ctx.task.files()?;
+    let (input, output) = (files.get(in_fd.0)?, files.get(out_fd.0)?);
+    if !input.flags().readable() || !output.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    if !input.seekable() || output.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EINVAL);
+    }
+    let mut from = End { file: &input, offset: read_offset(offset)? };
+    let n = copy(ctx.task, &mut from, &mut End { file: &output, offset: None }, count)?;
+    write_offset(offset, &from)?;
+    Ok(n)
+}
+
+fn copy_file_range(
+    ctx: &mut Ctx<'_>,
+    in_fd: Fd,
+    in_offset: UserPtr<i64>,
+    out_fd: Fd,
+    out_offset: UserPtr<i64>,
+    count: usize,
+    flags: u32,
+) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let files = ctx.task.files()?;
+    let (input, output) = (files.get(in_fd.0)?, files.get(out_fd.0)?);
+    for file in [&input, &output] {
+        match file.kind() {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+    }
+    if !input.flags().readable() || !output.flags().writable() || output.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EBADF);
+    }
+    let mut from = End { file: &input, offset: read_offset(in_offset)? };
+    let mut to = End { file: &output, offset: read_offset(out_offset)? };
+    if input.inode().ino() == output.inode().ino() && input.metadata().dev == output.metadata().dev {
+        let a = from.offset.unwrap_or_else(|| input.position());
+        let b = to.offset.unwrap_or_else(|| output.position());
+        let len = (count as u64).min(input.inode().size().saturating_sub(a));
+        if a < b.saturating_add(len) && b < a.saturating_add(len) {
+            return Err(Errno::EINVAL);
+        }
+    }
+    let n = copy(ctx.task, &mut from, &mut to, count)?;
+    write_offset(in_offset, &from)?;
+    write_offset(out_offset, &to)?;
+    Ok(n)
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    40 sendfile(out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) Full "";
+    326 copy_file_range(in_fd: Fd, in_offset: UserPtr<i64>, out_fd: Fd, out_offset: UserPtr<i64>, count: usize, flags: u32) Full "";
+};

@@ -1,0 +1,114 @@
+//! mount, umount2.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use super::{Caller, read_path};
+use crate::{
+    errno::{Errno, Result},
+    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, access::cap, filesystems},
+    syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
+    syscalls,
+};
+
+const MS_REMOUNT: u64 = 32;
+const MS_BIND: u64 = 4096;
+const MS_MOVE: u64 = 8192;
+const MS_REC: u64 = 16384;
+const MS_UNBINDABLE: u64 = 1 << 17;
+const MS_PRIVATE: u64 = 1 << 18;
+const MS_SLAVE: u64 = 1 << 19;
+const MS_SHARED: u64 = 1 << 20;
+/// The magic number old programs put into the upper half.
+const MS_MGC_VAL: u64 = 0xc0ed_0000;
+
+/// Options are at most a page.
+const DATA_MAX: usize = 4096;
+
+fn mount(
+    ctx: &mut Ctx<'_>,
+    source: UserStr,
+    target: UserStr,
+    kind: UserStr,
+    flags: u64,
+    data: UserAddr,
+) -> Result {
+    let caller = Caller::new(ctx)?;
+    let flags = if flags & 0xffff_0000 == MS_MGC_VAL { flags & 0xffff } else { flags };
+    let text = |s: UserStr, max| if s.is_null() { Ok(Vec::new()) } else { s.read(max, Errno::EINVAL) };
+    let options = text(UserStr(data.0), DATA_MAX)?;
+    let place = caller.resolve(Fd::CWD, &read_path(target)?, WalkFlags::FOLLOW)?;
+    if !caller.subject().capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let namespace = caller.fs.namespace();
+    let per_mount = MountFlags::from_bits_truncate(flags as u32);
+    if flags & MS_REMOUNT != 0 {
+        if !place.is_mount_root() {
+            return Err(Errno::EINVAL);
+        }
+        place.mount().set_flags(per_mount);
+        return Ok(0);
+    }
+    if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
+        // Every mount is private, and a private mount is also a slave of nobody.
+        let ok = flags & (MS_SHARED | MS_UNBINDABLE) == 0 && place.is_mount_root();
+        return if ok { Ok(0) } else { Err(Errno::EINVAL) };
+    }
+    if flags & MS_BIND != 0 {
+        let from = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
+        namespace.bind(&from, place, flags & MS_REC != 0)?;
+        return Ok(0);
+    }
+    if flags & MS_MOVE != 0 {
+        let from = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
+        namespace.relocate(&from, place)?;
+        return Ok(0);
+    }
+    let kind = text(kind, DATA_MAX)?;
+    let fs = filesystems::create(&kind, &options)?;
+    let superblock = Superblock::new(fs);
+    let root = superblock.root().clone();
+    let source = text(source, DATA_MAX)?;
+    let source: &[u8] = if source.is_empty() { b"none" } else { &source };
+    namespace.mount(&Mount::new(superblock, root, per_mount, source), place)?;
+    Ok(0)
+}
+
+const MNT_FORCE: u32 = 1;
+const MNT_DETACH: u32 = 2;
+const MNT_EXPIRE: u32 = 4;
+const UMOUNT_NOFOLLOW: u32 = 8;
+
+fn umount2(ctx: &mut Ctx<'_>, target: UserStr, flags: u32) -> Result {
+    if flags & !(MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) != 0 || flags & MNT_EXPIRE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let caller = Caller::new(ctx)?;
+    let walk = if flags & UMOUNT_NOFOLLOW != 0 { WalkFlags::empty() } else { WalkFlags::FOLLOW };
+    let place = caller.resolve(Fd::CWD, &read_path(target)?, walk)?;
+    if !caller.subject().capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    if !place.is_mount_root() {
+        return Err(Errno::EINVAL);
+    }
+    let mount = place.mount().clone();
+    let lazy = flags & MNT_DETACH != 0;
+    drop::<Path>(place);
+    if !lazy && busy(&mount) {
+        return Err(Errno::EBUSY);
+    }
+    caller.fs.namespace().unmount(&mount, lazy)?;
+    Ok(0)
+}
+
+/// Whether somebody besides the namespace (its list and the table) and the caller refers to the mount: an open
+/// file, a working directory, a mount on it.
+fn busy(mount: &Arc<Mount>) -> bool {
+    Arc::strong_count(mount) > 3
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, bind, move, remount of flags; no propagation";
+    166 umount2(target: UserStr, flags: u32) Partial "no MNT_EXPIRE";
+};

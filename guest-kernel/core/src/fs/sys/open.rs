@@ -1,0 +1,81 @@
+//! open, openat, openat2, creat.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Caller, open_files_limit, read_path};
+use crate::{
+    errno::{Errno, Result},
+    fs::{OpenFlags, WalkFlags, open::open as open_path},
+    syscall::{Ctx, Fd, Syscall, UserPtr, UserStr, args::Mode},
+    syscalls,
+};
+
+fn do_open(
+    ctx: &mut Ctx<'_>,
+    dirfd: Fd,
+    path: UserStr,
+    flags: OpenFlags,
+    mode: u32,
+    how: WalkFlags,
+) -> Result {
+    let caller = Caller::new(ctx)?;
+    let path = read_path(path)?;
+    let start = caller.start(dirfd, &path)?;
+    let mode = mode & 0o7777 & !caller.fs.umask();
+    let file = open_path(&caller.walk(), &start, &path, flags, mode, how)?;
+    let fd =
+        ctx.task.files()?.install(file, flags.contains(OpenFlags::CLOEXEC), open_files_limit(ctx.task))?;
+    Ok(fd as usize)
+}
+
+fn open(ctx: &mut Ctx<'_>, path: UserStr, flags: u32, mode: Mode) -> Result {
+    openat(ctx, Fd::CWD, path, flags, mode)
+}
+
+fn openat(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, flags: u32, mode: Mode) -> Result {
+    do_open(ctx, dirfd, path, OpenFlags::from_bits_truncate(flags), mode.0, WalkFlags::empty())
+}
+
+fn creat(ctx: &mut Ctx<'_>, path: UserStr, mode: Mode) -> Result {
+    let flags = OpenFlags::CREAT | OpenFlags::WRONLY | OpenFlags::TRUNC;
+    do_open(ctx, Fd::CWD, path, flags, mode.0, WalkFlags::empty())
+}
+
+/// `struct open_how`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// `RESOLVE_NO_XDEV`, `NO_MAGICLINKS`, `NO_SYMLINKS`, `BENEATH`, `IN_ROOT`.
+const RESOLVE: u64 = 0x1f;
+
+fn openat2(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, how: UserPtr<OpenHow>, size: usize) -> Result {
+    if size < size_of::<OpenHow>() {
+        return Err(Errno::EINVAL);
+    }
+    if size > size_of::<OpenHow>() {
+        return Err(Errno::E2BIG);
+    }
+    let how = how.read()?;
+    let flags = u32::try_from(how.flags).ok().and_then(OpenFlags::from_bits).ok_or(Errno::EINVAL)?;
+    let creates = flags.intersects(OpenFlags::CREAT | OpenFlags::TMPFILE);
+    if how.resolve & !RESOLVE != 0 || how.mode & !0o7777 != 0 || (how.mode != 0 && !creates) {
+        return Err(Errno::EINVAL);
+    }
+    let resolve = WalkFlags::from_bits_truncate((how.resolve as u32) << 8);
+    if resolve.contains(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
+        return Err(Errno::EINVAL);
+    }
+    do_open(ctx, dirfd, path, flags, how.mode as u32, resolve)
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    2 open(path: UserStr, flags: u32, mode: Mode) Full "";
+    85 creat(path: UserStr, mode: Mode) Full "";
+    257 openat(dirfd: Fd, path: UserStr, flags: u32, mode: Mode) Full "";
+    437 openat2(dirfd: Fd, path: UserStr, how: UserPtr<OpenHow>, size: usize) Partial "no RESOLVE_CACHED";
+};

@@ -154,9 +154,7 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
     if let Ok(files) = task.files() {
         let own = if Arc::strong_count(&files) > 2 { files.fork() } else { files.clone() };
         drop(files);
-        for file in own.remove_close_on_exec() {
-            file.flush(task);
-        }
+        drop(own.remove_close_on_exec());
         drop(task.replace_files(Some(own)));
     }
 

@@ -44,7 +44,7 @@ pub mod ops;
 pub mod path;
 pub mod pipe;
 pub mod poll;
-mod sys;
+pub mod sys;
 pub mod tmpfs;
 pub mod types;
 pub mod walk;
@@ -63,8 +63,6 @@ pub use mount::{Mount, MountFlags, MountNamespace};
 pub use path::Path;
 pub use types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, StatFs, Timestamp};
 pub use walk::{Walk, WalkFlags};
-
-pub use sys::SYSCALLS;
 
 /// `NAME_MAX`: bytes of one path component.
 pub const NAME_MAX: usize = 255;

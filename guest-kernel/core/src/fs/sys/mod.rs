@@ -53,7 +53,6 @@ pub const SYSCALLS: &[&[Syscall]] = &[
     statfs::SYSCALLS,
     sync::SYSCALLS,
     xattr::SYSCALLS,
-    super::pipe::SYSCALLS,
 ];
 
 /// `AT_SYMLINK_NOFOLLOW`.

@@ -178,7 +178,11 @@ impl Walker<'_> {
     /// Adds one entry; returns its id if it is a directory to enter.
     fn entry(&mut self, dir_fd: BorrowedFd<'_>, name: &CString, dir: Id, path: &Path) -> Result<Option<Id>> {
         let stat = status(dir_fd, OsStr::from_bytes(name.as_bytes()));
-        let stat = stat.map_err(|e| gone_or("read the status of", path, e))?;
+        let stat = match stat {
+            // Removed since the directory was listed: as if it had been before.
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(|e| gone_or("read the status of", path, e))?,
+        };
         let identity = identity(&stat);
         let file_type = FileType::from_raw_mode(stat.stx_mode.into());
         let excluded = self.walk.exclude.contains(&identity);

@@ -183,7 +183,7 @@ fn clear_errors_and_no_leftovers() {
     fs::create_dir(dir.join("out")).unwrap();
     if !root() {
         fs::write(tree.join("secret"), "s").unwrap();
-        fs::set_permissions(tree.join("secret"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
         assert!(matches!(pack(&tree), Error::Unreadable { path, .. } if path.ends_with("secret")));
     }
     assert_eq!(fs::read_dir(dir.join("out")).unwrap().count(), 0);

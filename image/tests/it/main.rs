@@ -2,6 +2,7 @@
 //! reader, and against the tree it came from.
 
 mod cache;
+mod damaged;
 mod dir;
 mod random;
 mod support;

@@ -19,8 +19,8 @@ use crate::{
 
 /// Where the lines go.
 pub trait Sink: Send + Sync {
-    /// Takes one line, its newline included. Must not block for long.
-    fn line(&self, text: &str);
+    /// Takes one line, its newline included; `task` is the caller, which may have to wait.
+    fn line(&self, task: &TaskRef, text: &str);
 }
 
 static SINK: SpinLock<Option<alloc::sync::Arc<dyn Sink>>> = SpinLock::new(None);
@@ -36,10 +36,10 @@ pub fn set_sink(sink: Option<alloc::sync::Arc<dyn Sink>>) {
     *SINK.lock() = sink;
 }
 
-fn emit(text: &str) {
+fn emit(task: &TaskRef, text: &str) {
     let sink = SINK.lock().clone();
     if let Some(sink) = sink {
-        sink.line(text);
+        sink.line(task, text);
     }
 }
 
@@ -70,20 +70,20 @@ pub fn enter(task: &TaskRef, regs: &UserRegs, number: usize, entry: Option<&Sysc
     }
     if matches!(number, EXIT | EXIT_GROUP) {
         line.push('\n');
-        emit(&line);
+        emit(task, &line);
     }
     Line(line)
 }
 
 /// The call returned.
-pub fn exit(_task: &TaskRef, line: Line, result: Result, ns: u64) {
+pub fn exit(task: &TaskRef, line: Line, result: Result, ns: u64) {
     let mut line = line.0;
     let _ = match result {
         Ok(v) if v > 0xffff_ffff => writeln!(line, " = {v:#x} <{ns} ns>"),
         Ok(v) => writeln!(line, " = {v} <{ns} ns>"),
         Err(e) => writeln!(line, " = -1 {} <{ns} ns>", display(e)),
     };
-    emit(&line);
+    emit(task, &line);
 }
 
 fn display(e: Errno) -> &'static str {

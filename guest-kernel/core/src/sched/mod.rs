@@ -265,6 +265,12 @@ pub fn preempt_point(task: &TaskRef) {
     }
 }
 
+/// Sleeps for `ns` nanoseconds, whatever happens. For kernel tasks.
+pub fn sleep_ns(task: &TaskRef, ns: u64) {
+    let deadline = hal::time::now().saturating_add(ns);
+    let _ = sleep_until(task, Interruptible::No, Some(deadline), || None::<()>); // it always times out
+}
+
 /// Ends the running task: it never runs again. Everything it owned must have been given up.
 pub fn exit_current(task: &TaskRef) -> ! {
     task.sched.state.store(DEAD, Ordering::SeqCst);

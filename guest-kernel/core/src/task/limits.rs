@@ -230,6 +230,11 @@ impl UsageSum {
         }
     }
 
+    /// Page faults.
+    pub fn faults(&self) -> u64 {
+        self.minor_faults
+    }
+
     /// The sum of both.
     pub fn plus(self, o: UsageSum) -> UsageSum {
         UsageSum {

@@ -105,6 +105,13 @@ pub fn realtime_to_monotonic(wall: u64) -> u64 {
     wall.saturating_sub(offset)
 }
 
+/// The wall clock at boot as the boot configuration tells it: used where the HAL knows none of its own.
+pub fn set_boot_realtime(wall: u64) {
+    if hal::time::realtime_offset() == 0 {
+        set_realtime(wall);
+    }
+}
+
 fn set_realtime(wall: u64) {
     let change = (wall as i64).wrapping_sub(realtime() as i64);
     REALTIME_ADJUSTMENT.fetch_add(change, Ordering::Relaxed);

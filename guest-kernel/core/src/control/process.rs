@@ -1,0 +1,299 @@
+//! The first process: who it runs as, which file it is, its streams.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+
+use ringfence_hal as hal;
+use ringfence_hal::{FpuInit, UserRegs};
+use ringfence_protocol as protocol;
+
+use super::{Connected, Failed, phase};
+use crate::{
+    Sentry, TaskRef,
+    drivers::vsock::StreamFile,
+    errno::Errno,
+    exec::{self, arguments::Arguments},
+    fs::{self, FdTable, FileRef, FsContext, MountNamespace, OpenFlags, Path, Subject, Walk, WalkFlags},
+    io::Sink,
+    kernel,
+    mm::Mm,
+    sched::{self, SchedState},
+    signal::SigHand,
+    task::{Credentials, Parts, Process, Task, limits::{INFINITY, Limits, Resource}},
+};
+
+pub use super::terminal::Terminal;
+
+/// Bytes of `/etc/passwd` and `/etc/group` that are looked at.
+const MAX_DATABASE: usize = 1 << 20;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Starts it; answers its terminal, if it has one.
+pub fn start(
+    task: &TaskRef,
+    spec: &protocol::Process,
+    namespace: Arc<MountNamespace>,
+    streams: Connected,
+) -> Result<Option<Arc<Terminal>>, Failed> {
+    let root = namespace.root().ok_or((Errno::ENOENT, String::from("the root file system has no root")))?;
+    let files = Files { root: &root };
+    let user = find_user(&files, spec.user.as_deref())?;
+    let mut env = spec.env.clone();
+    if !env.iter().any(|e| e.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home));
+    }
+    let subject = Subject {
+        uid: user.credentials.fsuid,
+        gid: user.credentials.fsgid,
+        groups: &user.credentials.groups,
+        capabilities: user.credentials.effective.bits(),
+    };
+    let walk = Walk { subject, root: root.clone(), task: None };
+    let cwd = walk
+        .resolve(&root, spec.cwd.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)
+        .map_err(|e| (e, format!("cannot change to working directory `{}`: {e}", spec.cwd)))?;
+
+    let name = spec.args.first().ok_or((Errno::EINVAL, String::from("no program was given")))?;
+    let path_list = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let (path, program) = find_program(&walk, &cwd, name, path_list)?;
+    let limits = Limits::default();
+    let program = exec::prepare(exec::Request {
+        walk: &walk,
+        cwd: &cwd,
+        program,
+        path: path.as_bytes(),
+        arguments: arguments(&spec.args, &env, limits.soft(Resource::Stack))?,
+        credentials: &user.credentials,
+        may_gain: true,
+        limits: limits.for_mm(),
+        randomize: true,
+    })
+    .map_err(|e| (e, format!("cannot run `{path}`: {}", explain(e))))?;
+    phase("program_loaded");
+
+    let kernel = kernel::kernel();
+    let table = FdTable::new();
+    let (terminal, session_files) = open_streams(task, &root, streams)?;
+    for file in session_files {
+        table.install(file, false, INFINITY).map_err(|e| (e, String::from("cannot set up the standard streams")))?;
+    }
+    let context = FsContext::new(namespace, root.clone());
+    context.set_cwd(cwd);
+
+    let no_memory = |e| (e, String::from("not enough memory to start; give the sandbox more with --memory"));
+    let pid = kernel.pids.tree(|t| t.allocate()).map_err(no_memory)?;
+    let group = kernel.pids.tree(|t| t.new_session(pid));
+    let process = Process::new(pid, Weak::new(), group.clone(), Arc::new(SigHand::default()), limits);
+    let mm: Arc<Mm> = program.image.mm.clone();
+    let parts = Parts {
+        mm: Some(mm.clone()),
+        files: Some(table),
+        fs: Some(context),
+        credentials: Arc::new(program.credentials),
+    };
+    let first =
+        Task::new(pid, process.clone(), parts, SchedState::new(), crate::task::comm_of(&program.name));
+    let regs = UserRegs::new(program.image.entry, program.image.stack);
+    let thread =
+        hal::Thread::<Sentry>::new_user(first, &regs, FpuInit::Fresh, 0, 0, mm.space().clone())
+            .map_err(|e| no_memory(e.into()))?;
+    kernel.pids.tree(|t| {
+        process.links.lock().threads.push(thread.clone());
+        t.set_task(pid, &thread);
+        t.set_process(&process);
+    });
+    if let Some(terminal) = &terminal {
+        terminal.attach(&group);
+    }
+    phase("first_process_started");
+    sched::start(&thread);
+    Ok(terminal)
+}
+
+fn explain(e: Errno) -> String {
+    match e {
+        Errno::ENOENT => "its interpreter does not exist in the image".to_string(),
+        Errno::ENOEXEC => "it is neither an x86-64 ELF program nor a script".to_string(),
+        Errno::EACCES => "permission denied".to_string(),
+        Errno::ENOMEM => "not enough memory; give the sandbox more with --memory".to_string(),
+        e => e.to_string(),
+    }
+}
+
+fn arguments(args: &[String], env: &[String], stack_limit: u64) -> Result<Arguments, Failed> {
+    let too_long = |e| (e, String::from("the arguments and environment are too long"));
+    let mut out = Arguments::new(stack_limit);
+    for a in args {
+        out.push_argument(a.as_bytes()).map_err(too_long)?;
+    }
+    for e in env {
+        out.push_environment(e.as_bytes()).map_err(too_long)?;
+    }
+    Ok(out)
+}
+
+/// Looks a program up as `execvp(3)` does.
+fn find_program(walk: &Walk<'_>, cwd: &Path, name: &str, path: &str) -> Result<(String, FileRef), Failed> {
+    let open = |p: &str| exec::open(walk, cwd, p.as_bytes(), WalkFlags::FOLLOW);
+    if name.contains('/') {
+        let file = open(name).map_err(|e| match e {
+            Errno::ENOENT => (e, format!("there is no program `{name}` in the image")),
+            e => (e, format!("cannot run `{name}`: {}", explain(e))),
+        })?;
+        return Ok((name.to_string(), file));
+    }
+    let mut denied = None;
+    for dir in path.split(':') {
+        let dir = if dir.is_empty() { "." } else { dir };
+        let candidate = format!("{dir}/{name}");
+        match open(&candidate) {
+            Ok(file) => return Ok((candidate, file)),
+            Err(Errno::EACCES) => denied = Some(candidate),
+            Err(_) => {}
+        }
+    }
+    Err(match denied {
+        Some(p) => (Errno::EACCES, format!("cannot run `{p}`: permission denied")),
+        None => (Errno::ENOENT, format!("there is no program `{name}` in the image (searched {path})")),
+    })
+}
+
+/// The files of the root, read by the kernel.
+struct Files<'a> {
+    root: &'a Path,
+}
+
+impl Files<'_> {
+    /// The text of a file; empty if there is none.
+    fn text(&self, path: &str) -> String {
+        let read = || -> Result<Vec<u8>, Errno> {
+            let walk = Walk { subject: Subject::ROOT, root: self.root.clone(), task: None };
+            let place = walk.resolve(self.root, path.as_bytes(), WalkFlags::FOLLOW)?;
+            let inode = place.inode()?;
+            let len = usize::try_from(inode.size()).unwrap_or(usize::MAX).min(MAX_DATABASE);
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+            bytes.resize(len, 0);
+            let n = inode.read_at(0, &mut Sink::kernel(&mut bytes))?;
+            bytes.truncate(n);
+            Ok(bytes)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    }
+}
+
+/// Who the process runs as.
+struct User {
+    credentials: Credentials,
+    home: String,
+}
+
+/// A line of passwd(5) or group(5), split.
+fn entry<'a>(text: &'a str, mut matches: impl FnMut(&[&str]) -> bool) -> Option<Vec<&'a str>> {
+    text.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|fields| matches(fields))
+}
+
+/// `USER[:GROUP]`, by name or number; nobody named is root.
+fn find_user(files: &Files<'_>, spec: Option<&str>) -> Result<User, Failed> {
+    let passwd = files.text("/etc/passwd");
+    let group = files.text("/etc/group");
+    resolve_user(&passwd, &group, spec.unwrap_or("0"))
+}
+
+fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
+    let (name, group_name) = match spec.split_once(':') {
+        Some((u, g)) => (u, Some(g)),
+        None => (spec, None),
+    };
+    let number: Option<u32> = name.parse().ok();
+    let by_name = |f: &[&str]| f.first() == Some(&name);
+    let by_number = |f: &[&str]| number.is_some() && f.get(2).and_then(|n| n.parse().ok()) == number;
+    let line = entry(passwd, by_name).or_else(|| entry(passwd, by_number));
+    let field = |i: usize| line.as_ref().and_then(|l| l.get(i).copied());
+    let uid = field(2).and_then(|n| n.parse().ok()).or(number);
+    let uid: u32 = uid.ok_or_else(|| (Errno::EINVAL, format!("there is no user `{name}` in the image's /etc/passwd")))?;
+    let gid = match group_name {
+        None => field(3).and_then(|n| n.parse().ok()).unwrap_or(0),
+        Some(g) => entry(group, |f| f.first() == Some(&g))
+            .and_then(|f| f.get(2).and_then(|n| n.parse().ok()))
+            .or_else(|| g.parse().ok())
+            .ok_or_else(|| (Errno::EINVAL, format!("there is no group `{g}` in the image's /etc/group")))?,
+    };
+    let mut groups: Vec<u32> = Vec::new();
+    if let Some(login) = field(0).filter(|_| group_name.is_none()) {
+        let member = |f: &Vec<&str>| f.get(3).is_some_and(|m| m.split(',').any(|n| n == login));
+        groups.extend(
+            group
+                .lines()
+                .map(|l| l.split(':').collect::<Vec<_>>())
+                .filter(member)
+                .filter_map(|f| f.get(2).and_then(|n| n.parse().ok())),
+        );
+    }
+    let home = field(5).filter(|h| !h.is_empty()).unwrap_or("/").to_string();
+    let credentials = if uid == 0 {
+        Credentials { gid, egid: gid, sgid: gid, fsgid: gid, groups, ..Credentials::root() }
+    } else {
+        Credentials::user(uid, gid, groups)
+    };
+    Ok(User { credentials, home })
+}
+
+/// The files for descriptors 0, 1 and 2, and the terminal if that is what they are.
+fn open_streams(
+    task: &TaskRef,
+    root: &Path,
+    streams: Connected,
+) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
+    match streams {
+        Connected::Pipes(ends) => {
+            let [stdin, stdout, stderr] = ends;
+            let null = |flags| open_null(root, flags);
+            Ok((
+                None,
+                [
+                    stdin.map_or_else(|| null(OpenFlags::empty()), |s| Ok(StreamFile::input(s)))?,
+                    stdout.map_or_else(|| null(OpenFlags::WRONLY), |s| Ok(StreamFile::output(s)))?,
+                    stderr.map_or_else(|| null(OpenFlags::WRONLY), |s| Ok(StreamFile::output(s)))?,
+                ],
+            ))
+        }
+        Connected::Tty { .. } => {
+            let _ = task;
+            Err((Errno::ENOSYS, String::from("terminals are not there yet; run without --tty")))
+        }
+    }
+}
+
+fn open_null(root: &Path, flags: OpenFlags) -> Result<FileRef, Failed> {
+    let walk = Walk { subject: Subject::ROOT, root: root.clone(), task: None };
+    fs::open::open(&walk, root, b"/dev/null", flags, 0, WalkFlags::empty())
+        .map_err(|e| (e, format!("cannot open /dev/null in the sandbox: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\nann:x:1001:\naudio:x:29:ann,bob\n";
+
+    fn user(spec: &str) -> (u32, u32, Vec<u32>, String) {
+        let u = resolve_user(PASSWD, GROUP, spec).ok().unwrap();
+        (u.credentials.uid, u.credentials.gid, u.credentials.groups, u.home)
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        assert_eq!(user("ann"), (1000, 1001, Vec::from([29]), "/home/ann".to_string()));
+        assert_eq!(user("1000"), user("ann"));
+        assert_eq!(user("ann:audio"), (1000, 29, Vec::new(), "/home/ann".to_string()));
+        assert_eq!(user("4242:7"), (4242, 7, Vec::new(), "/".to_string()));
+        assert!(resolve_user(PASSWD, GROUP, "eve").is_err());
+        assert!(resolve_user(PASSWD, GROUP, "ann:nope").is_err());
+    }
+}

@@ -81,7 +81,8 @@ pub fn start(
     for file in session_files {
         table.install(file, false, INFINITY).map_err(|e| (e, String::from("cannot set up the standard streams")))?;
     }
-    let context = FsContext::new(namespace, root.clone());
+    let context = FsContext::new(namespace)
+        .map_err(|e| (e, String::from("the root file system has no root")))?;
     context.set_cwd(cwd);
 
     let no_memory = |e| (e, String::from("not enough memory to start; give the sandbox more with --memory"));
@@ -231,7 +232,7 @@ fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
                 .lines()
                 .map(|l| l.split(':').collect::<Vec<_>>())
                 .filter(member)
-                .filter_map(|f| f.get(2).and_then(|n| n.parse().ok())),
+                .filter_map(|f| f.get(2).and_then(|n| n.parse::<u32>().ok())),
         );
     }
     let home = field(5).filter(|h| !h.is_empty()).unwrap_or("/").to_string();

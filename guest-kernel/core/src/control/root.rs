@@ -22,7 +22,7 @@ const PSEUDO: &[(&str, &str, &str, MountFlags)] = &[
     ("devtmpfs", "/dev", "", MountFlags::NOSUID),
     ("devpts", "/dev/pts", "", NOSUID_NOEXEC),
     ("tmpfs", "/dev/shm", "mode=1777", MountFlags::NOSUID.union(MountFlags::NODEV)),
-    ("sysfs", "/sys", "", NOSUID_NOEXEC.union(MountFlags::NODEV).union(MountFlags::RDONLY)),
+    ("sysfs", "/sys", "", NOSUID_NOEXEC.union(MountFlags::NODEV).union(MountFlags::READ_ONLY)),
 ];
 
 const NOSUID_NOEXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
@@ -32,7 +32,7 @@ pub fn mount(root: Root, image: Option<PhysRegion>) -> Result<Arc<MountNamespace
     let fs = root_file_system(root, image)?;
     let superblock = Superblock::new(fs);
     let dentry = superblock.root().clone();
-    let flags = if root == Root::Pmem { MountFlags::RDONLY } else { MountFlags::empty() };
+    let flags = if root == Root::Pmem { MountFlags::READ_ONLY } else { MountFlags::empty() };
     let namespace = MountNamespace::new(Mount::new(superblock, dentry, flags, b"root"));
     for &(kind, place, options, flags) in PSEUDO {
         match mount_pseudo(&namespace, kind, place, options, flags) {

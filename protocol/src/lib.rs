@@ -69,7 +69,7 @@ pub struct BootConfig {
 }
 
 /// The root file system of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Root {
     /// A writable tmpfs overlaid on the EROFS image in the pmem device.

@@ -23,7 +23,10 @@ use crate::{
     mm::Mm,
     sched::{self, SchedState},
     signal::SigHand,
-    task::{Credentials, Parts, Process, Task, limits::{INFINITY, Limits, Resource}},
+    task::{
+        Credentials, Parts, Process, Task,
+        limits::{INFINITY, Limits, Resource},
+    },
 };
 
 pub use super::terminal::Terminal;
@@ -79,10 +82,12 @@ pub fn start(
     let table = FdTable::new();
     let (terminal, session_files) = open_streams(task, &root, streams)?;
     for file in session_files {
-        table.install(file, false, INFINITY).map_err(|e| (e, String::from("cannot set up the standard streams")))?;
+        table
+            .install(file, false, INFINITY)
+            .map_err(|e| (e, String::from("cannot set up the standard streams")))?;
     }
-    let context = FsContext::new(namespace)
-        .map_err(|e| (e, String::from("the root file system has no root")))?;
+    let context =
+        FsContext::new(namespace).map_err(|e| (e, String::from("the root file system has no root")))?;
     context.set_cwd(cwd);
 
     let no_memory = |e| (e, String::from("not enough memory to start; give the sandbox more with --memory"));
@@ -99,9 +104,8 @@ pub fn start(
     let first =
         Task::new(pid, process.clone(), parts, SchedState::new(), crate::task::comm_of(&program.name));
     let regs = UserRegs::new(program.image.entry, program.image.stack);
-    let thread =
-        hal::Thread::<Sentry>::new_user(first, &regs, FpuInit::Fresh, 0, 0, mm.space().clone())
-            .map_err(|e| no_memory(e.into()))?;
+    let thread = hal::Thread::<Sentry>::new_user(first, &regs, FpuInit::Fresh, 0, 0, mm.space().clone())
+        .map_err(|e| no_memory(e.into()))?;
     kernel.pids.tree(|t| {
         process.links.lock().threads.push(thread.clone());
         t.set_task(pid, &thread);
@@ -216,7 +220,8 @@ fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
     let line = entry(passwd, by_name).or_else(|| entry(passwd, by_number));
     let field = |i: usize| line.as_ref().and_then(|l| l.get(i).copied());
     let uid = field(2).and_then(|n| n.parse().ok()).or(number);
-    let uid: u32 = uid.ok_or_else(|| (Errno::EINVAL, format!("there is no user `{name}` in the image's /etc/passwd")))?;
+    let uid: u32 =
+        uid.ok_or_else(|| (Errno::EINVAL, format!("there is no user `{name}` in the image's /etc/passwd")))?;
     let gid = match group_name {
         None => field(3).and_then(|n| n.parse().ok()).unwrap_or(0),
         Some(g) => entry(group, |f| f.first() == Some(&g))

@@ -47,7 +47,9 @@ pub fn mount(root: Root, image: Option<PhysRegion>) -> Result<Arc<MountNamespace
 fn root_file_system(root: Root, image: Option<PhysRegion>) -> Result<Arc<dyn FileSystem>, Failed> {
     let out_of_memory = |e| (e, String::from("not enough memory for the root file system"));
     if root == Root::Tmpfs {
-        return Ok(Tmpfs::new(&TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() }).map_err(out_of_memory)?);
+        return Ok(
+            Tmpfs::new(&TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() }).map_err(out_of_memory)?
+        );
     }
     let region = image.ok_or((Errno::ENODEV, String::from("the machine has no root image")))?;
     let erofs = Erofs::open(region)

@@ -30,9 +30,16 @@ pub fn collect() -> GuestStats {
         frames_free: frames.free as u64,
         frames_touched: frames.touched as u64,
         frames_user: frames.user as u64,
-        phases: PHASES.lock().iter().map(|(name, at)| Phase { name: (*name).to_owned(), at_ns: *at }).collect(),
+        phases: PHASES
+            .lock()
+            .iter()
+            .map(|(name, at)| Phase { name: (*name).to_owned(), at_ns: *at })
+            .collect(),
         syscalls: syscall::counts().map(|(nr, count)| SyscallCount { nr: nr as u32, count }).collect(),
-        page_faults: processes.iter().map(|p| UsageSum::of_process(p).plus(UsageSum::of_dead(&p.dead_children)).faults()).sum(),
+        page_faults: processes
+            .iter()
+            .map(|p| UsageSum::of_process(p).plus(UsageSum::of_dead(&p.dead_children)).faults())
+            .sum(),
         context_switches: sched::context_switches(),
     }
 }

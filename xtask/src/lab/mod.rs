@@ -11,7 +11,7 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -20,7 +20,7 @@ pub use client::{Session, Streams, TimedOut};
 pub use image::debian as debian_image;
 pub use instance::{Lab, Options};
 
-use crate::build;
+use crate::{build, host};
 
 /// `cargo xtask lab …`.
 #[derive(Subcommand)]
@@ -117,23 +117,29 @@ fn exec_in(lab: &Lab, build: bool, tty: bool, command: &[OsString]) -> Result<u8
     if tty { terminal::run(session, command) } else { session.run(command, Streams::inherit()) }
 }
 
+/// Folders of the checkout whose files are put into the lab, and where.
+const SCRIPTS: &[(&str, &str)] =
+    &[("tests/lab/bin", "/usr/local/bin"), ("tests/linux", "/opt/ringfence/linux")];
+
 /// Puts this checkout's programs and scripts on the lab's PATH.
 pub fn push_programs(session: &mut Session, build: bool) -> Result<()> {
     let ringfence = if build {
         build::build_static("ringfence")?
     } else {
-        crate::host::target_dir().join(crate::host::STATIC_TARGET).join("release/ringfence")
+        host::target_dir().join(host::STATIC_TARGET).join("release/ringfence")
     };
     if ringfence.exists() {
         session.push(&ringfence, "/usr/local/bin/ringfence".as_ref())?;
     }
-    let scripts = crate::host::checkout().join("tests/lab/bin");
-    let mut entries: Vec<_> = std::fs::read_dir(&scripts)
-        .with_context(|| format!("cannot read {}", scripts.display()))?
-        .collect::<Result<_, _>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        session.push(&entry.path(), &PathBuf::from("/usr/local/bin").join(entry.file_name()))?;
+    for (from, to) in SCRIPTS {
+        let directory = host::checkout().join(from);
+        let mut entries: Vec<_> = std::fs::read_dir(&directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?
+            .collect::<Result<_, _>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries.iter().filter(|entry| entry.path().is_file()) {
+            session.push(&entry.path(), &Path::new(to).join(entry.file_name()))?;
+        }
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The device status register as a table (virtio 1.2, sections 2.1 and 3.1.1).
 //!
-//! A driver brings a device up in four steps, each one more bit. Anything else it writes is ignored, except 0,
-//! which resets, and FAILED, which it may set at any time.
+//! A driver brings a device up in four steps, each one more bit; the first two, which mean nothing to the device,
+//! may come in one write (many drivers do that). Anything else it writes is ignored, except 0, which resets, and
+//! FAILED, which it may set at any time.
 
 /// The guest has noticed the device.
 pub const ACKNOWLEDGE: u32 = 1;
@@ -28,8 +29,9 @@ pub enum Action {
 }
 
 /// Valid steps: from, to, what happens.
-const STEPS: [(u32, u32, Action); 4] = [
+const STEPS: [(u32, u32, Action); 5] = [
     (0, ACKNOWLEDGE, Action::Keep),
+    (0, ACKNOWLEDGE | DRIVER, Action::Keep),
     (ACKNOWLEDGE, ACKNOWLEDGE | DRIVER, Action::Keep),
     (ACKNOWLEDGE | DRIVER, ACKNOWLEDGE | DRIVER | FEATURES_OK, Action::CheckFeatures),
     (ACKNOWLEDGE | DRIVER | FEATURES_OK, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK, Action::Activate),

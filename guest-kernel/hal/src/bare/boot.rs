@@ -47,7 +47,8 @@ pub unsafe extern "C" fn entry<K: Kernel>() -> ! {
         "mov [rdi + {window}*8], rax",
         "mov [rdi + 511*8], rax",
         "mov cr3, rdi",
-        "movabs rax, offset 3f",
+        "lea rax, [rip + 3f]",
+        "add rax, {kernel_base}",
         "jmp rax",
         "3:",
         "lea rsp, [rip + {stack} + {stack_len}]",
@@ -58,6 +59,7 @@ pub unsafe extern "C" fn entry<K: Kernel>() -> ! {
         pdpt = sym paging::BOOT_PDPT,
         root = sym paging::BOOT_ROOT,
         window = const paging::index(WINDOW_BASE, 3),
+        kernel_base = const layout::KERNEL_BASE as i32, // sign-extended
         stack = sym BOOT_STACK,
         stack_len = const STACK,
         start = sym start::<K>,

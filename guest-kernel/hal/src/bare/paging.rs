@@ -94,7 +94,8 @@ pub static BOOT_ROOT: Table = Table::new();
 pub(super) static BOOT_PDPT: Table = Table::new();
 pub(super) static BOOT_PD: Table = Table::new();
 
-static ROOT: Table = Table::new();
+/// The kernel's own root.
+pub(super) static ROOT: Table = Table::new();
 static IMAGE_PDPT: Table = Table::new();
 static IMAGE_PD: Table = Table::new();
 /// 2 MiB of image each. The linker script refuses a larger image.

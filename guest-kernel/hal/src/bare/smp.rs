@@ -1,8 +1,8 @@
 //! Starting the other CPUs.
 //!
 //! INIT and SIPI put a CPU into real mode at a page below 1 MiB, where [`trampoline`] has been copied. It goes straight to
-//! long mode on the boot tables (which map the first GiB one to one), finds its block by its APIC id, and calls
-//! [`start`] on its own stack. All CPUs come up at the same time; nobody waits for them.
+//! long mode on the boot tables (which map the first GiB one to one), finds its block by its APIC id, changes to the
+//! kernel's tables in [`enter`], and calls [`start`] on its own stack. All CPUs come up at the same time; nobody waits for them.
 
 use super::layout::{TRAMPOLINE, window_ptr};
 use super::local::Local;
@@ -22,12 +22,12 @@ struct Ready {
 
 static READY: [Ready; cpu::MAX] =
     [const { Ready { stack: AtomicU64::new(0), local: AtomicU64::new(0) } }; cpu::MAX];
-/// `start::<K>`, for [`start_all`], which does not know `K`.
+/// `enter::<K>`, for [`start_all`], which does not know `K`.
 static START: AtomicUsize = AtomicUsize::new(0);
 
 /// Remembers which kernel the secondary CPUs run.
 pub fn init<K: Kernel>() {
-    START.store(start::<K> as *const () as usize, Ordering::Relaxed);
+    START.store(enter::<K> as *const () as usize, Ordering::Relaxed);
 }
 
 /// Starts every configured CPU but the first. A CPU there is no memory for is left out.
@@ -59,10 +59,25 @@ fn new_local() -> Box<Local> {
     }
 }
 
+/// At its linked address, still on the boot tables; `rbx` points at this CPU's [`Ready`], `esi` is its number.
+#[unsafe(naked)]
+unsafe extern "C" fn enter<K: Kernel>() -> ! {
+    naked_asm!(
+        "lea rax, [rip + {root}]",
+        "sub rax, {kernel_base}",
+        "mov cr3, rax",
+        "mov rdi, [rbx + 8]",
+        "mov rsp, [rbx]",
+        "xor ebp, ebp",
+        "call {start}",
+        root = sym paging::ROOT,
+        kernel_base = const super::layout::KERNEL_BASE as i32, // sign-extended
+        start = sym start::<K>,
+    )
+}
+
 extern "C" fn start<K: Kernel>(local: &'static Local, id: usize) -> ! {
     cpu::init_this();
-    // SAFETY: the kernel's root maps everything this code uses; the boot tables were only for the way here.
-    unsafe { super::asm::set_cr3(paging::kernel_root()) };
     local.prepare(id);
     traps::init_this::<K>();
     fpu::init_this();
@@ -131,16 +146,9 @@ unsafe extern "C" fn trampoline() {
         "shl ebx, 4",
         "movabs rax, offset {ready}",
         "add rbx, rax",
-        "58:",
-        "mov rdi, [rbx + 8]",
-        "test rdi, rdi",
-        "jz 58b",
-        "mov rsp, [rbx]",
         "movabs rax, offset {start}",
         "mov rax, [rax]",
-        "xor ebp, ebp",
-        "call rax",
-        "ud2",
+        "jmp rax",
         "59:",
         base = const TRAMPOLINE,
         root = sym paging::BOOT_ROOT,

@@ -117,6 +117,10 @@ mod loader {
     }
 
     extern "C" fn main(info: u64) -> ! {
+        // The firmware left the legacy interrupt controllers open; with the APIC's pin closed afterwards, QEMU would
+        // deliver an interrupt that has no vector.
+        // SAFETY: masks interrupts.
+        unsafe { core::arch::asm!("out 0x21, al", "out 0xa1, al", in("al") 0xff_u8) };
         // SAFETY (all of this function): `info` is QEMU's `hvm_start_info`, version 1, all of it below 4 GiB.
         unsafe {
             let modules = read::<u32>(info + 12);
@@ -168,7 +172,9 @@ mod loader {
             if !(keep..keep_end).contains(&at) {
                 let n = if at < keep { stop.min(keep.max(at + 1)) - at } else { stop - at };
                 // SAFETY: by the caller.
-                unsafe { core::arch::asm!("rep stosb", inout("rdi") at => _, inout("rcx") n => _, in("al") 0u8) };
+                unsafe {
+                    core::arch::asm!("rep stosb", inout("rdi") at => _, inout("rcx") n => _, in("al") 0u8)
+                };
             }
             at = stop;
         }

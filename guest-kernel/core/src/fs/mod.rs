@@ -73,5 +73,15 @@ pub const XATTR_LIST_MAX: usize = 65536;
 
 use pipe::open_fifo;
 
+/// Registers what is built in. Once, before the first mount.
+pub fn init() {
+    mem::register();
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod walk_tests;
+
 /// The system calls of files that are no file system's.
 pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS, poll::SYSCALLS[0], poll::SYSCALLS[1]];

@@ -12,7 +12,7 @@ use crate::{
     sync::SpinLock,
 };
 
-/// Cookies of own names start here; below are the origin's cookies.
+/// Cookies of own names start here if there is an origin; below are the origin's cookies.
 const OWN: u64 = 1 << 61;
 
 /// Names copied out of the lock at a time when listing.
@@ -118,13 +118,9 @@ impl DirData {
 
     /// Lists the origin's names first, whether they still are the origin's or not, then the other own ones:
     /// so each name has one cookie that does not change while a listing goes on.
-    pub(super) fn readdir(
-        &self,
-        fs: &Shared,
-        from: u64,
-        emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
-    ) -> Result<()> {
-        if from < OWN
+    pub(super) fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        let base = if self.origin.is_some() { OWN } else { 0 };
+        if from < base
             && let Some(origin) = &self.origin
         {
             let mut more = true;
@@ -143,10 +139,10 @@ impl DirData {
                 return Ok(());
             }
         }
-        self.read_own(fs, from.max(OWN) - OWN, emit)
+        self.read_own(base, from.max(base) - base, emit)
     }
 
-    fn read_own(&self, _fs: &Shared, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+    fn read_own(&self, base: u64, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let mut from = from;
         loop {
             let mut batch: Vec<(u64, Arc<[u8]>, Arc<TmpInode>)> = Vec::with_capacity(BATCH.min(self.len()));
@@ -161,7 +157,7 @@ impl DirData {
             let Some((last, _, _)) = batch.last() else { return Ok(()) };
             from = last + 1;
             for (seq, name, inode) in &batch {
-                let next = OWN + seq + 1;
+                let next = base + seq + 1;
                 let entry = DirEntry { name, ino: inode.number(), kind: inode.kind(), next };
                 if !self.origin_has(name) && !emit(&entry) {
                     return Ok(());

@@ -450,7 +450,7 @@ impl Inode for TmpInode {
     }
 
     fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
-        self.directory()?.readdir(&self.fs, from, emit)
+        self.directory()?.readdir(from, emit)
     }
 
     fn readlink(&self, task: Option<&TaskRef>) -> Result<Vec<u8>> {

@@ -32,6 +32,10 @@
 mod data;
 mod dir;
 mod inode;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
 
 use alloc::{
     string::String,
@@ -169,7 +173,8 @@ fn charge(counter: &AtomicU64, max: u64) -> Result<()> {
 pub struct Tmpfs {
     shared: Arc<Shared>,
     root: Arc<TmpInode>,
-    overlay: bool,
+    /// Kept as long as inodes refer to its inodes.
+    lower: Option<Arc<dyn FileSystem>>,
     name: &'static str,
 }
 
@@ -184,15 +189,15 @@ impl Tmpfs {
         let shared = Self::shared(options, 2);
         let &TmpfsOptions { mode, uid, gid, .. } = options;
         let root = TmpInode::create(&shared, &NewInode { kind: NewKind::Directory, mode, uid, gid })?;
-        Ok(Arc::new(Tmpfs { shared, root, overlay: false, name }))
+        Ok(Arc::new(Tmpfs { shared, root, lower: None, name }))
     }
 
     /// A tmpfs over `lower`: the tree of `lower`, and changes to it in memory. `mode`, `uid` and `gid` of the
     /// options do not count.
-    pub fn over(lower: &dyn FileSystem, options: &TmpfsOptions) -> Arc<Tmpfs> {
+    pub fn over(lower: Arc<dyn FileSystem>, options: &TmpfsOptions) -> Arc<Tmpfs> {
         let shared = Self::shared(options, FIRST_OWN_INO);
         let root = shared.known(lower.root());
-        Arc::new(Tmpfs { shared, root, overlay: true, name: "overlay" })
+        Arc::new(Tmpfs { shared, root, lower: Some(lower), name: "overlay" })
     }
 
     fn shared(options: &TmpfsOptions, first_ino: u64) -> Arc<Shared> {
@@ -239,7 +244,7 @@ impl FileSystem for Tmpfs {
     fn statfs(&self) -> StatFs {
         let s = &self.shared;
         StatFs {
-            magic: if self.overlay { 0x794c_7630 } else { 0x0102_1994 },
+            magic: if self.lower.is_some() { 0x794c_7630 } else { 0x0102_1994 },
             block_size: hal::PAGE_SIZE as u64,
             blocks: s.max_pages,
             free: s.max_pages.saturating_sub(s.pages.load(Ordering::Relaxed)),

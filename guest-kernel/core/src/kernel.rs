@@ -35,6 +35,7 @@ impl hal::Kernel for Sentry {
 
     fn start(boot: &'static BootInfo) -> ! {
         let idle = sched::adopt_boot_cpu();
+        crate::fs::init();
         crate::control::start(boot);
         hal::cpu::start_secondaries();
         sched::idle_loop(&idle)

@@ -14,6 +14,7 @@
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`] | pipes and FIFOs; poll and select |
+//! | [`tty`] | terminals, devpts |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
 //! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
@@ -46,6 +47,7 @@ pub mod pipe;
 pub mod poll;
 pub mod sys;
 pub mod tmpfs;
+pub mod tty;
 pub mod types;
 pub mod walk;
 
@@ -85,3 +87,9 @@ mod walk_tests;
 
 /// The system calls of files that are no file system's.
 pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS, poll::SYSCALLS[0], poll::SYSCALLS[1]];
+
+/// Makes devices and file system types known; before anything is mounted.
+pub fn init() {
+    mem::register();
+    tty::register();
+}

@@ -12,6 +12,7 @@ use super::{Pid, Process};
 use crate::{
     Sentry, TaskRef,
     errno::{Errno, Result},
+    fs::{DeviceId, File},
     sync::SpinLock,
 };
 
@@ -23,6 +24,12 @@ pub trait ControllingTerminal: Send + Sync {
     /// The leader of the session it controls has exited: the session loses it, and the foreground group is
     /// sent SIGHUP and SIGCONT.
     fn leader_exited(&self, session: &Arc<Session>);
+    /// Its device number (`tty_nr` of `/proc/PID/stat`).
+    fn device(&self) -> DeviceId;
+    /// The number of the process group in the foreground; 0 if there is none.
+    fn foreground(&self) -> Pid;
+    /// Opens it (`/dev/tty`).
+    fn open(self: Arc<Self>) -> Result<Arc<dyn File>>;
 }
 
 /// A session: process groups under one controlling terminal.

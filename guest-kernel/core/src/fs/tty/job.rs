@@ -1,0 +1,150 @@
+//! Sessions and job control: `drivers/tty/tty_jobctrl.c`.
+
+use alloc::sync::{Arc, Weak};
+
+use super::{pair::Pair, slave::Slave};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    fs::{DeviceId, File},
+    signal::{
+        self, SigInfo, Signal,
+        types::{SIG_DFL, SIG_IGN},
+    },
+    task::{Capabilities, ControllingTerminal, Pid, ProcessGroup, Session},
+};
+
+impl Pair {
+    /// Whether this is the controlling terminal of `task`.
+    pub fn controls(&self, task: &TaskRef) -> bool {
+        let session = task.process().group().session.clone();
+        self.with(|s| s.session.upgrade()).is_some_and(|own| Arc::ptr_eq(&own, &session))
+    }
+
+    /// Asks whether `task` may read (SIGTTIN) or change the terminal (SIGTTOU): in the background the group is
+    /// stopped, and the call repeated once it continues. `EIO` where nobody could continue it.
+    pub fn check_foreground(&self, task: &TaskRef, signal: Signal) -> Result<()> {
+        if !self.controls(task) {
+            return Ok(());
+        }
+        let group = task.process().group();
+        let Some(foreground) = self.with(|s| s.foreground.upgrade()) else { return Ok(()) };
+        if Arc::ptr_eq(&foreground, &group) {
+            return Ok(());
+        }
+        let blocked = task.signals.mask().has(signal);
+        if blocked || task.process().sighand().get(signal).handler == SIG_IGN {
+            return if signal == Signal::TTIN { Err(Errno::EIO) } else { Ok(()) };
+        }
+        let kernel = task.kernel();
+        let caught = task.process().sighand().get(signal).handler != SIG_DFL;
+        if !caught && kernel.pids.tree(|t| t.is_orphaned(&group)) {
+            return Err(Errno::EIO);
+        }
+        signal::send_to_group(kernel, &group, SigInfo::kernel(signal))?;
+        Err(Errno::ERESTARTSYS)
+    }
+
+    /// Makes it the controlling terminal of the session of `group`, which goes to the foreground.
+    pub fn attach(self: &Arc<Self>, group: &Arc<ProcessGroup>) {
+        self.with(|s| {
+            s.session = Arc::downgrade(&group.session);
+            s.foreground = Arc::downgrade(group);
+        });
+        let old = group.session.terminal.lock().replace(self.clone());
+        drop(old);
+    }
+
+    /// `TIOCSCTTY`, and what opening it does: `steal` takes it from another session.
+    pub fn make_controlling(self: &Arc<Self>, task: &TaskRef, steal: bool) -> Result<()> {
+        if self.controls(task) {
+            return Ok(());
+        }
+        let group = task.process().group();
+        let leader = group.session.sid == task.pid();
+        if !leader || group.session.terminal.lock().is_some() {
+            return Err(Errno::EPERM);
+        }
+        if let Some(other) = self.with(|s| s.session.upgrade()) {
+            if !steal || !task.credentials().capable(Capabilities::SYS_ADMIN) {
+                return Err(Errno::EPERM);
+            }
+            let lost = other.terminal.lock().take();
+            drop(lost);
+        }
+        self.attach(&group);
+        Ok(())
+    }
+
+    /// The session loses its terminal. Its foreground group is sent SIGHUP, and SIGCONT if `resume`.
+    pub fn disassociate(&self, session: &Arc<Session>, resume: bool) {
+        self.signal_foreground(Signal::HUP);
+        if resume {
+            self.signal_foreground(Signal::CONT);
+        }
+        if self.with(|s| s.hung_up) {
+            // A hang-up also goes to the leader, whoever is in the foreground.
+            if let Ok(leader) = crate::kernel::kernel().pids.process(session.sid) {
+                for signal in [Signal::HUP, Signal::CONT] {
+                    let _ = signal::send_to_process(&leader, SigInfo::kernel(signal)); // never refused
+                }
+            }
+        }
+        self.with(|s| {
+            s.session = Weak::new();
+            s.foreground = Weak::new();
+        });
+        let lost = session.terminal.lock().take();
+        drop(lost);
+    }
+
+    /// `TIOCNOTTY`. Only the leader can give the terminal up: it belongs to the session as a whole.
+    pub fn give_up(&self, task: &TaskRef) -> Result<()> {
+        let session = task.process().group().session.clone();
+        if !self.controls(task) || session.sid != task.pid() {
+            return Err(Errno::ENOTTY);
+        }
+        self.disassociate(&session, true);
+        Ok(())
+    }
+
+    /// The number of the foreground group; 0 if it is gone.
+    pub fn foreground_pgid(&self) -> Pid {
+        self.with(|s| s.foreground.upgrade()).map_or(0, |g| g.pgid)
+    }
+
+    /// `TIOCSPGRP`.
+    pub fn set_foreground(&self, task: &TaskRef, pgid: Pid) -> Result<()> {
+        self.check_foreground(task, Signal::TTOU)?;
+        if !self.controls(task) {
+            return Err(Errno::ENOTTY);
+        }
+        if pgid < 0 {
+            return Err(Errno::EINVAL);
+        }
+        let group = task.kernel().pids.group(pgid)?;
+        if !Arc::ptr_eq(&group.session, &task.process().group().session) {
+            return Err(Errno::EPERM);
+        }
+        self.with(|s| s.foreground = Arc::downgrade(&group));
+        Ok(())
+    }
+}
+
+impl ControllingTerminal for Pair {
+    fn leader_exited(&self, session: &Arc<Session>) {
+        self.disassociate(session, false);
+    }
+
+    fn device(&self) -> DeviceId {
+        self.inode.device()
+    }
+
+    fn foreground(&self) -> Pid {
+        self.foreground_pgid()
+    }
+
+    fn open(self: Arc<Self>) -> Result<Arc<dyn File>> {
+        Ok(Slave::new(self)?)
+    }
+}

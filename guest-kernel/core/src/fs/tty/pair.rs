@@ -1,0 +1,227 @@
+//! A pseudo-terminal pair.
+
+use alloc::sync::{Arc, Weak};
+
+use super::{
+    devpts::SlaveInode,
+    discipline::{Discipline, Signals},
+    termios::{Input, Termios, WindowSize},
+};
+use crate::{
+    signal::{self, SigInfo, Signal},
+    sync::{PollEvents, PollTable, Queue, SpinLock, WaitQueue},
+    task::{ProcessGroup, Session},
+};
+
+pub(super) const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
+pub(super) const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
+
+/// What the lock of a [`Pair`] guards.
+pub(super) struct State {
+    pub discipline: Discipline,
+    pub window: WindowSize,
+    /// The session it controls.
+    pub session: Weak<Session>,
+    /// The group in the foreground.
+    pub foreground: Weak<ProcessGroup>,
+    /// Open slave files.
+    pub slaves: usize,
+    /// A slave has been open: the master is hung up when the last one goes.
+    pub slave_seen: bool,
+    /// The master is gone, or hung up: slaves are at their end.
+    pub hung_up: bool,
+    /// `TIOCSPTLCK`: the slave cannot be opened.
+    pub locked: bool,
+    /// `TIOCEXCL`: no further opens.
+    pub exclusive: bool,
+}
+
+/// Both sides of a pseudo-terminal.
+pub(super) struct Pair {
+    /// Its number: the name in devpts.
+    pub index: u32,
+    pub inode: Arc<SlaveInode>,
+    state: SpinLock<State>,
+    /// Those who wait at the slave: readers for input, writers for room.
+    pub slave_queue: Queue,
+    /// Those who wait at the master.
+    pub master_queue: Queue,
+}
+
+/// What a read at the slave found.
+pub(super) enum Found {
+    Bytes(usize),
+    Nothing,
+    HungUp,
+}
+
+impl Pair {
+    pub fn new(index: u32, inode: Arc<SlaveInode>, termios: Termios, window: WindowSize) -> Arc<Pair> {
+        let state = State {
+            discipline: Discipline::new(termios),
+            window,
+            session: Weak::new(),
+            foreground: Weak::new(),
+            slaves: 0,
+            slave_seen: false,
+            hung_up: false,
+            locked: false,
+            exclusive: false,
+        };
+        Arc::new(Pair {
+            index,
+            inode,
+            state: SpinLock::new(state),
+            slave_queue: WaitQueue::new(),
+            master_queue: WaitQueue::new(),
+        })
+    }
+
+    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.state.lock())
+    }
+
+    /// Wakes both sides after a change that may matter to either.
+    pub fn wake_both(&self) {
+        self.slave_queue.wake_all(PollEvents::empty());
+        self.master_queue.wake_all(PollEvents::empty());
+    }
+
+    /// Types `bytes`; says how many there was room for.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        let mut signals = Signals::new();
+        let (taken, ready, echoed) = self.with(|s| {
+            let d = &mut s.discipline;
+            let mut taken = 0;
+            for byte in bytes {
+                if d.room() == 0 {
+                    break;
+                }
+                d.receive(*byte, &mut signals);
+                taken += 1;
+            }
+            (taken, d.is_ready(1), d.pending_output() > 0)
+        });
+        for signal in &signals {
+            self.signal_foreground(*signal);
+        }
+        // Flow control may have let writers go on: they wait on the slave's queue, too.
+        self.slave_queue.wake_all(if ready { PollEvents::empty() } else { WRITABLE });
+        if echoed {
+            self.master_queue.wake_all(READABLE);
+        }
+        taken
+    }
+
+    /// Bytes that can be typed now.
+    pub fn type_room(&self) -> usize {
+        self.with(|s| s.discipline.room())
+    }
+
+    /// Takes what the terminal is to show.
+    pub fn take_output(&self, out: &mut [u8]) -> usize {
+        let n = self.with(|s| s.discipline.take_output(out));
+        if n > 0 {
+            self.slave_queue.wake_all(WRITABLE);
+        }
+        n
+    }
+
+    /// A program reads.
+    pub fn read(&self, out: &mut [u8]) -> Found {
+        let found = self.with(|s| match s.discipline.is_ready(1) {
+            true => s.discipline.read(out).map_or(Found::Nothing, Found::Bytes),
+            false if s.hung_up => Found::HungUp,
+            false => Found::Nothing,
+        });
+        if let Found::Bytes(_) = found {
+            self.master_queue.wake_all(WRITABLE);
+        }
+        found
+    }
+
+    /// Whether a slave read would not wait; `min` counts in raw mode.
+    pub fn is_ready(&self, min: usize) -> bool {
+        self.with(|s| s.hung_up || s.discipline.is_ready(min))
+    }
+
+    /// A program writes `bytes`, at most what [`Pair::write_room`] said.
+    pub fn write(&self, bytes: &[u8]) {
+        self.with(|s| s.discipline.write(bytes));
+        self.master_queue.wake_all(READABLE);
+    }
+
+    /// Bytes a program can write now; `None` if it is hung up.
+    pub fn write_room(&self) -> Option<usize> {
+        self.with(|s| (!s.hung_up).then(|| s.discipline.write_room()))
+    }
+
+    pub fn poll_slave(&self, table: Option<&mut PollTable>) -> PollEvents {
+        if let Some(table) = table {
+            table.register(&self.slave_queue);
+        }
+        self.with(|s| {
+            if s.hung_up {
+                return READABLE | WRITABLE | PollEvents::ERR | PollEvents::HUP;
+            }
+            let mut events = PollEvents::empty();
+            events.set(READABLE, s.discipline.is_ready(poll_minimum(s.discipline.termios())));
+            events.set(WRITABLE, s.discipline.write_room() > 0);
+            events
+        })
+    }
+
+    pub fn poll_master(&self, table: Option<&mut PollTable>) -> PollEvents {
+        if let Some(table) = table {
+            table.register(&self.master_queue);
+        }
+        self.with(|s| {
+            let mut events = PollEvents::empty();
+            events.set(READABLE, s.discipline.pending_output() > 0);
+            events.set(WRITABLE, s.discipline.room() > 0);
+            events.set(PollEvents::HUP, s.slave_seen && s.slaves == 0);
+            events
+        })
+    }
+
+    /// Changes the window; the foreground is told if it is another one.
+    pub fn resize(&self, window: WindowSize) {
+        let changed = self.with(|s| core::mem::replace(&mut s.window, window) != window);
+        if changed {
+            self.signal_foreground(Signal::WINCH);
+        }
+    }
+
+    /// Sends to the group in the foreground, if there is one.
+    pub fn signal_foreground(&self, signal: Signal) {
+        let group = self.with(|s| s.foreground.upgrade());
+        if let Some(group) = group {
+            // A group whose members are all gone is no error here.
+            let _ = signal::send_to_group(crate::kernel::kernel(), &group, SigInfo::kernel(signal));
+        }
+    }
+
+    /// The master is gone: slaves see their end, the session is told.
+    pub fn hang_up(&self) {
+        let (first, session) =
+            self.with(|s| (!core::mem::replace(&mut s.hung_up, true), s.session.upgrade()));
+        if !first {
+            return;
+        }
+        self.wake_both();
+        if let Some(session) = session {
+            self.disassociate(&session, true);
+        }
+    }
+
+    /// Whether erasing should know about UTF-8: what the host's terminal surely is.
+    pub fn termios_of_host() -> Termios {
+        Termios { iflag: Termios::STANDARD.iflag | Input::IUTF8.bits(), ..Termios::STANDARD }
+    }
+}
+
+/// Bytes that make a raw slave readable for `poll`.
+fn poll_minimum(t: &Termios) -> usize {
+    use super::termios::Special;
+    if t.special(Special::Time) == 0 { t.special(Special::Min).into() } else { 1 }
+}

@@ -55,7 +55,7 @@ fn root_file_system(root: Root, image: Option<PhysRegion>) -> Result<Arc<dyn Fil
     let erofs = Erofs::open(region)
         .map_err(|e| (Errno::EINVAL, format!("the root image is not a usable EROFS image: {e}")))?;
     Ok(match root {
-        Root::OverlayPmem => Tmpfs::over(&*erofs, &TmpfsOptions::default()),
+        Root::OverlayPmem => Tmpfs::over(erofs, &TmpfsOptions::default()),
         _ => erofs,
     })
 }

@@ -22,6 +22,21 @@ use crate::timeline::Timeline;
 /// The guest kernel, an ELF image built by `build.rs`.
 pub static GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
 
+/// Names a guest kernel to boot in place of the built-in one; for those who work on it.
+const GUEST_ELF_VARIABLE: &str = "RINGFENCE_GUEST_KERNEL";
+
+fn guest_elf() -> Result<&'static [u8], SandboxError> {
+    match std::env::var_os(GUEST_ELF_VARIABLE) {
+        Some(path) => {
+            let elf = std::fs::read(&path)
+                .map_err(|e| SandboxError::Override(path.to_string_lossy().into_owned(), e))?;
+            Ok(elf.leak()) // one per process, in use until its end
+        }
+        None if GUEST_ELF.is_empty() => Err(SandboxError::NoGuest),
+        None => Ok(GUEST_ELF),
+    }
+}
+
 const STDIN_PORT: u32 = ports::FIRST_STREAM;
 const STDOUT_PORT: u32 = ports::FIRST_STREAM + 1;
 const STDERR_PORT: u32 = ports::FIRST_STREAM + 2;
@@ -37,6 +52,8 @@ pub enum SandboxError {
     Device(io::Error),
     #[error("this `ringfence` was built without a guest kernel")]
     NoGuest,
+    #[error("cannot read {0}, which RINGFENCE_GUEST_KERNEL names: {1}")]
+    Override(String, io::Error),
     #[error("the boot document cannot be written: {0}")]
     Document(#[from] serde_json::Error),
 }
@@ -104,9 +121,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// Builds the machine; returns it and the host's end of the control connection.
     pub fn new(spec: Spec, timeline: &mut Timeline) -> Result<(Self, UnixStream), SandboxError> {
-        if GUEST_ELF.is_empty() {
-            return Err(SandboxError::NoGuest);
-        }
+        let guest = guest_elf()?;
         let mut vsock = Vsock::new(ports::GUEST_CID).map_err(SandboxError::Device)?;
         let (endpoint, control) = Endpoint::socketpair().map_err(SandboxError::Device)?;
         vsock.listen(ports::CONTROL, endpoint);
@@ -132,7 +147,7 @@ impl Sandbox {
         let config = MachineConfig {
             cpus: spec.cpus,
             memory: spec.memory,
-            kernel: Kernel::Embedded(GUEST_ELF),
+            kernel: Kernel::Embedded(guest),
             flavor: Flavor::Ringfence,
             cmdline: spec.cmdline,
             ramdisk: serde_json::to_vec(&document)?,

@@ -75,11 +75,6 @@ pub const XATTR_LIST_MAX: usize = 65536;
 
 use pipe::open_fifo;
 
-/// Registers what is built in. Once, before the first mount.
-pub fn init() {
-    mem::register();
-}
-
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

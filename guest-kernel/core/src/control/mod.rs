@@ -146,7 +146,7 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
         .map_err(|e| (e, String::from("the control channel does not work")))
         .and_then(|()| root::mount(config.root, devices.pmem))
         .inspect(|_| phase("root_mounted"))
-        .and_then(|namespace| process::start(task, &config.process, namespace, streams));
+        .and_then(|namespace| process::start(&config.process, namespace, streams));
     let relay = match started {
         Ok(relay) => relay,
         Err((errno, message)) => {

@@ -13,7 +13,7 @@ use ringfence_protocol as protocol;
 
 use super::{Connected, Failed, phase};
 use crate::{
-    Sentry, TaskRef,
+    Sentry,
     drivers::vsock::StreamFile,
     errno::Errno,
     exec::{self, arguments::Arguments},
@@ -37,7 +37,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Starts it; answers its terminal, if it has one.
 pub fn start(
-    task: &TaskRef,
     spec: &protocol::Process,
     namespace: Arc<MountNamespace>,
     streams: Connected,
@@ -80,7 +79,7 @@ pub fn start(
 
     let kernel = kernel::kernel();
     let table = FdTable::new();
-    let (terminal, session_files) = open_streams(task, &root, streams)?;
+    let (terminal, session_files) = open_streams(&root, streams)?;
     for file in session_files {
         table
             .install(file, false, INFINITY)
@@ -250,11 +249,7 @@ fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
 }
 
 /// The files for descriptors 0, 1 and 2, and the terminal if that is what they are.
-fn open_streams(
-    task: &TaskRef,
-    root: &Path,
-    streams: Connected,
-) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
+fn open_streams(root: &Path, streams: Connected) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
     match streams {
         Connected::Pipes(ends) => {
             let [stdin, stdout, stderr] = ends;
@@ -268,9 +263,10 @@ fn open_streams(
                 ],
             ))
         }
-        Connected::Tty { .. } => {
-            let _ = task;
-            Err((Errno::ENOSYS, String::from("terminals are not there yet; run without --tty")))
+        Connected::Tty { stream, rows, cols } => {
+            let (terminal, file) = Terminal::start(stream, rows, cols)
+                .map_err(|e| (e, format!("cannot make a terminal: {e}")))?;
+            Ok((Some(terminal), [file.clone(), file.clone(), file]))
         }
     }
 }

@@ -105,7 +105,9 @@ fn interrupted_call(regs: &UserRegs) -> Option<u64> {
     if regs.orig_rax == NOT_A_SYSCALL {
         return None;
     }
-    Some((regs.rax as i64).checked_neg()? as u64).filter(|e| *e >= u64::from(Errno::ERESTARTSYS.raw()))
+    let code = regs.rax.wrapping_neg();
+    let codes = u64::from(Errno::ERESTARTSYS.raw())..=u64::from(Errno::ERESTART_RESTARTBLOCK.raw());
+    codes.contains(&code).then_some(code)
 }
 
 fn again(regs: &mut UserRegs, number: u64) {

@@ -197,7 +197,8 @@ fn open_image(args: &Args) -> Result<Backing, Failure> {
 
 /// Opens the image and refuses what the guest kernel would refuse, with better words.
 fn check_erofs(path: &Path) -> Result<Backing, Failure> {
-    let backing = Backing::open(path).map_err(|e| super::image::why_not(path).unwrap_or(Failure::setup(e)))?;
+    let backing =
+        Backing::open(path).map_err(|e| super::image::why_not(path).unwrap_or(Failure::setup(e)))?;
     super::image::check(backing.file(), path)?;
     Ok(backing)
 }

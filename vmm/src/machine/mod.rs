@@ -194,6 +194,9 @@ impl Machine {
         registers::write_tables(&ram.map, features)?;
         let boot_cpu = vcpus.first().ok_or(MachineError::Internal("no vCPU"))?;
         registers::enter(boot_cpu, entry, features)?;
+        for vcpu in &vcpus {
+            registers::allow_xsave(vcpu, features)?;
+        }
         if config.flavor == Flavor::Linux {
             registers::write_back_memory(boot_cpu)?;
         }

@@ -102,11 +102,6 @@ pub fn enter(vcpu: &VcpuFd, entry: u64, features: Features) -> Result<(), Machin
     let mut sregs = vcpu.get_sregs().map_err(|e| MachineError::Kvm("read a vCPU's registers", e))?;
     long_mode(&mut sregs, features);
     vcpu.set_sregs(&sregs).map_err(|e| MachineError::Kvm("set a vCPU's system registers", e))?;
-    if features.xcr0 != 0 {
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: features.xcr0 };
-        vcpu.set_xcrs(&xcrs).map_err(|e| MachineError::Kvm("set XCR0", e))?;
-    }
     let regs = kvm_regs {
         rip: entry,
         rsi: layout::ZERO_PAGE,
@@ -116,6 +111,16 @@ pub fn enter(vcpu: &VcpuFd, entry: u64, features: Features) -> Result<(), Machin
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(|e| MachineError::Kvm("set a vCPU's registers", e))
+}
+
+/// Allows the XSAVE components, on any vCPU: INIT keeps them.
+pub fn allow_xsave(vcpu: &VcpuFd, features: Features) -> Result<(), MachineError> {
+    if features.xcr0 != 0 {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: features.xcr0 };
+        vcpu.set_xcrs(&xcrs).map_err(|e| MachineError::Kvm("set XCR0", e))?;
+    }
+    Ok(())
 }
 
 /// Makes all memory write-back by default, which firmware does on a PC; Linux turns PAT off otherwise.

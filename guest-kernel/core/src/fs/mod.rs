@@ -76,6 +76,8 @@ pub const XATTR_LIST_MAX: usize = 65536;
 use pipe::open_fifo;
 
 #[cfg(test)]
+mod erofs_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod walk_tests;

@@ -3,38 +3,38 @@
 //! The kernel does not save the program's vector registers on entry, so an instruction that touches one
 //! outside the code that saves and restores them would silently corrupt the program.
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Tally;
-use crate::host;
+use crate::{build, host};
 
 /// Functions that may use vector registers: the ones that save and restore a program's.
 const ALLOWED: &[&str] = &["::fpu::"];
 
-/// Builds the image and looks at every instruction of it.
+/// Looks at every instruction of the image that the built command has inside.
 pub fn check() -> Result<Tally> {
-    host::ensure_targets()?;
     host::ensure_packages(&["binutils"])?;
-    host::run(host::cargo().args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "ringfence-guest",
-        "--profile",
-        "guest",
-        "--target",
-        "x86_64-unknown-none",
-    ]))?;
-    let image = host::target_dir().join("x86_64-unknown-none/guest/ringfence-guest");
+    build::build_static("ringfence")?;
+    let image = embedded().context("the build of ringfence left no guest image")?;
     let offenders = vector_instructions(&disassemble(&image)?);
     for (function, (count, example)) in &offenders {
         println!("{function} uses vector registers {count} times, as in: {example}");
     }
     Ok(Tally::one(offenders.is_empty()))
+}
+
+/// The guest image that the last build of the static `ringfence` embedded, with its symbols: `vmm/build.rs`
+/// leaves it in its output folder.
+pub fn embedded() -> Option<PathBuf> {
+    let builds = host::target_dir().join(host::STATIC_TARGET).join("release/build");
+    let images = std::fs::read_dir(builds).ok()?.filter_map(|entry| {
+        let image = entry.ok()?.path().join("out/guest-target/x86_64-unknown-none/guest/ringfence-guest");
+        Some((image.metadata().ok()?.modified().ok()?, image))
+    });
+    images.max().map(|(_, image)| image)
 }
 
 fn disassemble(image: &Path) -> Result<String> {

@@ -40,6 +40,8 @@ fn default_jobs() -> usize {
 enum Suite {
     /// rustfmt has nothing to change
     Format,
+    /// The command is static and small
+    Binary,
     /// Clippy has nothing to say
     Clippy,
     /// Licences and sources of the dependencies
@@ -48,8 +50,6 @@ enum Suite {
     Unit,
     /// The guest kernel's ELF file is what it must be
     Guest,
-    /// The command is static and small
-    Binary,
     /// Programs in sandboxes, in the lab
     Lab,
 }

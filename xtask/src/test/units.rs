@@ -9,7 +9,7 @@ use crate::host;
 
 /// `cargo test` over everything that runs on a host.
 pub fn run() -> Result<Tally> {
-    let mut tests = host::cargo()
+    let mut tests = super::checks::with_guest(&mut host::cargo())
         .args(["test", "--workspace", "--exclude", "ringfence-guest", "--locked", "--no-fail-fast"])
         .stdout(Stdio::piped())
         .spawn()

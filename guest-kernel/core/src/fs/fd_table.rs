@@ -8,14 +8,20 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::ops::RangeInclusive;
 
-use super::{file::FileRef, locks};
+use super::{
+    file::{self, FileRef},
+    locks,
+};
 use crate::{
     errno::{Errno, Result},
-    sync::SpinLock,
+    sync::{Once, SpinLock},
 };
 
 /// Linux's `sysctl_nr_open`: no descriptor number reaches this, whatever RLIMIT_NOFILE says.
 pub const NR_OPEN: u64 = 1 << 20;
+
+/// What `file::open_max` said first.
+static FILE_MAX: Once<u64> = Once::new();
 
 #[derive(Clone)]
 struct Slot {
@@ -108,12 +114,15 @@ impl FdTable {
         if file.is_path() { Err(Errno::EBADF) } else { Ok(file) }
     }
 
-    /// Gives `file` the lowest free number not below `min`. `limit` is RLIMIT_NOFILE. `EMFILE`, or `EINVAL`
-    /// if `min` itself is out of bounds.
+    /// Gives `file` the lowest free number not below `min`. `limit` is RLIMIT_NOFILE. `EMFILE`; `EINVAL`
+    /// if `min` itself is out of bounds; `ENFILE` if the whole machine has too many.
     pub fn install_from(&self, file: FileRef, close_on_exec: bool, min: u64, limit: u64) -> Result<i32> {
         let limit = limit.min(NR_OPEN);
         if min >= limit && min != 0 {
             return Err(Errno::EINVAL);
+        }
+        if file::open_count() > *FILE_MAX.call_once(file::open_max) {
+            return Err(Errno::ENFILE);
         }
         let mut table = self.table.lock();
         let fd = table.lowest_free(min as usize);

@@ -12,6 +12,8 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+use ringfence_hal as hal;
+
 use super::{
     Path,
     inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
@@ -120,6 +122,19 @@ fn partial(result: Result, moved: usize) -> Result {
     }
 }
 
+/// Open file descriptions that exist (`/proc/sys/fs/file-nr`).
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many open file descriptions there are.
+pub fn open_count() -> u64 {
+    OPEN.load(Ordering::Relaxed)
+}
+
+/// How many there may be (`/proc/sys/fs/file-max`): as Linux, a tenth of memory at 1 KiB each.
+pub fn open_max() -> u64 {
+    (hal::frames::stats().total as u64 * hal::PAGE_SIZE as u64 / 10_240).max(8192)
+}
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The open file description.
@@ -138,6 +153,7 @@ pub struct OpenFile {
 impl OpenFile {
     /// Joins what `open` found. `ops` is what [`super::Inode::open`] returned.
     pub fn new(inode: InodeRef, ops: Option<Arc<dyn File>>, path: Path, flags: OpenFlags) -> FileRef {
+        OPEN.fetch_add(1, Ordering::Relaxed);
         Arc::new(OpenFile {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inode,
@@ -436,6 +452,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
         locks::released(self);
         if let Some(ops) = &self.ops {
             ops.release(self.flags());

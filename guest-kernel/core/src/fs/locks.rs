@@ -20,6 +20,9 @@ use crate::{
     sync::{Interruptible, Once, PollEvents, Queue, SpinLock, WaitError, WaitQueue, wait_event},
 };
 
+/// Record locks one inode may have; more are `ENOLCK`.
+const RECORDS_MAX: usize = 16 * 1024;
+
 /// Who holds a record lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
@@ -204,6 +207,9 @@ pub fn unlock_record(file: &OpenFile, range: &Record) {
 /// a circle of processes.
 pub fn lock_record(file: &OpenFile, wanted: Record, task: Option<&TaskRef>) -> Result<()> {
     let locks = entry(file);
+    if locks.state.lock().records.0.len() >= RECORDS_MAX {
+        return Err(Errno::ENOLCK);
+    }
     let attempt = || {
         let mut state = locks.state.lock();
         match state.records.conflict(&wanted) {

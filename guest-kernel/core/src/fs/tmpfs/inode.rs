@@ -31,6 +31,12 @@ use crate::{
     sync::SpinLock,
 };
 
+/// Link text longer than this is counted as a page, as on Linux.
+const SHORT_SYMLINK: usize = 128;
+
+/// Bytes of all attribute names and values of an inode (Linux: 128 KiB of `user.` ones on tmpfs).
+const XATTR_BYTES_MAX: usize = 128 * 1024;
+
 /// Links an inode may have.
 const LINK_MAX: u32 = 65_000;
 
@@ -81,7 +87,12 @@ impl TmpInode {
             NewKind::CharDevice(dev) | NewKind::BlockDevice(dev) => (Body::Special, dev),
             NewKind::Fifo | NewKind::Socket => (Body::Special, DeviceId::NONE),
         };
-        let ino = fs.new_ino()?;
+        if let Body::Symlink(text) = &body
+            && text.len() > SHORT_SYMLINK
+        {
+            fs.charge_page()?;
+        }
+        let ino = fs.new_ino().inspect_err(|_| fs.release_pages(pages_of(&body)))?;
         let (now, kind) = (Timestamp::now(), new.kind.file_type());
         let attributes = Attributes {
             mode: new.mode & 0o7777,
@@ -262,7 +273,11 @@ impl TmpInode {
     fn with_xattrs<R>(&self, f: impl FnOnce(&mut Xattrs) -> R) -> Result<R> {
         if self.xattrs.lock().is_none() {
             let copied = self.origin_xattrs()?;
-            self.xattrs.lock().get_or_insert(copied);
+            let mut xattrs = self.xattrs.lock();
+            if xattrs.is_none() {
+                self.fs.pages.fetch_add(xattr_pages(Some(&copied)) as u64, Ordering::Relaxed);
+                *xattrs = Some(copied);
+            }
         }
         Ok(f(self.xattrs.lock().get_or_insert_default()))
     }
@@ -278,11 +293,27 @@ impl TmpInode {
     }
 }
 
+/// Pages the content counts for.
+fn pages_of(body: &Body) -> usize {
+    match body {
+        Body::File(data) => data.own_pages(),
+        Body::Symlink(text) => usize::from(text.len() > SHORT_SYMLINK),
+        Body::Directory(_) | Body::Special => 0,
+    }
+}
+
+fn xattr_bytes(all: &Xattrs) -> usize {
+    all.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+/// Pages the attributes count for; a few bytes are free.
+fn xattr_pages(all: Option<&Xattrs>) -> usize {
+    all.map_or(0, |all| xattr_bytes(all) / 4096)
+}
+
 impl Drop for TmpInode {
     fn drop(&mut self) {
-        if let Body::File(data) = &self.body {
-            self.fs.release_pages(data.own_pages());
-        }
+        self.fs.release_pages(pages_of(&self.body) + xattr_pages(self.xattrs.lock().as_ref()));
         match self.origin {
             Some(_) => self.fs.forget(self.ino),
             None => {
@@ -527,11 +558,18 @@ impl Inode for TmpInode {
             if !there && flags.contains(XattrFlags::REPLACE) {
                 return Err(Errno::ENODATA);
             }
-            let bytes: usize = all.keys().map(|k| k.len() + 1).sum();
-            if !there && bytes + name.len() + 1 > XATTR_LIST_MAX {
+            let names: usize = all.keys().map(|k| k.len() + 1).sum();
+            let bytes = xattr_bytes(all) + name.len() + value.len();
+            if (!there && names + name.len() + 1 > XATTR_LIST_MAX) || bytes > XATTR_BYTES_MAX {
                 return Err(Errno::ENOSPC);
             }
+            let before = xattr_pages(Some(all));
+            for _ in before..bytes / 4096 {
+                self.fs.charge_page()?;
+            }
             all.insert(name.to_vec(), value.to_vec());
+            // A replaced value gives back what the charge counted twice.
+            self.fs.release_pages((bytes / 4096).max(before) - xattr_pages(Some(all)));
             Ok(())
         })??;
         self.attributes.lock().ctime = Timestamp::now();
@@ -540,7 +578,13 @@ impl Inode for TmpInode {
 
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.pin();
-        self.with_xattrs(|all| all.remove(name).map(|_| ()))?.ok_or(Errno::ENODATA)?;
+        self.with_xattrs(|all| {
+            let before = xattr_pages(Some(all));
+            let removed = all.remove(name).map(|_| ());
+            self.fs.release_pages(before - xattr_pages(Some(all)));
+            removed
+        })?
+        .ok_or(Errno::ENODATA)?;
         self.attributes.lock().ctime = Timestamp::now();
         Ok(())
     }

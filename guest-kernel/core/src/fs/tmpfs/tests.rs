@@ -205,6 +205,28 @@ fn untouched_pages_are_the_lower_ones() {
 }
 
 #[test]
+fn attributes_and_long_links_count_as_space() {
+    let fs = Tmpfs::new(&options()).unwrap();
+    let w = World::new(fs.clone());
+    let free = fs.statfs().free;
+    w.write("/f", 0, b"").unwrap();
+    let inode = w.resolve("/f").unwrap().inode().unwrap().clone();
+    for len in [60_000, 10, 65_536, 5000] {
+        inode.set_xattr(b"user.a", &vec![0; len], XattrFlags::empty()).unwrap();
+        assert_eq!(free - fs.statfs().free, (len as u64 + 6) / 4096);
+    }
+    inode.set_xattr(b"user.b", &[0; 65_536], XattrFlags::empty()).unwrap();
+    assert_eq!(inode.set_xattr(b"user.c", &[0; 65_536], XattrFlags::empty()), Err(Errno::ENOSPC));
+    inode.remove_xattr(b"user.b").unwrap();
+    w.symlink(&"x".repeat(1000), "/l").unwrap();
+    assert_eq!(free - fs.statfs().free, 2);
+    drop(inode);
+    w.unlink("/f").unwrap();
+    w.unlink("/l").unwrap();
+    assert_eq!(fs.statfs().free, free);
+}
+
+#[test]
 fn seals_hold() {
     let fs = Tmpfs::new(&options()).unwrap();
     let file = fs.unnamed_file(0o600, 0, 0, true).unwrap();

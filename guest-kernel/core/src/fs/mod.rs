@@ -14,7 +14,7 @@
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`] | pipes and FIFOs; poll and select |
-//! | [`tty`] | terminals, devpts |
+//! | [`tty`], [`proc`] | terminals, devpts; procfs |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
 //! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
@@ -45,6 +45,7 @@ pub mod ops;
 pub mod path;
 pub mod pipe;
 pub mod poll;
+pub mod proc;
 pub mod sys;
 pub mod tmpfs;
 pub mod tty;
@@ -89,4 +90,5 @@ pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS, poll::SYSC
 pub fn init() {
     mem::register();
     tty::register();
+    proc::register();
 }

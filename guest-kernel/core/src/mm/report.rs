@@ -153,6 +153,11 @@ impl Mm {
         counts
     }
 
+    /// Start of the heap (`start_brk` of `/proc/PID/stat`).
+    pub fn heap_start(&self) -> u64 {
+        self.layout.read().brk_start
+    }
+
     /// Sizes.
     pub fn stats(&self) -> MmStats {
         let layout = self.layout.read();

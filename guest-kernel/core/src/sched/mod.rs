@@ -30,7 +30,7 @@ mod timers;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub use idle::{adopt_boot_cpu, idle_loop};
-pub use runqueue::{context_switches, load_averages, runnable_tasks};
+pub use runqueue::{context_switches, idle_times, load_averages, runnable_tasks};
 pub use timers::{Timer, TimerTarget, on_timer_interrupt};
 
 use alloc::sync::Arc;

@@ -1,6 +1,6 @@
 //! Run queues: who runs next, and on which CPU.
 
-use alloc::collections::VecDeque;
+use alloc::{collections::VecDeque, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use ringfence_hal as hal;
@@ -37,6 +37,12 @@ fn cpus() -> &'static PerCpu<Cpu> {
 /// Task switches on all CPUs since boot.
 pub fn context_switches() -> u64 {
     (0..hal::cpu::count()).map(|c| cpus().of(c).switches.load(Ordering::Relaxed)).sum()
+}
+
+/// Nanoseconds each online CPU has been idle since boot.
+pub fn idle_times() -> Vec<u64> {
+    let idle = |c| cpus().of(c).rq.lock().idle.clone();
+    (0..hal::cpu::count()).filter_map(idle).map(|task| task.sched.runtime()).collect()
 }
 
 /// Tasks that run or are queued, idle tasks excluded.

@@ -12,7 +12,7 @@ use super::{
     Process,
     limits::UsageSum,
     pid::same_task,
-    process::{ExitStatus, State},
+    process::{ExitStatus, Remains, State},
 };
 use crate::{
     TaskRef,
@@ -68,6 +68,7 @@ fn release(task: &TaskRef) {
 fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
     let process = task.process().clone();
     let kernel = task.kernel();
+    *process.remains.lock() = Some(Remains { comm: task.comm(), credentials: task.credentials() });
     let (last, removed) = kernel.pids.tree(|t| {
         let mut links = process.links.lock();
         links.threads.retain(|other| !same_task(other, task));

@@ -219,6 +219,11 @@ impl UsageSum {
             .fold(Self::of_dead(&process.dead_threads), |sum, t| sum.plus(Self::of_task(t)))
     }
 
+    /// Minor faults.
+    pub fn minor_faults(&self) -> u64 {
+        self.minor_faults
+    }
+
     /// What was kept of those who have ended.
     pub fn of_dead(u: &Usage) -> UsageSum {
         UsageSum {

@@ -37,6 +37,7 @@ use ringfence_hal::UserRegs;
 pub use credentials::{Capabilities, Credentials};
 pub use pid::{ControllingTerminal, PidTable, ProcessGroup, Session};
 pub use process::Process;
+pub use sysinfo::{RELEASE, VERSION};
 
 use crate::{
     Kernel, TaskRef,

@@ -6,7 +6,7 @@ use alloc::{
 };
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::{Pid, ProcessGroup, limits::Limits};
+use super::{Credentials, Pid, ProcessGroup, limits::Limits};
 use crate::{
     TaskRef,
     signal::{Pending, SigHand},
@@ -71,6 +71,14 @@ pub struct Usage {
     pub max_rss: AtomicU64,
 }
 
+/// What a zombie still shows of its last thread.
+pub struct Remains {
+    /// Its name.
+    pub comm: [u8; 16],
+    /// Who it was.
+    pub credentials: Arc<Credentials>,
+}
+
 /// One process.
 pub struct Process {
     /// Its number.
@@ -117,6 +125,8 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicBool,
+    /// What is left of its last thread once that has ended.
+    pub remains: SpinLock<Option<Remains>>,
     /// `hal::time::now()` when it was made.
     pub start_time: u64,
 }
@@ -153,6 +163,7 @@ impl Process {
             is_subreaper: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
+            remains: SpinLock::new(None),
             start_time: ringfence_hal::time::now(),
         })
     }

@@ -7,7 +7,7 @@ use super::{WatchList, Watched, finish, read_mask, read_timeout, wait};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    signal::{self, SigSet},
+    signal,
     sync::PollEvents,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,

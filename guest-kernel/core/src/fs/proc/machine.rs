@@ -1,0 +1,200 @@
+//! `/proc` itself: the machine.
+
+use alloc::{collections::BTreeSet, sync::Arc};
+
+use ringfence_hal as hal;
+
+use super::{Destination, Entry, Scope, Text, dir, file, link, status, sysctl, text::emit};
+use crate::{
+    errno::Result,
+    fs::filesystems,
+    kernel::kernel,
+    sched,
+    task::{RELEASE, VERSION},
+    time,
+};
+
+pub(super) const ENTRIES: &[Entry] = &[
+    link("self", |s| {
+        let mut text = Text::default();
+        emit!(text, "{}", s.viewer.pid());
+        Ok(Destination::Text(text))
+    }),
+    link("thread-self", |s| {
+        let mut text = Text::default();
+        emit!(text, "{}/task/{}", s.viewer.pid(), s.viewer.tid());
+        Ok(Destination::Text(text))
+    }),
+    link("mounts", |_| {
+        let mut text = Text::default();
+        emit!(text, "self/mounts");
+        Ok(Destination::Text(text))
+    }),
+    dir("sys", sysctl::ENTRIES),
+    dir("tty", &[file("drivers", tty_drivers)]),
+    file("cpuinfo", cpuinfo),
+    file("devices", devices),
+    file("diskstats", |_, _| Ok(())),
+    file("filesystems", known_filesystems),
+    file("loadavg", loadavg),
+    file("meminfo", meminfo),
+    file("partitions", |_, out| {
+        emit!(out, "major minor  #blocks  name\n\n");
+        Ok(())
+    }),
+    file("stat", stat),
+    file("swaps", |_, out| {
+        emit!(out, "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+        Ok(())
+    }),
+    file("uptime", uptime),
+    file("version", version),
+    file("vmstat", vmstat),
+];
+
+fn version(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "Linux version {RELEASE} (ringfence) {VERSION}\n");
+    Ok(())
+}
+
+/// Hundredths of seconds as `12.34`.
+fn hundredths(out: &mut Text, ticks: u64) {
+    emit!(out, "{}.{:02}", ticks / 100, ticks % 100);
+}
+
+fn uptime(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    hundredths(out, hal::time::now() / 10_000_000);
+    emit!(out, " ");
+    hundredths(out, status::cpu_ticks().map(|(_, idle)| idle).sum());
+    emit!(out, "\n");
+    Ok(())
+}
+
+fn loadavg(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    for load in sched::load_averages() {
+        hundredths(out, load);
+        emit!(out, " ");
+    }
+    let pids = &kernel().pids;
+    emit!(out, "{}/{} {}\n", sched::runnable_tasks(), pids.task_count(), pids.last());
+    Ok(())
+}
+
+fn stat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let cpu = |out: &mut Text, name: &str, (busy, idle): (u64, u64)| {
+        emit!(out, "{name} {busy} 0 0 {idle} 0 0 0 0 0 0\n");
+    };
+    let sum = status::cpu_ticks().fold((0, 0), |sum, t| (sum.0 + t.0, sum.1 + t.1));
+    cpu(out, "cpu ", sum);
+    for (i, ticks) in status::cpu_ticks().enumerate() {
+        cpu(out, &alloc::format!("cpu{i}"), ticks);
+    }
+    emit!(out, "intr 0\nctxt {}\n", sched::context_switches());
+    emit!(out, "btime {}\n", time::monotonic_to_realtime(0) / 1_000_000_000);
+    emit!(out, "processes {}\n", kernel().pids.last());
+    emit!(out, "procs_running {}\nprocs_blocked 0\n", sched::runnable_tasks());
+    emit!(out, "softirq 0 0 0 0 0 0 0 0 0 0 0\n");
+    Ok(())
+}
+
+/// Pages of all address spaces: private, and of objects.
+fn mapped() -> (u64, u64) {
+    let mut seen = BTreeSet::new();
+    let mut sum = (0, 0);
+    for process in kernel().pids.processes() {
+        let Some(mm) = process.threads().first().and_then(|t| t.mm_opt()) else { continue };
+        if seen.insert(Arc::as_ptr(&mm).addr()) {
+            let stats = mm.stats();
+            sum.0 += stats.anonymous;
+            sum.1 += stats.object;
+        }
+    }
+    sum
+}
+
+fn meminfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let frames = hal::frames::stats();
+    let (anonymous, objects) = mapped();
+    // What user frames are not private memory is page cache and tmpfs. Tmpfs cannot be given up, so nothing of
+    // it counts as available.
+    let cached = (frames.user as u64).saturating_sub(anonymous);
+    let kernel_pages = (frames.total.saturating_sub(frames.free + frames.user)) as u64;
+    let (total, free) = (frames.total as u64, frames.free as u64);
+    let lines = [
+        ("MemTotal:", total),
+        ("MemFree:", free),
+        ("MemAvailable:", free),
+        ("Buffers:", 0),
+        ("Cached:", cached),
+        ("SwapCached:", 0),
+        ("Active:", anonymous + cached),
+        ("Inactive:", 0),
+        ("Active(anon):", anonymous),
+        ("Inactive(anon):", 0),
+        ("Active(file):", cached),
+        ("Inactive(file):", 0),
+        ("Unevictable:", 0),
+        ("Mlocked:", 0),
+        ("SwapTotal:", 0),
+        ("SwapFree:", 0),
+        ("Dirty:", 0),
+        ("Writeback:", 0),
+        ("AnonPages:", anonymous),
+        ("Mapped:", objects),
+        ("Shmem:", cached),
+        ("KReclaimable:", 0),
+        ("Slab:", kernel_pages),
+        ("SReclaimable:", 0),
+        ("SUnreclaim:", kernel_pages),
+        ("KernelStack:", 0),
+        ("PageTables:", 0),
+        ("CommitLimit:", total),
+        ("Committed_AS:", anonymous),
+        ("VmallocTotal:", 0),
+        ("VmallocUsed:", 0),
+        ("VmallocChunk:", 0),
+        ("Percpu:", 0),
+    ];
+    lines.iter().for_each(|(name, pages)| emit!(out, "{name:<16}{:>8} kB\n", pages * 4));
+    emit!(out, "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n");
+    emit!(out, "HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n");
+    Ok(())
+}
+
+fn vmstat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let frames = hal::frames::stats();
+    let (anonymous, objects) = mapped();
+    emit!(out, "nr_free_pages {}\nnr_anon_pages {anonymous}\nnr_mapped {objects}\n", frames.free);
+    emit!(out, "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n");
+    Ok(())
+}
+
+fn cpuinfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let count = hal::cpu::online();
+    for cpu in 0..count {
+        emit!(out, "processor\t: {cpu}\nvendor_id\t: {}\n", hal::cpu::vendor());
+        emit!(out, "model name\t: {}\n", hal::cpu::brand());
+        emit!(out, "physical id\t: 0\nsiblings\t: {count}\ncore id\t\t: {cpu}\ncpu cores\t: {count}\n");
+        emit!(out, "apicid\t\t: {cpu}\nfpu\t\t: yes\nfpu_exception\t: yes\nwp\t\t: yes\n");
+        emit!(out, "flags\t\t: {}\nbugs\t\t:\n", hal::cpu::features());
+        emit!(out, "clflush size\t: 64\ncache_alignment\t: 64\n\n");
+    }
+    Ok(())
+}
+
+fn known_filesystems(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    filesystems::names().iter().for_each(|name| emit!(out, "nodev\t{name}\n"));
+    Ok(())
+}
+
+fn devices(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n");
+    Ok(())
+}
+
+fn tty_drivers(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "/dev/tty             /dev/tty        5       0 system:/dev/tty\n");
+    emit!(out, "/dev/ptmx            /dev/ptmx       5       2 system\n");
+    emit!(out, "pty_slave            /dev/pts      136 0-1048575 pty:slave\n");
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! `/proc/PID`: the table, and the smaller files.
+
+use alloc::{vec, vec::Vec};
+use core::sync::atomic::Ordering;
+
+use super::{
+    Destination, Entry, Node, Scope, Text, dir, file, link, maps, mounts, private, private_link, status,
+    text::emit, who::Target, writable,
+};
+use crate::{
+    errno::{Errno, Result},
+    mm::Mm,
+    task::{Capabilities, comm_of, limits::Resource},
+};
+
+macro_rules! common_entries {
+    ($($first:expr),*) => {
+        &[
+            $($first,)*
+            private_link("cwd", |s| Ok(Destination::Place(s.target()?.task()?.fs()?.cwd()))),
+            private_link("root", |s| Ok(Destination::Place(s.target()?.task()?.fs()?.root()))),
+            private_link("exe", exe),
+            Entry { name: "fd", mode: 0o500, private: true, node: Node::Descriptors },
+            Entry { name: "fdinfo", mode: 0o555, private: true, node: Node::DescriptorInfos },
+            dir("ns", NAMESPACES),
+            file("stat", status::stat),
+            file("status", status::status),
+            file("statm", status::statm),
+            writable("comm", comm, set_comm),
+            file("cmdline", cmdline),
+            private("environ", 0o400, environ),
+            private("auxv", 0o400, auxv),
+            private("maps", 0o444, maps::maps),
+            private("smaps", 0o444, maps::smaps),
+            private("smaps_rollup", 0o444, maps::rollup),
+            file("limits", limits),
+            file("mounts", mounts::mounts),
+            file("mountinfo", mounts::mountinfo),
+            writable("oom_score_adj", oom_score_adj, set_oom_score_adj),
+            file("oom_score", |s, out| {
+                s.target()?;
+                emit!(out, "0\n");
+                Ok(())
+            }),
+            file("cgroup", |_, out| { emit!(out, "0::/\n"); Ok(()) }),
+            file("wchan", |_, out| { emit!(out, "0"); Ok(()) }),
+            file("schedstat", schedstat),
+            file("personality", |_, out| { emit!(out, "00000000\n"); Ok(()) }),
+            file("loginuid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
+            file("sessionid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
+            file("uid_map", id_map),
+            file("gid_map", id_map),
+            file("setgroups", |_, out| { emit!(out, "allow\n"); Ok(()) }),
+            file("projid_map", id_map),
+        ]
+    };
+}
+
+/// A process.
+pub(super) const ENTRIES: &[Entry] =
+    common_entries![Entry { name: "task", mode: 0o555, private: false, node: Node::Threads }];
+
+/// A thread.
+pub(super) const THREAD_ENTRIES: &[Entry] = common_entries![];
+
+/// Everybody is in the first namespace of each kind; the numbers are those of Linux's first ones.
+const NAMESPACES: &[Entry] = &[
+    link("cgroup", |_| namespace("cgroup", 0xeffffffb)),
+    link("ipc", |_| namespace("ipc", 0xefffffff)),
+    link("mnt", |s| namespace("mnt", s.target()?.task()?.fs()?.namespace().id())),
+    link("net", |_| namespace("net", 0xeffffff5)),
+    link("pid", |_| namespace("pid", 0xeffffffc)),
+    link("user", |_| namespace("user", 0xeffffffd)),
+    link("uts", |_| namespace("uts", 0xeffffffe)),
+];
+
+fn namespace(kind: &str, number: u64) -> Result<Destination> {
+    let mut text = Text::default();
+    emit!(text, "{kind}:[{number}]");
+    Ok(Destination::Text(text))
+}
+
+fn exe(s: &Scope<'_>) -> Result<Destination> {
+    let mm = s.target()?.mm().ok_or(Errno::ENOENT)?;
+    let exe = mm.image().exe.ok_or(Errno::ENOENT)?;
+    Ok(Destination::Place(exe.path().clone()))
+}
+
+impl Target {
+    /// The name of the thread, also of a process that has ended.
+    pub fn comm(&self) -> Vec<u8> {
+        let comm = match &self.task {
+            Some(task) => task.comm(),
+            None => self.process.remains.lock().as_ref().map_or([0; 16], |r| r.comm),
+        };
+        comm.iter().copied().take_while(|b| *b != 0).collect()
+    }
+}
+
+fn comm(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    out.bytes(&s.target()?.comm());
+    emit!(out, "\n");
+    Ok(())
+}
+
+fn set_comm(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let target = s.target()?;
+    if !alloc::sync::Arc::ptr_eq(&target.process, s.viewer.process()) {
+        return Err(Errno::EINVAL);
+    }
+    let name = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let name: Vec<u8> = comm_of(name).iter().copied().take_while(|b| *b != 0).collect();
+    target.task()?.set_comm(&name);
+    Ok(())
+}
+
+/// Largest piece of memory of a program that is shown: Linux's arguments and environment are below 6 MiB.
+const STRINGS_MAX: u64 = 8 << 20;
+
+fn memory(mm: &Mm, start: u64, end: u64) -> Vec<u8> {
+    let len = end.saturating_sub(start).min(STRINGS_MAX) as usize;
+    let mut bytes = vec![0; len];
+    let n = if len == 0 { 0 } else { mm.read_remote(start, &mut bytes, false).unwrap_or(0) };
+    bytes.truncate(n);
+    bytes
+}
+
+/// The arguments. A program that has written over their end (setproctitle) has one text there, which may go
+/// on into the environment.
+fn cmdline(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let Some(mm) = s.target()?.mm() else { return Ok(()) };
+    let image = mm.image();
+    let mut bytes = memory(&mm, image.arg_start, image.arg_end);
+    if bytes.last().is_some_and(|b| *b != 0) {
+        bytes.extend(memory(&mm, image.arg_end, image.env_end.max(image.arg_end)));
+        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        bytes.truncate(end);
+    }
+    out.bytes(&bytes);
+    Ok(())
+}
+
+fn environ(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    if let Some(mm) = s.target()?.mm() {
+        let image = mm.image();
+        out.bytes(&memory(&mm, image.env_start, image.env_end));
+    }
+    Ok(())
+}
+
+fn auxv(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    if let Some(mm) = s.target()?.mm() {
+        for (key, value) in mm.image().auxv {
+            out.bytes(&key.to_ne_bytes());
+            out.bytes(&value.to_ne_bytes());
+        }
+    }
+    Ok(())
+}
+
+const LIMITS: &[(&str, Resource, &str)] = &[
+    ("Max cpu time", Resource::Cpu, "seconds"),
+    ("Max file size", Resource::FileSize, "bytes"),
+    ("Max data size", Resource::Data, "bytes"),
+    ("Max stack size", Resource::Stack, "bytes"),
+    ("Max core file size", Resource::Core, "bytes"),
+    ("Max resident set", Resource::Rss, "bytes"),
+    ("Max processes", Resource::Processes, "processes"),
+    ("Max open files", Resource::OpenFiles, "files"),
+    ("Max locked memory", Resource::LockedMemory, "bytes"),
+    ("Max address space", Resource::AddressSpace, "bytes"),
+    ("Max file locks", Resource::Locks, "locks"),
+    ("Max pending signals", Resource::PendingSignals, "signals"),
+    ("Max msgqueue size", Resource::MessageQueues, "bytes"),
+    ("Max nice priority", Resource::Nice, ""),
+    ("Max realtime priority", Resource::RealtimePriority, ""),
+    ("Max realtime timeout", Resource::RealtimeTime, "us"),
+];
+
+fn limits(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let target = s.target()?;
+    emit!(out, "{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    let value = |out: &mut Text, v: u64| match v {
+        u64::MAX => emit!(out, "{:<20} ", "unlimited"),
+        v => emit!(out, "{v:<20} "),
+    };
+    for (name, resource, unit) in LIMITS {
+        let limit = target.process.limits.get(*resource);
+        emit!(out, "{name:<25} ");
+        value(out, limit.soft);
+        value(out, limit.hard);
+        if unit.is_empty() {
+            emit!(out, "\n");
+        } else {
+            emit!(out, "{unit:<10}\n");
+        }
+    }
+    Ok(())
+}
+
+fn oom_score_adj(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "{}\n", s.target()?.process.oom_score_adj.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn set_oom_score_adj(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    if !(-1000..=1000).contains(&value) {
+        return Err(Errno::EINVAL);
+    }
+    let process = s.target()?.process;
+    let lowers = value < process.oom_score_adj.load(Ordering::Relaxed);
+    if lowers && !s.viewer.credentials().capable(Capabilities::SYS_RESOURCE) {
+        return Err(Errno::EACCES);
+    }
+    process.oom_score_adj.store(value, Ordering::Relaxed);
+    Ok(())
+}
+
+fn schedstat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let target = s.target()?;
+    let task = target.task()?;
+    let switches =
+        task.sched.voluntary.load(Ordering::Relaxed) + task.sched.involuntary.load(Ordering::Relaxed);
+    emit!(out, "{} 0 {switches}\n", task.sched.runtime());
+    Ok(())
+}
+
+fn id_map(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    s.target()?;
+    emit!(out, "{:>10} {:>10} {:>10}\n", 0, 0, u32::MAX);
+    Ok(())
+}

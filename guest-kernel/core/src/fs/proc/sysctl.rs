@@ -1,0 +1,138 @@
+//! `/proc/sys`: what can be asked, and the little that can be set.
+
+use alloc::string::String;
+
+use super::{Entry, Scope, Text, dir, file, text::emit, writable};
+use crate::{
+    errno::{Errno, Result},
+    fs::{fd_table::NR_OPEN, pipe},
+    kernel::kernel,
+    mm, random,
+    sync::Once,
+    task::{Capabilities, RELEASE, VERSION, credentials::LAST_CAPABILITY, pid::PID_MAX},
+};
+
+/// A file with a fixed text.
+macro_rules! fixed {
+    ($name:literal, $($text:tt)+) => {
+        file($name, |_, out| {
+            emit!(out, "{}\n", $($text)+);
+            Ok(())
+        })
+    };
+}
+
+pub(super) const ENTRIES: &[Entry] = &[
+    dir("fs", FS),
+    dir("kernel", KERNEL),
+    dir("net", &[dir("core", &[fixed!("somaxconn", 4096)])]),
+    dir("vm", VM),
+];
+
+const FS: &[Entry] = &[
+    fixed!("file-max", i64::MAX),
+    file("file-nr", |_, out| {
+        emit!(out, "0\t0\t{}\n", i64::MAX);
+        Ok(())
+    }),
+    fixed!("nr_open", NR_OPEN),
+    fixed!("pipe-max-size", pipe::MAX_SIZE),
+    fixed!("mount-max", 100_000),
+    fixed!("overflowuid", 65534),
+    fixed!("overflowgid", 65534),
+    fixed!("protected_hardlinks", 0),
+    fixed!("protected_symlinks", 0),
+    fixed!("suid_dumpable", 0),
+];
+
+const KERNEL: &[Entry] = &[
+    fixed!("cap_last_cap", LAST_CAPABILITY),
+    fixed!("core_pattern", "core"),
+    fixed!("core_uses_pid", 0),
+    fixed!("domainname", "(none)"),
+    writable("hostname", hostname, set_hostname),
+    fixed!("ngroups_max", 65536),
+    fixed!("osrelease", RELEASE),
+    fixed!("ostype", "Linux"),
+    fixed!("overflowuid", 65534),
+    fixed!("overflowgid", 65534),
+    fixed!("perf_event_paranoid", 3),
+    fixed!("pid_max", PID_MAX),
+    fixed!("printk", "4\t4\t1\t7"),
+    dir("random", RANDOM),
+    fixed!("randomize_va_space", 2),
+    fixed!("sem", "32000\t1024000000\t500\t32000"),
+    fixed!("shmall", "18446744073692774399"),
+    fixed!("shmmax", "18446744073692774399"),
+    fixed!("shmmni", 4096),
+    fixed!("tainted", 0),
+    fixed!("threads-max", PID_MAX),
+    fixed!("unprivileged_userns_clone", 0),
+    fixed!("version", VERSION),
+];
+
+const RANDOM: &[Entry] = &[
+    file("boot_id", |_, out| {
+        static BOOT_ID: Once<[u8; 16]> = Once::new();
+        uuid(out, BOOT_ID.call_once(random_bytes));
+        Ok(())
+    }),
+    fixed!("entropy_avail", 256),
+    fixed!("poolsize", 256),
+    file("uuid", |_, out| {
+        uuid(out, &random_bytes());
+        Ok(())
+    }),
+];
+
+const VM: &[Entry] = &[
+    fixed!("max_map_count", mm::MAX_MAP_COUNT),
+    fixed!("min_free_kbytes", 1024),
+    fixed!("mmap_min_addr", mm::MMAP_MIN_ADDR),
+    fixed!("nr_hugepages", 0),
+    fixed!("overcommit_memory", 1),
+    fixed!("overcommit_ratio", 50),
+    fixed!("swappiness", 0),
+];
+
+fn random_bytes() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    random::fill(&mut bytes);
+    bytes
+}
+
+/// A random UUID (version 4) of these bytes.
+fn uuid(out: &mut Text, bytes: &[u8; 16]) {
+    let n = u128::from_be_bytes(*bytes) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let (a, b, c, d, e) =
+        (n >> 96, n >> 80 & 0xffff, n >> 64 & 0xffff, n >> 48 & 0xffff, n & 0xffff_ffff_ffff);
+    emit!(out, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}\n");
+}
+
+fn hostname(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "{}\n", *kernel().hostname.lock());
+    Ok(())
+}
+
+fn set_hostname(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    if !s.viewer.credentials().capable(Capabilities::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let name = bytes.split(|b| *b == b'\n' || *b == 0).next().unwrap_or_default();
+    let name = String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).into_owned();
+    let old = core::mem::replace(&mut *kernel().hostname.lock(), name);
+    drop(old);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_has_version_and_variant() {
+        let mut out = Text::default();
+        uuid(&mut out, &[0xff; 16]);
+        assert_eq!(out.0, b"ffffffff-ffff-4fff-bfff-ffffffffffff\n");
+    }
+}

@@ -159,6 +159,8 @@ fn adopt_children(task: &TaskRef, process: &Arc<Process>) {
         for child in &orphans {
             let group = child.group();
             let was_orphaned = t.is_orphaned(&group);
+            // Whatever signal was to tell of its end was meant for the old parent.
+            child.exit_signal.store(i32::from(Signal::CHLD.number()), Ordering::Relaxed);
             match &reaper {
                 Some(r) if !Arc::ptr_eq(r, process) => {
                     child.links.lock().parent = Arc::downgrade(r);

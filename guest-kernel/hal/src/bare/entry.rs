@@ -12,7 +12,7 @@
 //! come in between (NMI, double fault, machine check) runs on a stack of its own and ends in a panic.
 
 use super::local::Local;
-use super::segments::{USER_CS, USER_SS};
+use super::segments::USER_CS;
 use super::thread::Head;
 use super::traps;
 use super::user::{clac, on_fault};
@@ -40,13 +40,16 @@ macro_rules! push_all_below_rdi {
 }
 
 /// Where SYSCALL arrives: `rcx` = return address, `r11` = flags, the user's stack, GS and everything else.
+///
+/// Every instruction here is paid by every system call. So the stack pointer is loaded below the frame's `ss`, which
+/// nobody changes; `rbp` keeps the user's value, where a backtrace ends or prints nonsense; and the thread's `Arc` is
+/// read from the word above the frame (see [`super::thread`]).
 #[unsafe(naked)]
 pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
     naked_asm!(
         "swapgs",
         "mov gs:[{user_rsp}], rsp",
-        "mov rsp, gs:[{kernel_rsp}]",
-        "push {ss}",
+        "mov rsp, gs:[{kernel_rsp}]", // below ss, which is always there
         "push qword ptr gs:[{user_rsp}]",
         "push r11",
         "push {cs}",
@@ -54,9 +57,9 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         "push rax",
         "push rdi",
         push_all_below_rdi!(),
-        "mov rdi, rsp",
-        "sub rsp, 8", // 21 words were pushed: align the stack
-        "xor ebp, ebp", // the end of backtraces
+        "lea rdi, [rsp + {regs}]", // the thread's reference to itself
+        "mov rsi, rsp",
+        "sub rsp, 8", // the frame has 21 words: align the stack
         "call {syscall}",
         "add rsp, 8",
         "mov rdx, gs:[{current}]",
@@ -70,8 +73,7 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         "jne {leave}",
         "test r11, {bad_flags}",
         "jnz {leave}",
-        "mov rdx, rcx",
-        "shr rdx, 47",
+        "test dword ptr [rsp + {rip} + 4], 0xffff8000", // canonical?
         "jnz {leave}",
         "or r11d, 0x200",
         "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx",
@@ -86,8 +88,8 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         kernel_rsp = const offset_of!(Local, kernel_rsp),
         current = const offset_of!(Local, current),
         work = const offset_of!(Head, work),
-        ss = const USER_SS,
         cs = const USER_CS,
+        regs = const size_of::<UserRegs>(),
         rip = const offset_of!(UserRegs, rip),
         rflags = const offset_of!(UserRegs, rflags),
         rcx = const offset_of!(UserRegs, rcx),

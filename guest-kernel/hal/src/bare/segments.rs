@@ -12,8 +12,6 @@ pub const KERNEL_CS: u16 = 0x10;
 pub const KERNEL_SS: u16 = 0x18;
 /// User code segment with RPL 3.
 pub const USER_CS: u16 = 0x33;
-/// User data segment with RPL 3.
-pub const USER_SS: u16 = 0x2b;
 const TSS: u16 = 0x40;
 /// Value of the STAR register for these selectors.
 pub const STAR: u64 = (0x23 << 48) | (KERNEL_CS as u64) << 32;

@@ -1,7 +1,8 @@
 //! Threads, and the switch between them.
 //!
 //! A thread is a kernel stack, what the processor must be told before the thread's user code runs (FPU state, FS and
-//! GS base, address space), and the kernel proper's payload. At the top of a user thread's stack are its
+//! GS base, address space), and the kernel proper's payload. At the top of a user thread's stack is one word of padding,
+//! then an uncounted copy of the thread's own `Arc` (the system-call path borrows it from there), then its
 //! [`UserRegs`]; below them, while it does not run, the six registers a call preserves and a return address.
 //!
 //! Each CPU owns one reference to its current thread, as a raw pointer in its block: the system-call path
@@ -59,6 +60,9 @@ unsafe impl<K: Kernel> Sync for Thread<K> {}
 unsafe impl<K: Kernel> Send for Thread<K> {}
 
 const NO_CPU: usize = usize::MAX;
+/// Bytes of the stack above the user registers: padding, and the thread's own `Arc`. Keeps the frame's end
+/// 16-byte aligned, as the processor wants it.
+const ABOVE: u64 = 16;
 const REGS: u64 = size_of::<UserRegs>() as u64;
 
 impl Head {
@@ -120,16 +124,17 @@ impl Head {
         }
         if let Some(stack) = &self.stack {
             let l = local();
-            l.kernel_rsp.set(stack.top());
+            let frame_end = stack.top() - ABOVE;
+            l.kernel_rsp.set(frame_end - 8);
             // SAFETY: the running CPU's own tables; the processor reads the slot at the next trap from user mode.
-            unsafe { (*l.segments.get()).set_rsp0(stack.top()) };
+            unsafe { (*l.segments.get()).set_rsp0(frame_end) };
         }
     }
 
     /// Where the user registers are while the thread is in the kernel.
     fn regs(&self) -> *mut UserRegs {
         match &self.stack {
-            Some(s) => (s.top() - REGS) as *mut UserRegs,
+            Some(s) => (s.top() - ABOVE - REGS) as *mut UserRegs,
             None => panic!("an idle thread has no user registers"),
         }
     }
@@ -242,12 +247,16 @@ impl<K: Kernel> Thread<K> {
             });
         }
         let stack = KernelStack::new()?;
-        let top = stack.top();
+        let frame_end = stack.top() - ABOVE;
         let head = Head::new(Some(stack), Some(area), fs_base, gs_base, Some(space));
         // SAFETY: the new stack.
         unsafe { head.regs().write(*regs) };
-        head.lay_out(start_user::<K>, top - REGS - 8, 0);
-        Ok(Arc::new(Self { head, task }))
+        head.lay_out(start_user::<K>, frame_end - REGS - 8, 0);
+        let this = Arc::new(Self { head, task });
+        // SAFETY: the word above the frame, on the new stack. The copy is only borrowed, by the thread's own system calls,
+        // while the CPU that runs it owns a reference.
+        unsafe { (frame_end as *mut Arc<Self>).write(core::ptr::read(&this)) };
+        Ok(this)
     }
 
     /// A thread that stays in the kernel.

@@ -10,10 +10,11 @@ use super::asm::{cr2, wrmsr};
 use super::entry::{self, STUB};
 use super::layout::{KERNEL_BASE, window_ptr};
 use super::segments::{KERNEL_CS, STAR};
-use super::thread;
+use super::thread::{self, Thread};
 use super::user::fixup;
 use super::{apic, cpu, msr, panic, time, tlb};
 use crate::{Access, Exception, Interrupt, Kernel, PageFault, USER_END, UserRegs};
+use alloc::sync::Arc;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
@@ -147,15 +148,13 @@ fn lookup(rip: u64) -> Option<(u64, u64)> {
 const ANY: u64 = fixup::QUIET;
 
 /// A system call, from the entry stub.
-pub extern "C" fn syscall<K: Kernel>(regs: &mut UserRegs) {
-    // SAFETY: user mode means that a user thread is current, and it stays until we return here.
-    let task = unsafe { thread::borrow_current::<K>() };
-    K::syscall(&task, regs);
+pub extern "C" fn syscall<K: Kernel>(task: &Arc<Thread<K>>, regs: &mut UserRegs) {
+    K::syscall(task, regs);
 }
 
 /// Before IRET to user mode: everything that is due, then the frame is forced into a safe form.
 pub extern "C" fn leave<K: Kernel>(regs: &mut UserRegs) {
-    // SAFETY: as in `syscall`.
+    // SAFETY: user mode means that a user thread is current, and it stays until we return here.
     let task = unsafe { thread::borrow_current::<K>() };
     loop {
         while task.work().load(core::sync::atomic::Ordering::Relaxed) != 0 {
@@ -193,7 +192,7 @@ pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
         19 => Exception::Simd,
         _ => Exception::Other { vector: vector as u8, code },
     };
-    // SAFETY: as in `syscall`.
+    // SAFETY: as in `leave`.
     let task = unsafe { thread::borrow_current::<K>() };
     K::user_exception(&task, regs, e);
 }
@@ -254,7 +253,7 @@ fn failed_iret<K: Kernel>(frame: &Frame) -> ! {
 
 /// See [`failed_iret`].
 pub extern "C" fn refused<K: Kernel>(regs: &mut UserRegs) {
-    // SAFETY: as in `syscall`.
+    // SAFETY: as in `leave`.
     let task = unsafe { thread::borrow_current::<K>() };
     K::user_exception(&task, regs, Exception::GeneralProtection { code: 0 });
 }

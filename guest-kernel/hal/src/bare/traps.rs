@@ -213,6 +213,13 @@ fn page_fault(addr: u64, code: u32) -> PageFault {
 
 /// A trap from the kernel itself.
 pub extern "C" fn kernel_trap<K: Kernel>(vector: u32, frame: &mut Frame) {
+    /// RFLAGS.IF.
+    const INTERRUPTS_ON: u64 = 1 << 9;
+    if vector >= 32 && frame.rflags & INTERRUPTS_ON == 0 {
+        // No processor does this. QEMU 7.2 does when it emulates one: an interrupt that a hypervisor injected is
+        // sometimes delivered a second time, whatever IF says. It was served already, or is being served below us.
+        return;
+    }
     let address = cr2();
     if vector >= 32 {
         return interrupt::<K>(vector as u8);

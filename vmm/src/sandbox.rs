@@ -32,7 +32,6 @@ fn guest_elf() -> Result<&'static [u8], SandboxError> {
                 .map_err(|e| SandboxError::Override(path.to_string_lossy().into_owned(), e))?;
             Ok(elf.leak()) // one per process, in use until its end
         }
-        None if GUEST_ELF.is_empty() => Err(SandboxError::NoGuest),
         None => Ok(GUEST_ELF),
     }
 }
@@ -50,8 +49,6 @@ pub enum SandboxError {
     Machine(#[from] MachineError),
     #[error("cannot make a device: {0}; raise the limit of open files (ulimit -n)")]
     Device(io::Error),
-    #[error("this `ringfence` was built without a guest kernel")]
-    NoGuest,
     #[error("cannot read {0}, which RINGFENCE_GUEST_KERNEL names: {1}")]
     Override(String, io::Error),
     #[error("the boot document cannot be written: {0}")]

@@ -33,13 +33,17 @@ pub struct Entry<'a> {
     pub next: u64,
 }
 
-/// A name of the image, copied.
+/// A name of the image, copied. One buffer serves a whole search or listing.
 struct Name {
-    bytes: [u8; NAME_MAX],
+    bytes: [u8; NAME_MAX + 1],
     len: usize,
 }
 
 impl Name {
+    fn new() -> Self {
+        Name { bytes: [0; NAME_MAX + 1], len: 0 }
+    }
+
     fn get(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
@@ -60,13 +64,14 @@ impl<I: Image> Filesystem<I> {
         if name.is_empty() || name.len() > NAME_MAX {
             return Ok(None);
         }
+        let mut found = Name::new();
         // The last block whose first name is not greater than the one searched.
         let (mut low, mut high) = (0, dir.size().div_ceil(BLOCK_SIZE));
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             let block = self.dir_block(dir, middle * BLOCK_SIZE)?;
-            let (_, first) = self.dir_entry(dir, block, 0)?;
-            if first.get() <= name {
+            self.dir_entry(dir, block, 0, &mut found)?;
+            if found.get() <= name {
                 low = middle;
             } else {
                 high = middle;
@@ -79,7 +84,7 @@ impl<I: Image> Filesystem<I> {
         let (mut low, mut high) = (0, block.count);
         while low < high {
             let middle = low + (high - low) / 2;
-            let (raw, found) = self.dir_entry(dir, block, middle)?;
+            let raw = self.dir_entry(dir, block, middle, &mut found)?;
             match found.get().cmp(name) {
                 core::cmp::Ordering::Less => low = middle + 1,
                 core::cmp::Ordering::Greater => high = middle,
@@ -108,11 +113,12 @@ impl<I: Image> Filesystem<I> {
         check_directory(dir)?;
         let mut start = cookie - cookie % BLOCK_SIZE;
         let mut index = (cookie % BLOCK_SIZE).div_ceil(ENTRY);
+        let mut name = Name::new();
         while start < dir.size() {
             let block = self.dir_block(dir, start)?;
             let after = start.checked_add(BLOCK_SIZE).ok_or(Error::Invalid)?;
             while index < block.count {
-                let (raw, name) = self.dir_entry(dir, block, index)?;
+                let raw = self.dir_entry(dir, block, index, &mut name)?;
                 index += 1;
                 let next = if index < block.count { start + index * ENTRY } else { after };
                 let file_type = FileType::from_dirent(raw.file_type);
@@ -143,13 +149,19 @@ impl<I: Image> Filesystem<I> {
     }
 
     /// Entry `index`, which is below `block.count`, and its name.
-    fn dir_entry(&self, dir: &Inode, block: Block, index: u64) -> Result<(RawDirent, Name)> {
+    fn dir_entry(&self, dir: &Inode, block: Block, index: u64, name: &mut Name) -> Result<RawDirent> {
         const BAD: Error = Error::Corrupt("a name in a directory that is empty, too long or out of place");
         let at = block.start + index * ENTRY;
-        let raw = self.raw_dirent(dir, at)?;
-        let from = u64::from(raw.name_offset);
         let last = index + 1 == block.count;
-        let to = if last { block.len } else { u64::from(self.raw_dirent(dir, at + ENTRY)?.name_offset) };
+        // The next entry tells where this one's name ends: both in one read.
+        let mut pair = [0; 2 * DIRENT_SIZE];
+        let wanted = if last { pair.get_mut(..DIRENT_SIZE) } else { Some(&mut pair[..]) };
+        self.read_exact(dir, at, wanted.ok_or(BAD)?)?;
+        let (first, second) = pair.split_first_chunk().ok_or(BAD)?;
+        let raw = RawDirent::decode(first);
+        let next = RawDirent::decode(second.first_chunk().ok_or(BAD)?);
+        let from = u64::from(raw.name_offset);
+        let to = if last { block.len } else { u64::from(next.name_offset) };
         if from < block.count * ENTRY || to > block.len {
             return Err(BAD);
         }
@@ -158,18 +170,17 @@ impl<I: Image> Filesystem<I> {
             // Padding may follow: take what can be a name, then end it at the NUL.
             len = len.min(NAME_MAX + 1);
         }
-        let mut bytes = [0; NAME_MAX + 1];
-        let piece = bytes.get_mut(..len).ok_or(BAD)?;
+        let piece = name.bytes.get_mut(..len).ok_or(BAD)?;
         self.read_exact(dir, block.start + from, piece)?;
         if last {
             len = piece.iter().position(|&b| b == 0).unwrap_or(len);
         }
-        let name = bytes.get(..len).unwrap_or_default();
-        if name.is_empty() || len > NAME_MAX || name.iter().any(|&b| b == 0 || b == b'/') {
+        let text = piece.get(..len).unwrap_or_default();
+        if text.is_empty() || len > NAME_MAX || text.iter().any(|&b| b == 0 || b == b'/') {
             return Err(BAD);
         }
-        let name = Name { bytes: *bytes.first_chunk().ok_or(BAD)?, len };
-        Ok((raw, name))
+        name.len = len;
+        Ok(raw)
     }
 }
 

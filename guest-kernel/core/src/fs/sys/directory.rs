@@ -21,7 +21,8 @@ fn put(record: &mut [u8; 320], at: usize, bytes: &[u8]) -> Option<()> {
 }
 
 fn header(entry: &DirEntry<'_>, record: &mut [u8; 320], len: usize) -> Option<usize> {
-    record.fill(0);
+    // The padding after the name; the rest is written anyway.
+    put(record, len.checked_sub(8)?, &[0; 8])?;
     put(record, 0, &entry.ino.to_ne_bytes())?;
     put(record, 8, &entry.next.to_ne_bytes())?;
     put(record, 16, &(len as u16).to_ne_bytes())?;

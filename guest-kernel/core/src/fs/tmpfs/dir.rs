@@ -125,13 +125,17 @@ impl DirData {
         {
             let mut more = true;
             origin.readdir(from, &mut |entry| {
-                let entry = match self.names.lock().slots.get(entry.name) {
+                let names = self.names.lock();
+                // An unchanged directory is the rule: do not even hash.
+                let slot = if names.slots.is_empty() { None } else { names.slots.get(entry.name) };
+                let entry = match slot {
                     Some(Slot::Whiteout) => return true,
                     Some(Slot::Name(_, inode)) => {
                         DirEntry { ino: inode.number(), kind: inode.kind(), ..*entry }
                     }
                     None => *entry,
                 };
+                drop(names);
                 more = emit(&entry);
                 more
             })?;

@@ -55,7 +55,12 @@ impl Advice {
 
 impl Mm {
     /// Applies advice to every mapping in `range`. Holes are ENOMEM, after the rest was done.
-    pub(super) fn advise(&self, range: Range<u64>, advice: Advice, between: &mut dyn FnMut()) -> Result<()> {
+    pub(super) fn advise(
+        &self,
+        range: Range<u64>,
+        advice: Advice,
+        between: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
         match advice {
             Advice::Populate(write) => return self.populate(range, Some(write), between),
             Advice::DontNeed | Advice::Free | Advice::Hint => {

@@ -50,7 +50,7 @@ impl Mm {
         drop(layout);
         drop(removed);
         if populate {
-            let _ = self.populate(old_end..new_end, None, &mut || {});
+            let _ = self.populate(old_end..new_end, None, &mut || true);
         }
         new
     }

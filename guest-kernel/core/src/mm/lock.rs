@@ -16,7 +16,7 @@ impl Mm {
         range: Range<u64>,
         on_fault: bool,
         limits: &Limits,
-        between: &mut dyn FnMut(),
+        between: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
         let range = check_range(range)?;
         if limits.locked == 0 {
@@ -62,7 +62,7 @@ impl Mm {
         future: bool,
         on_fault: bool,
         limits: &Limits,
-        between: &mut dyn FnMut(),
+        between: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
         if limits.locked == 0 {
             return Err(Errno::EPERM);
@@ -85,7 +85,9 @@ impl Mm {
             let next = self.layout.read().vmas.find_at_or_after(at).map(|v| v.start..v.end);
             let Some(range) = next else { return Ok(()) };
             at = range.end;
-            let _ = self.populate(range, None, between);
+            if self.populate(range, None, between) == Err(Errno::EINTR) {
+                return Err(Errno::EINTR);
+            }
         }
     }
 

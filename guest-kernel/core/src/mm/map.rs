@@ -176,11 +176,17 @@ impl Mm {
     }
 
     /// Makes the pages of `range` present, as far as they can be (`MAP_POPULATE`, `MADV_POPULATE_*`, `mlock`).
-    /// Writable private mappings get pages of their own. `between` runs every few pages without the lock.
+    /// Writable private mappings get pages of their own. `between` runs every few pages without the
+    /// lock, and ends it by `false`.
     ///
     /// # Errors
-    /// ENOMEM (a hole, or no memory), EFAULT (no page to be had), EACCES (no such access).
-    pub fn populate(&self, range: Range<u64>, write: Option<bool>, between: &mut dyn FnMut()) -> Result<()> {
+    /// ENOMEM (a hole, or no memory), EFAULT (no page to be had), EACCES (no such access), EINTR (`between`).
+    pub fn populate(
+        &self,
+        range: Range<u64>,
+        write: Option<bool>,
+        between: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
         const BATCH: u64 = 64;
         let range = check_range(range)?;
         let mut page = range.start;
@@ -204,7 +210,9 @@ impl Mm {
                 page += PAGE_SIZE;
             }
             drop(layout);
-            between();
+            if !between() {
+                return Err(Errno::EINTR);
+            }
         }
         Ok(())
     }

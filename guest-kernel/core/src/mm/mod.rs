@@ -22,7 +22,8 @@
 //! | `fork` | duplicating an address space |
 //! | `remote` | reading and writing memory of another process |
 //! | `report` | what procfs shows |
-//! | `syscalls` | the system calls themselves |
+//! | `oom` | choosing whom to kill when memory is out |
+//! | `syscalls`, `process_vm` | the system calls themselves |
 //!
 //! # Locks
 //! Order: inode mutex (held over user copies) → `Mm::layout` → an object's page lock → the lock inside
@@ -48,6 +49,7 @@ mod mappable;
 mod mappers;
 mod oom;
 mod pages;
+mod process_vm;
 mod remap;
 mod remote;
 mod report;
@@ -83,7 +85,7 @@ use crate::{
 };
 
 /// The system calls of this module.
-pub const SYSCALLS: &[&[Syscall]] = &[syscalls::SYSCALLS];
+pub const SYSCALLS: &[&[Syscall]] = &[syscalls::SYSCALLS, process_vm::SYSCALLS];
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = hal::PAGE_SIZE as u64;

@@ -1,9 +1,10 @@
 //! Out of memory: somebody has to go.
 //!
 //! As Linux does, the process that uses the most memory is killed, its choice biased by `oom_score_adj`. If one
-//! is dying already, its memory is waited for instead of killing another.
+//! is dying already, its memory is waited for instead of killing another. The first process, whose end is that of
+//! the sandbox, is chosen only if it uses more than all others together.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
@@ -16,14 +17,17 @@ use crate::{
 
 /// A value of `oom_score_adj` that protects from being chosen.
 const NEVER: i32 = -1000;
+/// The number of the sandbox's first process.
+const FIRST: i32 = 1;
 
 /// Called when an allocation for a program failed, without locks: ends a process, or lets a dying one run.
 pub(super) fn make_room(task: &TaskRef) {
     let processes = task.kernel().pids.processes();
     let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
     if !processes.iter().any(dying) {
-        let victim = processes.iter().filter_map(|p| Some((score(p)?, p))).max_by_key(|(score, _)| *score);
-        if let Some((_, victim)) = victim {
+        let scores: Vec<(i64, &Arc<Process>)> =
+            processes.iter().filter_map(|p| Some((score(p)?, p))).collect();
+        if let Some(victim) = choose(&scores, |p| p.pid == FIRST) {
             hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, resident(victim));
             signal::kill_process(victim, ExitStatus::Signal(Signal::KILL.number(), false));
         } else {
@@ -40,6 +44,14 @@ fn resident(process: &Process) -> u64 {
     process.threads().iter().find_map(|t| t.mm_opt()).map_or(0, |mm| mm.space().resident() as u64)
 }
 
+/// The one with the highest score; the first process only if its score exceeds the sum of all others.
+fn choose<'a, P>(scores: &[(i64, &'a P)], is_first: impl Fn(&P) -> bool) -> Option<&'a P> {
+    let (first, others): (Vec<_>, Vec<_>) = scores.iter().copied().partition(|(_, p)| is_first(p));
+    let sum = others.iter().fold(0i64, |sum, (score, _)| sum.saturating_add((*score).max(1)));
+    let of_all = first.into_iter().find(|(score, _)| *score > sum);
+    of_all.or_else(|| others.into_iter().max_by_key(|(score, _)| *score)).map(|(_, p)| p)
+}
+
 /// How much sense it makes to kill `process`; None if it must not be.
 fn score(process: &Arc<Process>) -> Option<i64> {
     let adjust = process.oom_score_adj.load(Ordering::Relaxed);
@@ -49,4 +61,22 @@ fn score(process: &Arc<Process>) -> Option<i64> {
     }
     let total = hal::frames::stats().total as i64;
     Some(pages as i64 + i64::from(adjust) * total / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_process_goes_only_if_it_is_the_problem() {
+        let choose = |scores: &[(i64, i32)]| {
+            let scores: Vec<(i64, &i32)> = scores.iter().map(|(score, pid)| (*score, pid)).collect();
+            choose(&scores, |pid| *pid == FIRST).copied()
+        };
+        assert_eq!(choose(&[(50, 1), (30, 2), (40, 3)]), Some(3));
+        assert_eq!(choose(&[(100, 1), (30, 2), (40, 3)]), Some(1));
+        assert_eq!(choose(&[(10, 1)]), Some(1));
+        assert_eq!(choose(&[(-5, 1), (-7, 2)]), Some(2));
+        assert_eq!(choose(&[]), None);
+    }
 }

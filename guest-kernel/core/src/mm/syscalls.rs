@@ -66,9 +66,12 @@ fn prot(bits: u32) -> Prot {
     prot
 }
 
-/// What is called between batches of a long operation.
-fn pause(task: &TaskRef) -> impl FnMut() + '_ {
-    move || sched::preempt_point(task)
+/// What is called between batches of a long operation: lets others run, and says whether to go on.
+fn pause(task: &TaskRef) -> impl FnMut() -> bool + '_ {
+    move || {
+        sched::preempt_point(task);
+        !task.killed()
+    }
 }
 
 /// What an open file gives to a mapping.
@@ -223,6 +226,9 @@ fn mincore(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, vec: UserAddr) -> Result
         out = out.offset(n as u64);
         at = batch.end;
         sched::preempt_point(ctx.task);
+        if ctx.task.killed() {
+            return Err(Errno::EINTR);
+        }
     }
     Ok(0)
 }

@@ -150,8 +150,8 @@ fn fork_honours_dontfork_wipeonfork_and_shared() {
         write(&parent, at, 9);
     }
     let flags = |raw| advise::Advice::from_raw(raw).unwrap();
-    parent.advise(a..a + PAGE_SIZE, flags(10), &mut || {}).unwrap();
-    parent.advise(b..b + PAGE_SIZE, flags(18), &mut || {}).unwrap();
+    parent.advise(a..a + PAGE_SIZE, flags(10), &mut || true).unwrap();
+    parent.advise(b..b + PAGE_SIZE, flags(18), &mut || true).unwrap();
     let child = parent.fork().unwrap();
     assert_eq!(read(&child, a), None);
     assert_eq!(read(&child, b), Some(0));
@@ -182,7 +182,7 @@ fn private_file_pages_are_shared_until_written() {
     assert_eq!(read(&child, at + PAGE_SIZE), Some(77));
     assert_eq!(read(&child, at + 2 * PAGE_SIZE), Some(3));
     // DONTNEED goes back to the file.
-    mm.advise(at..at + 2 * PAGE_SIZE, advise::Advice::DontNeed, &mut || {}).unwrap();
+    mm.advise(at..at + 2 * PAGE_SIZE, advise::Advice::DontNeed, &mut || true).unwrap();
     assert_eq!(read(&mm, at + PAGE_SIZE), Some(2));
 }
 

@@ -112,7 +112,7 @@ pub fn map(mm: &Arc<Mm>) -> Result<u64> {
         mm.map(request, &Limits::NONE)?;
     }
     // The dynamic linker reads the object at once: no need to wait for the fault.
-    mm.populate(base..base + 2 * PAGE_SIZE, Some(false), &mut || {})?;
+    mm.populate(base..base + 2 * PAGE_SIZE, Some(false), &mut || true)?;
     Ok(base + PAGE_SIZE)
 }
 

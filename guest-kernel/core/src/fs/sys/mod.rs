@@ -23,6 +23,8 @@ mod xattr;
 
 use alloc::sync::Arc;
 
+pub(crate) use rw::{IoVec, read_iovec};
+
 use ringfence_hal as hal;
 use smallvec::SmallVec;
 

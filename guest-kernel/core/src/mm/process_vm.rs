@@ -1,0 +1,110 @@
+//! `process_vm_readv` and `process_vm_writev`: copying between the caller's memory and that of another process,
+//! through a buffer of one page.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use super::{Mm, PAGE_SIZE};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    fs::sys::{IoVec, read_iovec},
+    io::{Segments, Sink, Source},
+    sched,
+    syscall::{Ctx, Syscall, UserPtr},
+    syscalls,
+    task::Capabilities,
+};
+
+/// The memory of the process `pid`, if the caller might trace it.
+fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
+    let other = task.kernel().pids.task(pid)?;
+    if !Arc::ptr_eq(other.process(), task.process()) {
+        let me = task.credentials();
+        let it = other.credentials();
+        let same = [it.uid, it.euid, it.suid] == [me.uid; 3] && [it.gid, it.egid, it.sgid] == [me.gid; 3];
+        let dumpable = other.process().dumpable.load(core::sync::atomic::Ordering::Relaxed);
+        if !(me.capable(Capabilities::SYS_PTRACE) || (same && dumpable)) {
+            return Err(Errno::EPERM);
+        }
+    }
+    other.mm()
+}
+
+/// Runs `copy(address, chunk)` over the remote ranges, at most a page at a time and `limit` bytes in all, until it
+/// fails or copies less. The result is the number of bytes copied, or the error if there are none.
+fn each_chunk(
+    task: &TaskRef,
+    remote: &Segments,
+    limit: usize,
+    mut copy: impl FnMut(u64, &mut [u8]) -> Result,
+) -> Result {
+    let mut buffer: Vec<u8> = alloc::vec![0; PAGE_SIZE as usize];
+    let mut done = 0;
+    for segment in remote {
+        let mut at = segment.addr;
+        let mut left = segment.len.min(limit - done);
+        while left > 0 {
+            let to_page_end = (PAGE_SIZE - at % PAGE_SIZE) as usize;
+            let n = left.min(to_page_end);
+            match copy(at, buffer.get_mut(..n).unwrap_or_default()) {
+                Ok(copied) if copied == n => {}
+                Ok(copied) => return Ok(done + copied),
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => return Ok(done),
+            }
+            done += n;
+            left -= n;
+            at = at.checked_add(n as u64).ok_or(Errno::EFAULT)?;
+            sched::preempt_point(task);
+        }
+    }
+    Ok(done)
+}
+
+fn process_vm_readv(
+    ctx: &mut Ctx<'_>,
+    pid: i32,
+    local: UserPtr<IoVec>,
+    local_count: usize,
+    remote: UserPtr<IoVec>,
+    remote_count: usize,
+    flags: u64,
+) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut sink = Sink::segments(read_iovec(local, local_count)?);
+    let remote = read_iovec(remote, remote_count)?;
+    let mm = target(ctx.task, pid)?;
+    each_chunk(ctx.task, &remote, sink.remaining(), |at, chunk| {
+        let n = mm.read_remote(at, chunk, false)?;
+        sink.put(chunk.get(..n).unwrap_or_default())?;
+        Ok(n)
+    })
+}
+
+fn process_vm_writev(
+    ctx: &mut Ctx<'_>,
+    pid: i32,
+    local: UserPtr<IoVec>,
+    local_count: usize,
+    remote: UserPtr<IoVec>,
+    remote_count: usize,
+    flags: u64,
+) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut source = Source::segments(read_iovec(local, local_count)?);
+    let remote = read_iovec(remote, remote_count)?;
+    let mm = target(ctx.task, pid)?;
+    each_chunk(ctx.task, &remote, source.remaining(), |at, chunk| {
+        source.take(chunk)?;
+        mm.write_remote(at, chunk, false)
+    })
+}
+
+pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    310 process_vm_readv(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
+    311 process_vm_writev(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
+};

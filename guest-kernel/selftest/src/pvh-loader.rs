@@ -121,7 +121,7 @@ mod loader {
         // deliver an interrupt that has no vector.
         // SAFETY: masks interrupts.
         unsafe { core::arch::asm!("out 0x21, al", "out 0xa1, al", in("al") 0xff_u8) };
-        // SAFETY (all of this function): `info` is QEMU's `hvm_start_info`, version 1, all of it below 4 GiB.
+        // SAFETY: `info` is QEMU's `hvm_start_info`, version 1, all of it below 4 GiB.
         unsafe {
             let modules = read::<u32>(info + 12);
             let (mut ramdisk, mut ramdisk_len) = (0, 0);

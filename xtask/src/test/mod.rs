@@ -7,6 +7,7 @@ mod case;
 mod checks;
 mod guest_elf;
 mod lab;
+mod selftest;
 mod units;
 
 use std::time::Instant;
@@ -50,6 +51,8 @@ enum Suite {
     Unit,
     /// The guest kernel's ELF file is what it must be
     Guest,
+    /// The hardware layer, by its self-test kernel
+    Selftest,
     /// Programs in sandboxes, in the lab
     Lab,
 }
@@ -97,6 +100,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Unit => units::run(),
             Suite::Guest => guest_elf::check(),
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
+            Suite::Selftest => selftest::run(),
             Suite::Lab => lab::run(options),
         };
         let tally = result.unwrap_or_else(|error| {

@@ -122,7 +122,6 @@ pub fn kernel_entries() -> [(usize, u64); 3] {
 /// Builds the kernel half and switches to it. Page tables the window needs come from `early`, a source of
 /// zeroed frames in the first GiB.
 pub fn init(map: &MemoryMap, mut early: impl FnMut() -> u64) {
-    // SAFETY (all of this function): the tables are ours and not in use until the end.
     let link = |t: &Table, i: usize, phys: u64, flags: u64| t.0[i].store(phys | flags, Ordering::Relaxed);
     for (va, pdpt) in [(WINDOW_BASE, &WINDOW_PDPT), (STACK_BASE, &STACK_PDPT), (KERNEL_BASE, &IMAGE_PDPT)] {
         link(&ROOT, index(va, 3), pdpt.phys_in_image(), PRESENT | WRITE);

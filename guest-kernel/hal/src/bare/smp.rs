@@ -39,12 +39,12 @@ pub fn start_all() {
         // SAFETY: low memory is not handed out, and the boot protocol keeps nothing in this page.
         window_ptr::<u8>(TRAMPOLINE).copy_from(code as *const u8, end - code);
     }
-    for id in 1..cpu::count() {
+    for (id, ready) in READY.iter().enumerate().take(cpu::count()).skip(1) {
         let Ok(stack) = KernelStack::new() else { break };
         // The idle thread stays on this stack for good.
-        READY[id].stack.store(core::mem::ManuallyDrop::new(stack).top(), Ordering::Relaxed);
+        ready.stack.store(core::mem::ManuallyDrop::new(stack).top(), Ordering::Relaxed);
         let local: &'static Local = Box::leak(new_local());
-        READY[id].local.store(core::ptr::from_ref(local).addr() as u64, Ordering::Release);
+        ready.local.store(core::ptr::from_ref(local).addr() as u64, Ordering::Release);
         apic::start_cpu(id, (TRAMPOLINE >> 12) as u8);
     }
 }

@@ -1,0 +1,118 @@
+//! The hardware layer's self-test kernel (`guest-kernel/selftest`) in plain QEMU, and in a sandbox in the lab.
+//!
+//! Plain QEMU needs no KVM, starts in a second, and lets us take CPU features away, so that the fall-backs of
+//! features every newer processor has are run, too.
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::Tally;
+use crate::host;
+use crate::lab::{Lab, Options, Session, Streams};
+
+/// CPU model and number of CPUs of each run in plain QEMU.
+const MACHINES: &[(&str, usize)] = &[
+    ("max", 1),
+    ("max", 4),
+    ("max,-smap,-smep,-umip,-fsgsbase,-pdpe1gb,-xsaveopt", 2),
+    ("max,-avx,-rdrand,-rdseed", 2),
+];
+
+/// Seconds a run may take; it needs two on an idle machine.
+const PATIENCE: &str = "120";
+
+/// Builds the kernel and its loader, and runs them everywhere.
+pub fn run() -> Result<Tally> {
+    host::ensure_targets()?;
+    host::ensure_packages(&["qemu-system-x86"])?;
+    host::run(host::cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "ringfence-selftest",
+        "--target",
+        "x86_64-unknown-none",
+        "--profile",
+        "guest",
+        "--locked",
+    ]))?;
+    let built = host::target_dir().join("x86_64-unknown-none/guest");
+    let mut tally = Tally::default();
+    for (model, cpus) in MACHINES {
+        tally.add(report(&format!("QEMU, {cpus} CPUs, {model}"), &in_qemu(&built, model, *cpus)?));
+    }
+    tally.add(report("sandbox, 4 CPUs", &in_sandbox(&built.join("selftest"))?));
+    Ok(tally)
+}
+
+fn in_qemu(built: &Path, model: &str, cpus: usize) -> Result<String> {
+    let loader = built.join("pvh-loader");
+    let kernel = format!("loader,file={}", built.join("selftest").display());
+    let output = Command::new("timeout")
+        .args([PATIENCE, "qemu-system-x86_64", "-accel", "tcg,thread=single", "-nodefaults", "-nographic"])
+        .args(["-no-reboot", "-serial", "stdio", "-m", "256", "-cpu", model, "-smp", &cpus.to_string()])
+        .arg("-kernel")
+        .arg(loader)
+        .args(["-device", &kernel, "-append", &format!("ringfence.cpus={cpus}")])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start qemu-system-x86_64")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn in_sandbox(kernel: &Path) -> Result<String> {
+    crate::build::build_static("ringfence")?;
+    let lab = Lab::new(Options::default());
+    let mut session: Session = lab.session()?;
+    crate::lab::push_programs(&mut session, false)?;
+    session.push(kernel, "/tmp/selftest".as_ref())?;
+    let command = "timeout 120 ringfence boot --kernel /tmp/selftest --cpus 4 --cmdline ringfence.cpus=4";
+    let words: Vec<_> = command.split(' ').map(Into::into).collect();
+    let mut output = Vec::new();
+    let streams = Streams {
+        stdin: Box::new(std::io::empty()),
+        output: Box::new(|_, bytes| {
+            output.extend_from_slice(bytes);
+            Ok(())
+        }),
+        timeout: None,
+    };
+    session.run(&words, streams)?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// Counts what the kernel's last line says; a kernel that did not get there has failed, and its text is shown.
+fn report(place: &str, text: &str) -> Tally {
+    let counts = text.lines().rev().find_map(|line| {
+        let (passed, rest) = line.trim().split_once(" passed, ")?;
+        Some(Tally { passed: passed.parse().ok()?, failed: rest.strip_suffix(" failed")?.parse().ok()? })
+    });
+    match counts {
+        Some(tally) if tally.failed == 0 => {
+            println!("ok   {place}: {tally}");
+            tally
+        }
+        Some(tally) => {
+            println!("FAIL {place}: {tally}\n{text}");
+            tally
+        }
+        None => {
+            println!("FAIL {place}: it did not come to its end\n{text}");
+            Tally::one(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts() {
+        let tally = report("here", "test 3 passed\r\n5 passed, 0 failed\r\n");
+        assert_eq!((tally.passed, tally.failed), (5, 0));
+        let tally = report("here", "ringfence: kernel panic");
+        assert_eq!((tally.passed, tally.failed), (0, 1));
+    }
+}

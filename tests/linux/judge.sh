@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 kernel=${KERNEL:-/boot/vmlinuz}
 image=${IMAGE:-/srv/debian.erofs}
 tree=${TREE:-/srv/debian}
-cpus=${1:-2}
+cpus=${1:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -57,9 +57,18 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | busybox cpio -o -H newc) > "$work/initrd" 2>/dev/null
 
+# QEMU 7.2 sometimes delivers an interrupt of a nested guest twice, the second time with interrupts off
+# (docs/lab.md). Linux deadlocks on that in the middle of its timer code, so a boot that hangs is tried again.
 sum=$(md5sum < "$image")
-timeout 300 ringfence boot --kernel "$kernel" --initrd "$work/initrd" --pmem "$image" --cpus "$cpus" \
-	--memory 256M --cmdline quiet < /dev/null | tr -d '\r' > "$work/out" || { cat "$work/out"; echo FAIL; exit 1; }
+for attempt in 1 2 3 4; do
+	status=0
+	timeout 90 ringfence boot --kernel "$kernel" --initrd "$work/initrd" --pmem "$image" --cpus "$cpus" \
+		--memory 256M --cmdline quiet < /dev/null > "$work/raw" || status=$?
+	[ "$status" = 124 ] || break
+	echo "attempt $attempt: the guest hung after: $(tail -n 1 "$work/raw")"
+done
+tr -d '\r' < "$work/raw" > "$work/out"
 cat "$work/out"
+[ "$status" = 0 ] || { echo "FAIL: ringfence boot ended with $status"; exit 1; }
 [ "$sum" = "$(md5sum < "$image")" ] || { echo "FAIL: the image was changed"; exit 1; }
 if grep -q '^JUDGED' "$work/out" && ! grep -q '^FAIL' "$work/out"; then echo PASS; else echo FAIL; exit 1; fi

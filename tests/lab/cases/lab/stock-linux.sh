@@ -1,3 +1,3 @@
 # A stock Debian kernel boots on our machine and its drivers judge our devices.
-#: timeout 300
-sh /opt/ringfence/linux/judge.sh 2 && no-leftovers
+#: timeout 420
+sh /opt/ringfence/linux/judge.sh 1 && no-leftovers

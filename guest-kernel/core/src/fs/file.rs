@@ -6,7 +6,11 @@
 //! write comes either from the inode itself (regular files, directories) or from a [`File`]: pipes, sockets,
 //! terminals, devices, eventfds, epoll instances, proc files that hold a snapshot.
 
-use alloc::{string::String, sync::Arc};
+use alloc::{
+    string::String,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use core::{
     any::Any,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -16,6 +20,7 @@ use ringfence_hal as hal;
 
 use super::{
     Path,
+    eventpoll::{self, Item},
     inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
     locks,
     types::{FileType, Metadata, OpenFlags, SetAttributes},
@@ -25,7 +30,7 @@ use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
     mm::Mappable,
-    sync::{Mutex, PollEvents, PollTable},
+    sync::{Mutex, PollEvents, PollTable, SpinLock},
 };
 
 /// A shared open file description.
@@ -148,6 +153,8 @@ pub struct OpenFile {
     pub(super) position: Mutex<u64>,
     /// `F_SETOWN`: a process (positive) or a group (negative), 0 for none.
     owner: AtomicU32,
+    /// The epoll items that watch it.
+    watchers: SpinLock<Vec<Weak<Item>>>,
 }
 
 impl OpenFile {
@@ -162,12 +169,20 @@ impl OpenFile {
             flags: AtomicU32::new(flags.bits()),
             position: Mutex::new(0),
             owner: AtomicU32::new(0),
+            watchers: SpinLock::new(Vec::new()),
         })
     }
 
     /// A number no other open file description has or will have.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Notes an epoll item that watches it: the last close detaches it. Those gone since are forgotten.
+    pub(super) fn watched_by(&self, item: &Arc<Item>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|w| w.strong_count() > 0);
+        watchers.push(Arc::downgrade(item));
     }
 
     /// The inode.
@@ -452,6 +467,8 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        let watchers = core::mem::take(&mut *self.watchers.lock());
+        eventpoll::detach_all(watchers);
         OPEN.fetch_sub(1, Ordering::Relaxed);
         locks::released(self);
         if let Some(ops) = &self.ops {

@@ -13,7 +13,8 @@
 //! | [`file`] | [`File`]: what a pipe, socket, terminal implements; [`OpenFile`]: the open file description |
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
-//! | [`pipe`], [`poll`] | pipes and FIFOs; poll and select |
+//! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
+//! | [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`] | events as files |
 //! | [`tty`], [`proc`] | terminals, devpts; procfs |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
@@ -33,6 +34,8 @@ pub mod dentry;
 pub mod device;
 pub mod devtmpfs;
 pub mod erofs;
+pub mod eventfd;
+pub mod eventpoll;
 pub mod fd_table;
 pub mod file;
 pub mod filesystems;
@@ -43,10 +46,13 @@ pub mod mount;
 pub mod open;
 pub mod ops;
 pub mod path;
+pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod proc;
+pub mod signalfd;
 pub mod sys;
+pub mod timerfd;
 pub mod tmpfs;
 pub mod tty;
 pub mod types;
@@ -84,7 +90,16 @@ mod testing;
 mod walk_tests;
 
 /// The system calls of files that are no file system's.
-pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[pipe::SYSCALLS, poll::SYSCALLS[0], poll::SYSCALLS[1]];
+pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[
+    eventfd::SYSCALLS,
+    eventpoll::SYSCALLS,
+    pidfd::SYSCALLS,
+    signalfd::SYSCALLS,
+    timerfd::SYSCALLS,
+    pipe::SYSCALLS,
+    poll::SYSCALLS[0],
+    poll::SYSCALLS[1],
+];
 
 /// Makes devices and file system types known; before anything is mounted.
 pub fn init() {

@@ -38,6 +38,7 @@ pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
     }
     push(&task.signals.pending, info)?;
     notify(task);
+    super::signalfd_wake(&process);
     Ok(())
 }
 

@@ -139,7 +139,7 @@ fn rt_sigtimedwait(
 }
 
 /// Whether `from` may send `signal` to `to` (kill(2)).
-fn may_send(from: &Credentials, task: &TaskRef, to: &Process, signal: Option<Signal>) -> bool {
+pub(crate) fn may_send(from: &Credentials, task: &TaskRef, to: &Process, signal: Option<Signal>) -> bool {
     if from.capable(Capabilities::KILL) {
         return true;
     }

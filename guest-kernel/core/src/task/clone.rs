@@ -100,6 +100,8 @@ struct Request {
     tls: u64,
     parent_tid: UserPtr<i32>,
     child_tid: UserPtr<i32>,
+    /// Where `CLONE_PIDFD` puts the descriptor.
+    pidfd: UserPtr<i32>,
 }
 
 fn check(r: &Request) -> Result<()> {
@@ -109,7 +111,10 @@ fn check(r: &Request) -> Result<()> {
     if needs(F::SIGHAND, F::VM) || needs(F::THREAD, F::SIGHAND) || f.contains(F::SIGHAND | F::CLEAR_SIGHAND) {
         return Err(Errno::EINVAL);
     }
-    if f.contains(F::NEWNS | F::FS) || f.intersects(NAMESPACES | F::PIDFD | F::INTO_CGROUP) {
+    if f.contains(F::NEWNS | F::FS) || f.intersects(NAMESPACES | F::INTO_CGROUP) {
+        return Err(Errno::EINVAL);
+    }
+    if f.contains(F::PIDFD) && f.intersects(F::THREAD | F::DETACHED) {
         return Err(Errno::EINVAL);
     }
     if r.exit_signal != 0 && Signal::new(r.exit_signal).is_none() {
@@ -188,6 +193,13 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         }
     };
 
+    let pidfd = match flags.contains(CloneFlags::PIDFD) {
+        true => Some(install_pidfd(parent, &process, r.pidfd).inspect_err(|_| {
+            kernel.pids.tree(|t| t.forget_if_free(tid));
+        })?),
+        false => None,
+    };
+
     let visible = kernel.pids.tree(|t| {
         // Under the tree lock nobody can tell the group to exit without seeing the new thread.
         if parent.killed() {
@@ -205,6 +217,9 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         true
     });
     if !visible {
+        if let Some(fd) = pidfd {
+            drop(parent.files()?.remove(fd));
+        }
         return Err(Errno::ERESTARTNOINTR);
     }
 
@@ -220,6 +235,16 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         let _ = wait_event(parent, &vfork.queue, Interruptible::Killable, None, done);
     }
     Ok(tid as usize)
+}
+
+/// Gives the parent its descriptor of the child to be.
+fn install_pidfd(parent: &TaskRef, child: &Arc<Process>, to: UserPtr<i32>) -> Result<i32> {
+    let fd = crate::fs::pidfd::open(parent, child, crate::fs::OpenFlags::empty())? as i32;
+    if let Err(e) = to.write(&fd) {
+        drop(parent.files()?.remove(fd));
+        return Err(e);
+    }
+    Ok(fd)
 }
 
 fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
@@ -265,7 +290,12 @@ fn clone(
         tls,
         parent_tid,
         child_tid,
+        // This call has one word for both.
+        pidfd: parent_tid,
     };
+    if request.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
+        return Err(Errno::EINVAL);
+    }
     spawn(ctx, &request)
 }
 
@@ -320,6 +350,7 @@ fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
         tls: a.tls,
         parent_tid: UserPtr::new(a.parent_tid),
         child_tid: UserPtr::new(a.child_tid),
+        pidfd: UserPtr::new(a.pidfd),
     };
     spawn(ctx, &request)
 }
@@ -350,10 +381,10 @@ fn unshare(ctx: &mut Ctx<'_>, flags: u64) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no namespaces, no CLONE_PIDFD yet";
+    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no namespaces yet";
     57 fork() Full "";
     58 vfork() Full "";
     218 set_tid_address(tidptr: UserPtr<i32>) Full "";
     272 unshare(flags: u64) Partial "no namespaces yet";
-    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no namespaces, no CLONE_PIDFD, set_tid or cgroup yet";
+    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no namespaces, no set_tid or cgroup yet";
 };

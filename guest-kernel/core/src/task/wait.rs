@@ -170,14 +170,25 @@ fn waitid(
     if !options.intersects(Options::EXITED | Options::STOPPED | Options::CONTINUED) {
         return Err(Errno::EINVAL);
     }
+    let mut again = false;
     let which = match kind {
         0 => Which::Any,
         1 if id > 0 => Which::Pid(id),
+        3 => {
+            let (process, nonblocking) = crate::fs::pidfd::process_of(ctx.task, id)?;
+            again = nonblocking;
+            Which::Pid(process.pid)
+        }
         2 if id == 0 => Which::Group(ctx.task.process().group().pgid),
         2 if id > 0 => Which::Group(id),
         _ => return Err(Errno::EINVAL),
     };
+    let blocks = !options.contains(Options::NOHANG);
+    let options = if again { options | Options::NOHANG } else { options };
     let Some(found) = wait(ctx.task, which, options)? else {
+        if again && blocks {
+            return Err(Errno::EAGAIN); // a pidfd that does not block
+        }
         if let Some(info) = info.non_null() {
             info.write(&[0; 128])?;
         }
@@ -204,5 +215,5 @@ fn waitid(
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     61 wait4(pid: i32, status: UserPtr<i32>, options: u32, rusage: UserPtr<RUsage>) Full "";
-    247 waitid(idtype: i32, id: i32, info: UserPtr<[u8; 128]>, options: u32, rusage: UserPtr<RUsage>) Partial "no P_PIDFD";
+    247 waitid(idtype: i32, id: i32, info: UserPtr<[u8; 128]>, options: u32, rusage: UserPtr<RUsage>) Full "";
 };

@@ -71,7 +71,7 @@ fn wait(task: &TaskRef, list: &mut WatchList, deadline: Option<u64>) -> Result<u
 }
 
 /// The time-out of `ppoll` and `pselect6`: relative, NULL is forever.
-fn read_timeout(timeout: UserPtr<TimeSpec>) -> Result<Option<u64>> {
+pub(crate) fn read_timeout(timeout: UserPtr<TimeSpec>) -> Result<Option<u64>> {
     timeout.non_null().map(|t| Ok(deadline_after(t.read()?.to_ns()?))).transpose()
 }
 
@@ -95,7 +95,7 @@ fn finish<T>(
 }
 
 /// A signal mask argument; `EINVAL` for a size that is not ours.
-pub(super) fn read_mask(mask: UserPtr<SigSet>, size: usize) -> Result<Option<SigSet>> {
+pub(crate) fn read_mask(mask: UserPtr<SigSet>, size: usize) -> Result<Option<SigSet>> {
     let Some(mask) = mask.non_null() else { return Ok(None) };
     if size != size_of::<SigSet>() {
         return Err(Errno::EINVAL);

@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{Scope, Text, text::emit};
 use crate::{
     errno::Result,
-    fs::{Dentry, DeviceId, Mount, MountFlags, Path},
+    fs::{Dentry, DeviceId, FileSystem, Mount, MountFlags, Path},
 };
 
 /// Characters that separate fields.
@@ -42,6 +42,13 @@ fn options(out: &mut Text, mount: &Mount, read_only: bool) {
     OPTIONS.iter().filter(|(f, _)| flags.contains(*f)).for_each(|(_, name)| emit!(out, "{name}"));
 }
 
+fn file_system_options(out: &mut Text, fs: &dyn FileSystem) {
+    let options = fs.options();
+    if !options.is_empty() {
+        emit!(out, ",{options}");
+    }
+}
+
 pub(super) fn mounts(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     for (mount, place) in reachable(s)? {
         let fs = mount.superblock().fs();
@@ -50,7 +57,8 @@ pub(super) fn mounts(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         out.escaped(&place, SPECIAL);
         emit!(out, " {} ", fs.name());
         options(out, &mount, read_only(&mount) || fs.read_only());
-        emit!(out, "{} 0 0\n", fs.options());
+        file_system_options(out, &**fs);
+        emit!(out, " 0 0\n");
     }
     Ok(())
 }
@@ -82,7 +90,9 @@ pub(super) fn mountinfo(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         options(out, &mount, read_only(&mount));
         emit!(out, " - {} ", fs.name());
         out.escaped(mount.source(), SPECIAL);
-        emit!(out, " {}{}\n", if fs.read_only() { "ro" } else { "rw" }, fs.options());
+        emit!(out, " {}", if fs.read_only() { "ro" } else { "rw" });
+        file_system_options(out, &**fs);
+        emit!(out, "\n");
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ impl FileSystem for Devpts {
     }
 
     fn options(&self) -> String {
-        String::from(",gid=5,mode=620,ptmxmode=666")
+        String::from("gid=5,mode=620,ptmxmode=666")
     }
 }
 

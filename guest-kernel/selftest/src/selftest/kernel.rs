@@ -34,6 +34,8 @@ pub mod call {
     pub const HOSTILE_RETURN: u64 = 4;
     /// Does nothing.
     pub const NOTHING: u64 = 39;
+    /// Runs the tests of FPU images; rax = how many failed.
+    pub const FPU_IMAGES: u64 = 6;
     /// Sets the FS base to rdi and the GS base to rsi.
     pub const SET_BASES: u64 = 5;
 }
@@ -199,6 +201,7 @@ impl Kernel for SelfTest {
                 (regs.rip, regs.rflags) = (regs.rdi, regs.rsi);
                 (regs.rcx, regs.r11) = (regs.rdi, regs.rsi);
             }
+            call::FPU_IMAGES => tests::fpu_images_of_current(),
             call::SET_BASES => {
                 let ok = task.set_fs_base(regs.rdi).is_ok() && task.set_gs_base(regs.rsi).is_ok();
                 regs.rax = if ok { 0 } else { u64::MAX };

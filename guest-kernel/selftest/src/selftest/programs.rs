@@ -135,6 +135,13 @@ program!(
 );
 
 program!(
+    /// Sets xmm7, lets the kernel try FPU images, and logs xmm7 after that.
+    images,
+    "mov rax, 0x77\nmovq xmm7, rax\nmov eax, 6\nsyscall",
+    "movq rdi, xmm7\nmov eax, 1\nsyscall",
+);
+
+program!(
     /// rdi = how often: adds 1 to a shared counter, yielding now and then.
     count,
     "mov rbx, rdi",

@@ -464,8 +464,42 @@ fn keep() {
 fn fpu_images() {
     let (size, features) = (fpu::size(), fpu::features());
     check("size and features", size >= 576 && features & 3 == 3);
-    // In a user thread's stead: a thread with FPU state is needed, so borrow the hook of a program's system call.
     check("a short image", fpu::restore(&[0; 100]).is_err());
+    equal("the program has what the kernel loaded", log_of(&run_program(programs::images)), vec![0x78]);
+}
+
+/// In a system call of `programs::images`: what a bad sigreturn could try.
+pub fn fpu_images_of_current() {
+    let mut image = vec![0; fpu::size()];
+    fpu::save(&mut image);
+    const XMM7: usize = 160 + 7 * 16;
+    equal("the program's register is in the image", image.get(XMM7), Some(&0x77));
+    // offset, value, why it must be refused
+    for (at, value, why) in [
+        (24 + 3, 0xff, "reserved MXCSR bits"),
+        (512 + 7, 0x80, "compaction in XSTATE_BV"),
+        (512 + 2, 0x02, "a component that is not enabled"),
+        (520 + 7, 0x80, "a compacted image"),
+        (520, 0x01, "XCOMP_BV"),
+        (540, 0x01, "reserved header bytes"),
+        (575, 0x01, "the last header byte"),
+    ] {
+        let mut bad = image.clone();
+        bad[at] = value;
+        check(why, fpu::restore(&bad).is_err());
+    }
+    let mut after = vec![0; fpu::size()];
+    fpu::save(&mut after);
+    check("a refused image changes nothing", after[..512] == image[..512]);
+    // Whatever the other bytes are, the processor takes them.
+    let mut wild = image.clone();
+    wild[..24].fill(0xff);
+    check("any x87 state is taken", fpu::restore(&wild).is_ok());
+    fpu::reset();
+    fpu::save(&mut after);
+    check("reset", after[512] & 2 == 0 || after[XMM7..XMM7 + 16] == [0; 16]);
+    image[XMM7] = 0x78;
+    equal("a good image", fpu::restore(&image), Ok(()));
 }
 
 fn all_cpus() {

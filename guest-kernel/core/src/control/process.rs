@@ -197,7 +197,7 @@ struct User {
 }
 
 /// A line of passwd(5) or group(5), split.
-fn entry<'a>(text: &'a str, mut matches: impl FnMut(&[&str]) -> bool) -> Option<Vec<&'a str>> {
+fn entry(text: &str, mut matches: impl FnMut(&[&str]) -> bool) -> Option<Vec<&str>> {
     text.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|fields| matches(fields))
 }
 

@@ -369,7 +369,7 @@ mod tests {
     struct TestFile(PageTree, u64);
 
     impl TestFile {
-        fn new(bytes: &[u8]) -> FileMapping {
+        fn mapping(bytes: &[u8]) -> FileMapping {
             let pages = PageTree::new();
             for (i, chunk) in bytes.chunks(PAGE_SIZE as usize).enumerate() {
                 let frame = hal::Frame::alloc_zeroed().unwrap();
@@ -394,9 +394,9 @@ mod tests {
         let mut arguments = Arguments::new(8 << 20);
         arguments.push_argument(b"prog")?;
         load(LoadRequest {
-            program: TestFile::new(program),
+            program: TestFile::mapping(program),
             open_interpreter: &mut |path| match linker {
-                Some(bytes) if path == b"/lib/ld" => Ok(TestFile::new(bytes)),
+                Some(bytes) if path == b"/lib/ld" => Ok(TestFile::mapping(bytes)),
                 _ => Err(Errno::ENOENT),
             },
             arguments: &arguments,

@@ -63,7 +63,9 @@ impl TrimBlank for [u8] {
 mod tests {
     use super::*;
 
-    fn parse(head: &[u8]) -> Result<Option<(&[u8], Option<&[u8]>)>> {
+    type Line<'a> = (&'a [u8], Option<&'a [u8]>);
+
+    fn parse(head: &[u8]) -> Result<Option<Line<'_>>> {
         Script::parse(head).map(|s| s.map(|s| (s.interpreter, s.argument)))
     }
 

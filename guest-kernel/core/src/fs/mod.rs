@@ -97,8 +97,8 @@ pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[
     signalfd::SYSCALLS,
     timerfd::SYSCALLS,
     pipe::SYSCALLS,
-    poll::SYSCALLS[0],
-    poll::SYSCALLS[1],
+    poll::POLL,
+    poll::SELECT,
 ];
 
 /// Makes devices and file system types known; before anything is mounted.

@@ -158,19 +158,23 @@ impl SigSet {
     }
 }
 
-bitflags::bitflags! {
-    /// `sa_flags`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-    #[allow(missing_docs)] // named in sigaction(2)
-    pub struct SaFlags: u64 {
-        const NOCLDSTOP = 1;
-        const NOCLDWAIT = 2;
-        const SIGINFO = 4;
-        const RESTORER = 0x0400_0000;
-        const ONSTACK = 0x0800_0000;
-        const RESTART = 0x1000_0000;
-        const NODEFER = 0x4000_0000;
-        const RESETHAND = 0x8000_0000;
+pub use saflags::SaFlags;
+
+mod saflags {
+    #![allow(missing_docs)] // the names of the manual page
+    bitflags::bitflags! {
+        /// `sa_flags`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+        pub struct SaFlags: u64 {
+            const NOCLDSTOP = 1;
+            const NOCLDWAIT = 2;
+            const SIGINFO = 4;
+            const RESTORER = 0x0400_0000;
+            const ONSTACK = 0x0800_0000;
+            const RESTART = 0x1000_0000;
+            const NODEFER = 0x4000_0000;
+            const RESETHAND = 0x8000_0000;
+        }
     }
 }
 

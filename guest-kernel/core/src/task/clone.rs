@@ -6,7 +6,6 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use bitflags::bitflags;
 use ringfence_hal as hal;
 use ringfence_hal::FpuInit;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -22,38 +21,42 @@ use crate::{
     syscalls,
 };
 
-bitflags! {
-    /// `CLONE_*`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)] // named in clone(2)
-    pub struct CloneFlags: u64 {
-        const VM = 0x100;
-        const FS = 0x200;
-        const FILES = 0x400;
-        const SIGHAND = 0x800;
-        const PIDFD = 0x1000;
-        const PTRACE = 0x2000;
-        const VFORK = 0x4000;
-        const PARENT = 0x8000;
-        const THREAD = 0x1_0000;
-        const NEWNS = 0x2_0000;
-        const SYSVSEM = 0x4_0000;
-        const SETTLS = 0x8_0000;
-        const PARENT_SETTID = 0x10_0000;
-        const CHILD_CLEARTID = 0x20_0000;
-        const DETACHED = 0x40_0000;
-        const UNTRACED = 0x80_0000;
-        const CHILD_SETTID = 0x100_0000;
-        const NEWCGROUP = 0x200_0000;
-        const NEWUTS = 0x400_0000;
-        const NEWIPC = 0x800_0000;
-        const NEWUSER = 0x1000_0000;
-        const NEWPID = 0x2000_0000;
-        const NEWNET = 0x4000_0000;
-        const IO = 0x8000_0000;
-        const CLEAR_SIGHAND = 0x1_0000_0000;
-        const INTO_CGROUP = 0x2_0000_0000;
-        const NEWTIME = 0x80;
+pub use cloneflags::CloneFlags;
+
+mod cloneflags {
+    #![allow(missing_docs)] // the names of the manual page
+    bitflags::bitflags! {
+        /// `CLONE_*`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct CloneFlags: u64 {
+            const VM = 0x100;
+            const FS = 0x200;
+            const FILES = 0x400;
+            const SIGHAND = 0x800;
+            const PIDFD = 0x1000;
+            const PTRACE = 0x2000;
+            const VFORK = 0x4000;
+            const PARENT = 0x8000;
+            const THREAD = 0x1_0000;
+            const NEWNS = 0x2_0000;
+            const SYSVSEM = 0x4_0000;
+            const SETTLS = 0x8_0000;
+            const PARENT_SETTID = 0x10_0000;
+            const CHILD_CLEARTID = 0x20_0000;
+            const DETACHED = 0x40_0000;
+            const UNTRACED = 0x80_0000;
+            const CHILD_SETTID = 0x100_0000;
+            const NEWCGROUP = 0x200_0000;
+            const NEWUTS = 0x400_0000;
+            const NEWIPC = 0x800_0000;
+            const NEWUSER = 0x1000_0000;
+            const NEWPID = 0x2000_0000;
+            const NEWNET = 0x4000_0000;
+            const IO = 0x8000_0000;
+            const CLEAR_SIGHAND = 0x1_0000_0000;
+            const INTO_CGROUP = 0x2_0000_0000;
+            const NEWTIME = 0x80;
+        }
     }
 }
 

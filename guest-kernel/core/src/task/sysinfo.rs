@@ -104,7 +104,7 @@ fn getrandom(ctx: &mut Ctx<'_>, buf: UserAddr, len: usize, flags: u32) -> Result
         if let Err(e) = sink.put_some(&chunk) {
             return if sink.done() > 0 { Ok(sink.done()) } else { Err(e) };
         }
-        if sink.done() % (1 << 16) == 0 {
+        if sink.done().is_multiple_of(1 << 16) {
             sched::preempt_point(ctx.task);
             if ctx.task.interrupted() && sink.remaining() > 0 {
                 break;

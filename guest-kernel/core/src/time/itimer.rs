@@ -63,9 +63,8 @@ impl TimerTarget for Alarm {
                     return;
                 }
                 Some(armed) => {
-                    if armed.interval != 0 {
-                        // Periods that passed unnoticed are not made up for, as with a pending SIGALRM.
-                        let missed = now.saturating_sub(armed.deadline) / armed.interval;
+                    // Periods that passed unnoticed are not made up for, as with a pending SIGALRM.
+                    if let Some(missed) = now.saturating_sub(armed.deadline).checked_div(armed.interval) {
                         let deadline = armed.deadline + (missed + 1) * armed.interval;
                         *real = Some(Armed {
                             deadline,

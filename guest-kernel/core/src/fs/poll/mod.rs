@@ -103,4 +103,6 @@ pub(crate) fn read_mask(mask: UserPtr<SigSet>, size: usize) -> Result<Option<Sig
     Ok(Some(mask.read()?))
 }
 
-pub(super) const SYSCALLS: &[&[Syscall]] = &[pollfd::SYSCALLS, select::SYSCALLS];
+pub(super) const POLL: &[Syscall] = pollfd::SYSCALLS;
+/// `select` and `pselect6`.
+pub(super) const SELECT: &[Syscall] = select::SYSCALLS;

@@ -57,7 +57,8 @@ fn do_chown(caller: &Caller<'_>, place: &Path, uid: u32, gid: u32) -> Result {
     let (uid, gid) = ((uid != u32::MAX).then_some(uid), (gid != u32::MAX).then_some(gid));
     let may_uid = uid.is_none_or(|uid| subject.uid == m.uid && uid == m.uid);
     let may_gid = gid.is_none_or(|gid| subject.uid == m.uid && (gid == m.gid || subject.in_group(gid)));
-    if !(may_uid && may_gid) && !subject.capable(cap::CHOWN) {
+    let may = (may_uid && may_gid) || subject.capable(cap::CHOWN);
+    if !may {
         return Err(Errno::EPERM);
     }
     let mut change = SetAttributes { uid, gid, ..SetAttributes::default() };

@@ -214,7 +214,7 @@ impl FileData {
         }
         let first = size.div_ceil(PAGE);
         fs.release_pages(self.pages.remove(first..u64::MAX));
-        if size % PAGE != 0
+        if !size.is_multiple_of(PAGE)
             && let Some(frame) = self.pages.get(size / PAGE)
         {
             frame.zero((size % PAGE) as usize..PAGE as usize);

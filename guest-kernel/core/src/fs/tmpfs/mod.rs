@@ -256,7 +256,7 @@ impl FileSystem for Tmpfs {
 
     fn options(&self) -> String {
         let kib = self.shared.max_pages.saturating_mul(hal::PAGE_SIZE as u64 / 1024);
-        alloc::format!(",size={kib}k,nr_inodes={}", self.shared.max_inodes)
+        alloc::format!("size={kib}k,nr_inodes={}", self.shared.max_inodes)
     }
 }
 

@@ -27,7 +27,8 @@ fn lines(d: &mut Discipline) -> Vec<Vec<u8>> {
 /// What is typed → the lines programs read, what the terminal shows.
 #[test]
 fn editing() {
-    let table: &[(&[u8], &[&[u8]], &str)] = &[
+    type Row<'a> = (&'a [u8], &'a [&'a [u8]], &'a str);
+    let table: &[Row<'_>] = &[
         (b"ls\r", &[b"ls\n"], "ls\r\n"),
         (b"lx\x7fs\n", &[b"ls\n"], "lx\x08 \x08s\r\n"),
         (b"\x7f\x7fa\n", &[b"a\n"], "a\r\n"),

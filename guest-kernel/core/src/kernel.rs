@@ -36,6 +36,7 @@ impl hal::Kernel for Sentry {
     fn start(boot: &'static BootInfo) -> ! {
         let idle = sched::adopt_boot_cpu();
         crate::fs::init();
+        syscall::watch_memory();
         crate::control::start(boot);
         hal::cpu::start_secondaries();
         sched::idle_loop(&idle)

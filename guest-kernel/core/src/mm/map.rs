@@ -10,7 +10,10 @@ use super::{
     Backing, FileMapping, Layout, Limits, MAX_MAP_COUNT, MMAP_MIN_ADDR, Mm, PAGE_SIZE, SharedMemory,
     USER_END, VmFlags, Vma, fault::page_rights, page_align_down, page_align_up,
 };
-use crate::errno::{Errno, Result};
+use crate::{
+    errno::{Errno, Result},
+    sync::Once,
+};
 
 /// Where a new mapping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +221,12 @@ impl Mm {
     }
 }
 
+/// Frames of the machine.
+fn total_frames() -> u64 {
+    static TOTAL: Once<u64> = Once::new();
+    *TOTAL.call_once(|| hal::frames::stats().total as u64)
+}
+
 /// Whether `mprotect` may set `prot` on `vma`.
 fn may_protect(vma: &Vma, prot: Prot) -> Result<()> {
     let denied = (prot.contains(Prot::WRITE) && !vma.flags.contains(VmFlags::MAYWRITE))
@@ -317,7 +326,7 @@ impl Layout {
         if vma.prot.contains(Prot::WRITE)
             && !vma.is_shared()
             && !vma.flags.contains(VmFlags::NORESERVE)
-            && vma.pages() > hal::frames::stats().total as u64
+            && vma.pages() > total_frames()
         {
             return Err(Errno::ENOMEM);
         }

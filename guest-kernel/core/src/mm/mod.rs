@@ -66,6 +66,7 @@ pub use fault::FaultResult;
 pub use map::{MapRequest, Placement};
 pub use mappable::{FileMapping, Mappable};
 pub use mappers::Mappers;
+pub(crate) use oom::relieve;
 pub use pages::PageTree;
 pub use remap::RemapRequest;
 pub use remote::WordKey;

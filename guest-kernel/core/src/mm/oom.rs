@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
 
+use super::MmStats;
 use crate::{
     TaskRef, sched,
     signal::{self, Signal},
@@ -28,7 +29,7 @@ pub(super) fn make_room(task: &TaskRef) {
         let scores: Vec<(i64, &Arc<Process>)> =
             processes.iter().filter_map(|p| Some((score(p)?, p))).collect();
         if let Some(victim) = choose(&scores, |p| p.pid == FIRST) {
-            hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, resident(victim));
+            hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, footprint(victim));
             signal::kill_process(victim, ExitStatus::Signal(Signal::KILL.number(), false));
         } else {
             // Nobody may be chosen: the one who asks goes.
@@ -40,8 +41,30 @@ pub(super) fn make_room(task: &TaskRef) {
     }
 }
 
-fn resident(process: &Process) -> u64 {
-    process.threads().iter().find_map(|t| t.mm_opt()).map_or(0, |mm| mm.space().resident() as u64)
+/// Called when the kernel's own memory runs short: ends processes until there is enough again. False if the calling
+/// task itself has to go.
+pub(crate) fn relieve(task: &TaskRef) -> bool {
+    while hal::frames::is_low() {
+        make_room(task);
+        if task.killed() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Roughly the pages that go with a process: its own, and the kernel's for its mappings, threads and files.
+fn footprint(process: &Process) -> u64 {
+    const MAPPINGS_A_PAGE: u64 = 32;
+    const PAGES_A_THREAD: u64 = 8;
+    const FILES_A_PAGE: u64 = 8;
+    let threads = process.threads();
+    let stats = threads.iter().find_map(|t| t.mm_opt()).map_or(MmStats::default(), |mm| mm.stats());
+    let files = threads.iter().find_map(|t| t.files().ok()).map_or(0, |files| files.capacity() as u64);
+    stats.resident
+        + stats.mappings as u64 / MAPPINGS_A_PAGE
+        + threads.len() as u64 * PAGES_A_THREAD
+        + files / FILES_A_PAGE
 }
 
 /// The one with the highest score; the first process only if its score exceeds the sum of all others.
@@ -55,8 +78,8 @@ fn choose<'a, P>(scores: &[(i64, &'a P)], is_first: impl Fn(&P) -> bool) -> Opti
 /// How much sense it makes to kill `process`; None if it must not be.
 fn score(process: &Arc<Process>) -> Option<i64> {
     let adjust = process.oom_score_adj.load(Ordering::Relaxed);
-    let pages = resident(process);
-    if adjust <= NEVER || pages == 0 || process.is_exiting() {
+    let pages = footprint(process);
+    if adjust <= NEVER || process.is_exiting() || process.threads().is_empty() {
         return None;
     }
     let total = hal::frames::stats().total as i64;

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 
-use crate::{TaskRef, errno::Errno, sched::work, signal, strace};
+use crate::{TaskRef, errno::Errno, mm, sched::work, signal, strace};
 
 /// One more than the largest number in the table.
 pub const MAX_SYSCALL: usize = 512;
@@ -31,6 +31,14 @@ static OBSERVERS: AtomicU64 = AtomicU64::new(0);
 pub const OBSERVE_COUNTS: u64 = 1;
 /// Write a line per call (`--strace`).
 pub const OBSERVE_STRACE: u64 = 2;
+
+/// The kernel itself is short of memory: somebody has to go before more work is done.
+const OBSERVE_LOW_MEMORY: u64 = 4;
+
+/// Has system calls make room first when the kernel's own memory runs short.
+pub fn watch_memory() {
+    hal::frames::on_low(|| observe(OBSERVE_LOW_MEMORY));
+}
 
 /// Turns observers on.
 pub fn observe(what: u64) {
@@ -73,6 +81,12 @@ fn finish(task: &TaskRef, regs: &mut UserRegs, result: Result<usize, Errno>) {
 #[cold]
 #[inline(never)]
 fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize, entry: Option<&'static Syscall>) {
+    if OBSERVERS.load(Ordering::Relaxed) & OBSERVE_LOW_MEMORY != 0 {
+        OBSERVERS.fetch_and(!OBSERVE_LOW_MEMORY, Ordering::Relaxed);
+        if !mm::relieve(task) {
+            return finish(task, regs, Err(Errno::EINTR));
+        }
+    }
     if let Some(count) = COUNTS.get(number) {
         count.fetch_add(1, Ordering::Relaxed);
     }

@@ -261,6 +261,14 @@ pub mod frames {
         }
     }
 
+    /// Has `hook` called when the kernel's own allocations use up the reserve. Here they are not counted: never.
+    pub fn on_low(_hook: fn()) {}
+
+    /// Whether the kernel's own allocations live on the reserve.
+    pub fn is_low() -> bool {
+        false
+    }
+
     /// Free page reporting: takes up to `max` free blocks of at least `2^min_order` pages that were used and
     /// not reported since out of reach, calls `f(physical address, bytes)` for each, and gives them back as
     /// reported if it returned `true`. Stops at the first `false`. Returns how many blocks were reported.

@@ -17,7 +17,7 @@ use super::boot::MemoryMap;
 use super::layout::window_ptr;
 use super::local::{self, local};
 use super::{mem, power};
-use crate::sync::SpinLock;
+use crate::sync::{Once, SpinLock};
 use buddy::Buddy;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +31,7 @@ static BUDDY: SpinLock<Buddy> = SpinLock::new(Buddy::new());
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static RESERVE: AtomicUsize = AtomicUsize::new(0);
 static TOUCHED: AtomicUsize = AtomicUsize::new(0);
+static LOW_HOOK: Once<fn()> = Once::new();
 
 /// Free frames of one CPU.
 pub struct Cache {
@@ -87,6 +88,26 @@ pub(super) fn reserve() -> usize {
     RESERVE.load(Ordering::Relaxed)
 }
 
+/// Has `hook` called whenever the heap has used up a quarter of the reserve. It is called with the allocator's lock
+/// held, so it must do no more than set a flag.
+pub fn on_low(hook: fn()) {
+    LOW_HOOK.call_once(|| hook);
+}
+
+/// Whether the heap lives on the reserve.
+pub fn is_low() -> bool {
+    BUDDY.lock().free_count() < reserve()
+}
+
+/// Tells the kernel when a kernel allocation leaves little.
+fn check_low(buddy: &Buddy) {
+    if buddy.free_count() < reserve() - reserve() / 4
+        && let Some(hook) = LOW_HOOK.get()
+    {
+        hook();
+    }
+}
+
 /// Takes one frame: its number, and whether its content may be other than zero. `user`: leave the reserve.
 #[inline]
 fn take(user: bool) -> Option<(u64, bool)> {
@@ -113,6 +134,9 @@ fn refill(c: &mut Cache, user: bool) {
     let mut buddy = BUDDY.lock();
     if user && buddy.free_count() < reserve() + BATCH {
         return;
+    }
+    if !user {
+        check_low(&buddy);
     }
     // The last one taken is handed out first: fill downwards, so that frames come out in address order.
     let mut got = [0u32; BATCH];
@@ -175,6 +199,9 @@ pub(super) fn alloc_block(order: usize, zeroed: bool, user: bool) -> Option<u64>
         let mut buddy = BUDDY.lock();
         if user && buddy.free_count() < reserve() + (1 << order) {
             return None;
+        }
+        if !user {
+            check_low(&buddy);
         }
         buddy.alloc(order)?
     };

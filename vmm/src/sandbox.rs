@@ -19,8 +19,14 @@ use ringfence_protocol::{BootConfig, Process, Root, Streams, VERSION, ports};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
 use crate::timeline::Timeline;
 
-/// The guest kernel, an ELF image built by `build.rs`.
-pub static GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
+#[repr(C, align(4096))]
+struct PageAligned<T: ?Sized>(T);
+
+/// The guest kernel, an ELF image built by `build.rs`. Page-aligned, so that it can be mapped from our executable.
+pub static GUEST_ELF: &[u8] = {
+    const IMAGE: &PageAligned<[u8]> = &PageAligned(*include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf")));
+    &IMAGE.0
+};
 
 /// Names a guest kernel to boot in place of the built-in one; for those who work on it.
 const GUEST_ELF_VARIABLE: &str = "RINGFENCE_GUEST_KERNEL";

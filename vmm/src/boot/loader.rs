@@ -95,28 +95,61 @@ pub fn kernel<F: Read + ReadVolatile + Seek>(
     Ok(Loaded { entry: loaded.kernel_load.0 + 0x200, end: end.next_multiple_of(PAGE), header: Some(header) })
 }
 
+/// A loadable segment of an ELF file.
+pub(super) struct Segment {
+    /// Where its bytes begin in the file.
+    pub offset: u64,
+    /// Where they go.
+    pub physical: u64,
+    /// How many there are.
+    pub file_size: u64,
+    /// How many bytes it has in memory, the rest zero.
+    pub memory_size: u64,
+}
+
+fn u64_of(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |all, &byte| all << 8 | u64::from(byte))
+}
+
+/// `e_entry`.
+pub(super) fn elf_entry(head: &[u8; 64]) -> u64 {
+    u64_of(head, 24)
+}
+
+/// The segments that are not empty.
+pub(super) fn elf_segments<F: Read + Seek>(
+    image: &mut F,
+    head: &[u8; 64],
+) -> Result<Vec<Segment>, LoadError> {
+    const PT_LOAD: u32 = 1;
+    image.seek(SeekFrom::Start(u64_of(head, 32)))?;
+    let count = u16::from_le_bytes([head[56], head[57]]);
+    let mut table = vec![0u8; usize::from(count) * 56];
+    image.read_exact(&mut table)?;
+    Ok(table
+        .chunks_exact(56)
+        .filter(|ph| u64_of(ph, 0) as u32 == PT_LOAD && u64_of(ph, 40) != 0)
+        .map(|ph| Segment {
+            offset: u64_of(ph, 8),
+            physical: u64_of(ph, 24),
+            file_size: u64_of(ph, 32),
+            memory_size: u64_of(ph, 40),
+        })
+        .collect())
+}
+
 /// Checks the ELF and program headers; returns where the last segment ends in memory.
-fn elf_end<F: Read + Seek>(image: &mut F, head: &[u8; 64], have: u64) -> Result<u64, LoadError> {
+pub(super) fn elf_end<F: Read + Seek>(image: &mut F, head: &[u8; 64], have: u64) -> Result<u64, LoadError> {
     const ELFCLASS64: u8 = 2;
     const EM_X86_64: u16 = 62;
-    const PT_LOAD: u32 = 1;
-    let u16_at = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-    let (class, machine) = (head[4], u16_at(18));
+    let (class, machine) = (head[4], u16::from_le_bytes([head[18], head[19]]));
     if class != ELFCLASS64 || machine != EM_X86_64 {
         return Err(LoadError::OtherMachine { class, machine });
     }
-    let u64_of = |b: &[u8], at: usize| b[at..at + 8].iter().rev().fold(0u64, |a, &x| a << 8 | u64::from(x));
-    image.seek(SeekFrom::Start(u64_of(head, 32)))?;
-    let mut table = vec![0u8; usize::from(u16_at(56)) * 56];
-    image.read_exact(&mut table)?;
     let mut end = 0;
-    for ph in table.chunks_exact(56).filter(|ph| u64_of(ph, 0) as u32 == PT_LOAD) {
-        let (start, size) = (u64_of(ph, 24), u64_of(ph, 40));
-        if size == 0 {
-            continue;
-        }
-        let last = start.checked_add(size).ok_or(LoadError::BadSegments)?;
-        if start < HIGH_RAM {
+    for segment in elf_segments(image, head)? {
+        let last = segment.physical.checked_add(segment.memory_size).ok_or(LoadError::BadSegments)?;
+        if segment.physical < HIGH_RAM {
             return Err(LoadError::BadSegments);
         }
         if last > have {

@@ -5,10 +5,12 @@
 //! page's address in `rsi`: no firmware and no real mode. The pieces:
 //!
 //! * [`loader`]: kernel and ramdisk into memory (the ramdisk of our kernel is the boot JSON);
+//! * [`embedded`]: our kernel, mapped from our own executable instead;
 //! * [`zero_page`]: memory map, command line, ramdisk;
 //! * [`acpi`]: for stock Linux, which has no other way to find CPUs and devices;
 //! * the registers are [`crate::machine::registers`].
 
 pub mod acpi;
+pub mod embedded;
 pub mod loader;
 pub mod zero_page;

@@ -3,7 +3,7 @@
 //! A memfd rather than anonymous memory, because other processes (a gofer, a snapshot reader) get a part of
 //! it by descriptor later, because holes can be punched into it by offset, and because its block count says
 //! how much the guest has touched. The size is sealed, so that nobody holding the descriptor can take pages
-//! away under us.
+//! away under us. Over the place of our own kernel the executable's file is mapped (`boot::embedded`).
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

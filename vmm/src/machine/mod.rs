@@ -25,7 +25,7 @@ pub mod registers;
 pub mod vcpu;
 
 use std::fs::File;
-use std::io::{Cursor, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -39,7 +39,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::loader::{self, LoadError, Placement};
-use crate::boot::{acpi, zero_page};
+use crate::boot::{acpi, embedded, zero_page};
 use crate::stats::KvmStats;
 use crate::timeline::Timeline;
 use crate::{kvm_stats, probe};
@@ -334,7 +334,7 @@ fn load(
 ) -> Result<u64, MachineError> {
     let mem = &*ram.map;
     let loaded = match kernel {
-        Kernel::Embedded(image) => loader::kernel(mem, &mut Cursor::new(image))?,
+        Kernel::Embedded(image) => embedded::kernel(mem, image)?,
         Kernel::File(mut file) => loader::kernel(mem, &mut file)?,
     };
     let (placement, rsdp, cmdline) = match flavor {

@@ -1,0 +1,144 @@
+//! Puts the built-in guest kernel into guest memory without copying it.
+//!
+//! The kernel lies page-aligned in our own executable, and its segments are page-aligned in it. So the whole
+//! pages of each segment are mapped privately from the executable's file over the guest's RAM: the host's page
+//! cache holds them once for all sandboxes, a page that the guest never looks at costs nothing, and one that
+//! it writes becomes its own. The file cannot change under us, because the kernel refuses to write or to
+//! truncate an executable that runs (`ETXTBSY`). Where the file cannot be opened or is not what runs, and for
+//! a kernel that is not part of the executable, the segments are copied as those of any other.
+//!
+//! Below such a mapping the memfd of the RAM keeps a hole. Giving these pages back (the balloon) is without
+//! effect: only the guest's own harm.
+
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io::Cursor;
+use std::os::unix::fs::FileExt;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::loader::{self, LoadError, Loaded, Segment};
+use crate::machine::layout::PAGE;
+
+/// Bytes of the ELF header, compared to tell that a file is our executable.
+const HEAD: usize = 64;
+
+/// Loads the ELF `image`.
+pub fn kernel(mem: &GuestMemoryMmap, image: &'static [u8]) -> Result<Loaded, LoadError> {
+    match in_place(mem, image)? {
+        Some(loaded) => Ok(loaded),
+        // Segments that were mapped already are written over, which gives the guest pages of its own.
+        None => loader::kernel(mem, &mut Cursor::new(image)),
+    }
+}
+
+/// Maps the segments; `None` where that cannot be done.
+fn in_place(mem: &GuestMemoryMmap, image: &'static [u8]) -> Result<Option<Loaded>, LoadError> {
+    let Some(head) = image.first_chunk::<HEAD>() else { return Err(LoadError::NotAKernel) };
+    let Some((file, offset)) = own_file(image) else { return Ok(None) };
+    let end = loader::elf_end(&mut Cursor::new(image), head, loader::low_ram_end(mem))?;
+    for segment in loader::elf_segments(&mut Cursor::new(image), head)? {
+        if map(mem, image, &file, offset, &segment).is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Loaded { entry: loader::elf_entry(head), end, header: None }))
+}
+
+/// Maps the whole pages of a segment over the RAM at its address and copies the rest. `loader::elf_end` has
+/// proven that the segment lies in RAM.
+fn map(mem: &GuestMemoryMmap, image: &[u8], file: &File, offset: u64, segment: &Segment) -> Option<()> {
+    let bytes = image.get(segment.offset as usize..)?.get(..segment.file_size as usize)?;
+    if segment.file_size > segment.memory_size
+        || !(segment.physical | (offset + segment.offset)).is_multiple_of(PAGE)
+    {
+        return None;
+    }
+    let whole = bytes.len() / PAGE as usize * PAGE as usize;
+    if whole > 0 {
+        let host = mem.get_slice(GuestAddress(segment.physical), whole).ok()?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED);
+        // SAFETY: get_slice has checked that the range lies in one region, so MAP_FIXED replaces only pages of
+        // a mapping that `mem` owns, as long and with the same access, and unmaps as a whole. That memory is
+        // the guest's: nothing refers to it but by volatile access.
+        unsafe {
+            mmap(
+                host.ptr_guard_mut().as_ptr().cast::<c_void>(),
+                whole,
+                access,
+                flags,
+                file,
+                offset + segment.offset,
+            )
+        }
+        .ok()?;
+    }
+    mem.write_slice(bytes.get(whole..)?, GuestAddress(segment.physical + whole as u64)).ok()
+}
+
+/// The file of our executable, and where in it `image` lies.
+fn own_file(image: &'static [u8]) -> Option<(File, u64)> {
+    let mut found = Search { start: image.as_ptr() as u64, len: image.len() as u64, offset: None };
+    // SAFETY: the callback has the signature asked for and gets the pointer to `found`, which outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(search), (&raw mut found).cast::<c_void>()) };
+    let offset = found.offset?;
+    let file = File::open("/proc/self/exe").ok()?;
+    let mut head = [0; HEAD];
+    file.read_exact_at(&mut head, offset).ok()?;
+    let whole = file.metadata().ok()?.len() >= offset + found.len;
+    (whole && image.starts_with(&head)).then_some((file, offset))
+}
+
+struct Search {
+    start: u64,
+    len: u64,
+    offset: Option<u64>,
+}
+
+/// Looks for the segment of an object that has [`Search::start`]. Our executable is the first object and the only
+/// one that is looked at.
+unsafe extern "C" fn search(object: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+    // SAFETY: `own_file` passes a pointer to its Search, which nobody else uses meanwhile; libc passes a valid
+    // object with `dlpi_phnum` program headers.
+    let (found, base, headers) = unsafe {
+        let object = &*object;
+        let headers = std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into());
+        (&mut *data.cast::<Search>(), object.dlpi_addr, headers)
+    };
+    for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
+        let Some(inside) = found.start.checked_sub(base.wrapping_add(header.p_vaddr)) else { continue };
+        if inside + found.len <= header.p_filesz && header.p_flags & libc::PF_W == 0 {
+            found.offset = Some(header.p_offset + inside);
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::GUEST_ELF;
+
+    #[test]
+    fn mapped_as_copied() {
+        let memory = || GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
+        let (mapped, copied) = (memory(), memory());
+        let (_, offset) = own_file(GUEST_ELF).expect("the kernel lies in this test's executable");
+        assert!(offset.is_multiple_of(PAGE));
+        let one = in_place(&mapped, GUEST_ELF).unwrap().expect("the kernel can be mapped");
+        let other = loader::kernel(&copied, &mut Cursor::new(GUEST_ELF)).unwrap();
+        assert_eq!((one.entry, one.end), (other.entry, other.end));
+        let content = |memory: &GuestMemoryMmap| {
+            let mut bytes = vec![0; 16 << 20];
+            memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            bytes
+        };
+        assert!(content(&mapped) == content(&copied));
+    }
+
+    #[test]
+    fn what_is_not_in_the_executable_is_copied() {
+        assert!(own_file(Vec::leak(GUEST_ELF.to_vec())).is_none());
+    }
+}

@@ -217,6 +217,16 @@ impl<'a> Source<'a> {
         self.start - self.remaining()
     }
 
+    /// Leaves no more than `max` bytes to take: a write that meets a limit is short.
+    pub fn limit(&mut self, max: usize) {
+        let cut = self.remaining().saturating_sub(max);
+        self.start -= cut;
+        match &mut self.kind {
+            SourceKind::User(c) => c.remaining -= cut,
+            SourceKind::Kernel { buf, .. } => *buf = buf.get(..buf.len() - cut).unwrap_or_default(),
+        }
+    }
+
     /// Fills all of `bytes`, which must not exceed [`Source::remaining`].
     pub fn take(&mut self, bytes: &mut [u8]) -> Result<()> {
         match &mut self.kind {
@@ -265,6 +275,13 @@ mod tests {
         source.take(&mut two).unwrap();
         assert_eq!((&two, source.remaining(), source.done()), (b"xy", 1, 2));
         assert_eq!(source.take(&mut two), Err(Errno::EFAULT));
+
+        let mut source = Source::kernel(b"12345");
+        source.take(&mut two).unwrap();
+        source.limit(1);
+        assert_eq!((source.remaining(), source.done()), (1, 2));
+        source.take(&mut two[..1]).unwrap();
+        assert_eq!((source.remaining(), source.done(), two[0]), (0, 3, b'3'));
     }
 
     #[test]

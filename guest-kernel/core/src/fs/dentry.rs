@@ -328,7 +328,7 @@ mod lru {
     use super::{AtomicUsize, Dentry, Ordering, SpinLock, VecDeque, Weak};
 
     static QUEUE: SpinLock<VecDeque<Weak<Dentry>>> = SpinLock::new(VecDeque::new());
-    static LIMIT: AtomicUsize = AtomicUsize::new(16 * 1024);
+    static LIMIT: AtomicUsize = AtomicUsize::new(4096);
 
     /// How many old dentries one insertion looks at.
     const STEP: usize = 4;
@@ -343,6 +343,10 @@ mod lru {
                 QUEUE.lock().push_back(oldest);
             }
         }
+    }
+
+    pub fn set_limit(entries: usize) {
+        LIMIT.store(entries, Ordering::Relaxed);
     }
 
     fn pop_beyond(limit: usize) -> Option<Weak<Dentry>> {
@@ -361,6 +365,12 @@ mod lru {
             }
         }
     }
+}
+
+/// Sizes the cache to the memory of the machine: an entry for eight pages, about 1 KiB (with its inode) for
+/// 32 KiB.
+pub fn init() {
+    lru::set_limit((ringfence_hal::frames::stats().total / 8).clamp(2048, 65_536) as usize);
 }
 
 /// Gives up all dentries nobody uses: for `drop_caches` and under memory pressure.

@@ -20,6 +20,7 @@ use ringfence_hal as hal;
 
 use super::{
     Path,
+    access::{Subject, cap},
     eventpoll::{self, Item},
     inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
     locks,
@@ -30,7 +31,9 @@ use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
     mm::Mappable,
+    signal::{self, SigInfo, Signal},
     sync::{Mutex, PollEvents, PollTable, SpinLock},
+    task::limits::{self, Resource},
 };
 
 /// A shared open file description.
@@ -117,6 +120,15 @@ pub trait File: Any + Send + Sync {
     fn fdinfo(&self) -> String {
         String::new()
     }
+}
+
+/// Whether RLIMIT_FSIZE lets a file become `size` bytes long: `EFBIG` and SIGXFSZ if not.
+pub fn check_size_limit(task: &TaskRef, size: u64) -> Result<()> {
+    if size <= task.process().limits.soft(Resource::FileSize) {
+        return Ok(());
+    }
+    let _ = signal::send_to_task(task, SigInfo::kernel(Signal::XFSZ));
+    Err(Errno::EFBIG)
 }
 
 /// What was moved before an error counts; the error is for the next try.
@@ -291,6 +303,35 @@ impl OpenFile {
         }
     }
 
+    /// What a write to a regular file meets first: RLIMIT_FSIZE (`EFBIG` and SIGXFSZ at it, short before it),
+    /// and set-id bits, which go unless the writer may keep them.
+    fn prepare_write(&self, task: &TaskRef, offset: Option<u64>, source: &mut Source<'_>) -> Result<()> {
+        let limit = task.process().limits.soft(Resource::FileSize);
+        if limit != limits::INFINITY && self.kind() == FileType::Regular {
+            let room = limit.saturating_sub(offset.unwrap_or_else(|| self.inode.size()));
+            if room == 0 && source.remaining() > 0 {
+                let _ = signal::send_to_task(task, SigInfo::kernel(Signal::XFSZ));
+                return Err(Errno::EFBIG);
+            }
+            source.limit(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        if self.inode.has_set_id() {
+            self.drop_set_id(task)?;
+        }
+        Ok(())
+    }
+
+    /// `file_remove_privs`.
+    fn drop_set_id(&self, task: &TaskRef) -> Result<()> {
+        let mode = self.inode.metadata().mode;
+        let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+        let kept = mode & !(0o4000 | group);
+        if kept == mode || Subject::of(&task.credentials()).capable(cap::FSETID) {
+            return Ok(());
+        }
+        self.inode.set_attributes(&SetAttributes { mode: Some(kept), ..SetAttributes::default() })
+    }
+
     /// `pread(2)`.
     pub fn read_at(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
         self.readable()?;
@@ -308,7 +349,9 @@ impl OpenFile {
             return ops.write(self, task, source);
         }
         let mut position = self.position.lock();
-        if self.flags().contains(OpenFlags::APPEND) {
+        let append = self.flags().contains(OpenFlags::APPEND);
+        self.prepare_write(task, (!append).then_some(*position), source)?;
+        if append {
             let (end, n) = self.inode_append(source)?;
             *position = end;
             return Ok(n);
@@ -321,6 +364,10 @@ impl OpenFile {
     /// `pwrite(2)`; as on Linux, `O_APPEND` wins over the offset.
     pub fn write_at(&self, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
         self.writable()?;
+        if self.ops.is_none() {
+            let append = self.flags().contains(OpenFlags::APPEND);
+            self.prepare_write(task, (!append).then_some(offset), source)?;
+        }
         match &self.ops {
             None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode_append(source)?.1),
             None => self.inode_write(offset, source),
@@ -401,9 +448,12 @@ impl OpenFile {
     }
 
     /// `ftruncate`.
-    pub fn truncate(&self, size: u64) -> Result<()> {
+    pub fn truncate(&self, task: &TaskRef, size: u64) -> Result<()> {
         if !self.flags().writable() || self.kind() != FileType::Regular {
             return Err(Errno::EINVAL);
+        }
+        if size > self.inode.size() {
+            check_size_limit(task, size)?;
         }
         self.inode.set_attributes(&SetAttributes { size: Some(size), ..Default::default() })
     }

@@ -156,6 +156,11 @@ pub trait Inode: Any + Send + Sync {
         self.metadata().size
     }
 
+    /// Whether a set-id bit is set, which a write by others than root takes away. Asked at every write.
+    fn has_set_id(&self) -> bool {
+        false
+    }
+
     /// Changes attributes; truncation is here, too. `EPERM`.
     fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
         Err(Errno::EPERM)

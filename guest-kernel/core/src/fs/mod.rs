@@ -103,6 +103,7 @@ pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[
 
 /// Makes devices and file system types known; before anything is mounted.
 pub fn init() {
+    dentry::init();
     mem::register();
     tty::register();
     proc::register();

@@ -60,12 +60,19 @@ impl PageTree {
 
     /// Puts `frame` at `index` unless somebody was quicker; returns the one that is there now.
     pub fn insert(&self, index: u64, frame: Frame) -> Frame {
-        let spare = Box::new(Chunk { frames: [const { None }; CHUNK as usize], used: 0 });
+        let key = index / CHUNK;
+        let new = || Box::new(Chunk { frames: [const { None }; CHUNK as usize], used: 0 });
+        let mut spare = None;
         let mut chunks = self.chunks.lock();
+        if !chunks.map.contains_key(&key) {
+            drop(chunks); // no allocation under the lock
+            spare = Some(new());
+            chunks = self.chunks.lock();
+        }
         if let Some(present) = chunks.get(index) {
             return present.clone();
         }
-        let chunk = chunks.map.entry(index / CHUNK).or_insert(spare);
+        let chunk = chunks.map.entry(key).or_insert_with(|| spare.unwrap_or_else(new));
         if let Some(slot) = chunk.frames.get_mut((index % CHUNK) as usize) {
             *slot = Some(frame.clone());
             chunk.used += 1;

@@ -131,7 +131,7 @@ fn lseek(ctx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: u32) -> Result {
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     0 read(fd: Fd, buf: UserAddr, count: usize) Full "";
-    1 write(fd: Fd, buf: UserAddr, count: usize) Full "RLIMIT_FSIZE is not enforced";
+    1 write(fd: Fd, buf: UserAddr, count: usize) Full "";
     8 lseek(fd: Fd, offset: i64, whence: u32) Full "";
     17 pread64(fd: Fd, buf: UserAddr, count: usize, pos: i64) Full "";
     18 pwrite64(fd: Fd, buf: UserAddr, count: usize, pos: i64) Full "";

@@ -3,7 +3,7 @@
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FallocateMode, FileType, SetAttributes, WalkFlags},
+    fs::{Access, FallocateMode, FileType, SetAttributes, WalkFlags, file::check_size_limit},
     syscall::{Ctx, Fd, Syscall, UserStr},
     syscalls,
 };
@@ -20,13 +20,16 @@ fn truncate(ctx: &mut Ctx<'_>, path: UserStr, length: i64) -> Result {
     }
     place.mount().check_writable()?;
     inode.permission(&caller.subject(), Access::WRITE)?;
+    if size > inode.size() {
+        check_size_limit(ctx.task, size)?;
+    }
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
     Ok(0)
 }
 
 fn ftruncate(ctx: &mut Ctx<'_>, fd: Fd, length: i64) -> Result {
     let size = u64::try_from(length).map_err(|_| Errno::EINVAL)?;
-    ctx.task.files()?.get(fd.0)?.truncate(size)?;
+    ctx.task.files()?.get(fd.0)?.truncate(ctx.task, size)?;
     Ok(0)
 }
 

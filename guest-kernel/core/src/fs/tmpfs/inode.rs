@@ -367,6 +367,10 @@ impl Inode for TmpInode {
         }
     }
 
+    fn has_set_id(&self) -> bool {
+        self.attributes.lock().mode & 0o6000 != 0
+    }
+
     fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
         self.pin();
         if let Some(size) = change.size {

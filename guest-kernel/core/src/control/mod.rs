@@ -217,7 +217,7 @@ fn listen(channel: Arc<Channel>, relay: Option<Arc<process::Terminal>>) {
 fn deliver(number: u32) {
     let Some(signal) = i32::try_from(number).ok().and_then(Signal::new) else { return };
     if let Ok(process) = kernel::kernel().pids.process(1) {
-        let _ = signal::send_to_process(&process, SigInfo::user(signal, signal::types::code::SI_USER, 0, 0));
+        signal::send_from_host(&process, SigInfo::user(signal, signal::types::code::SI_USER, 0, 0));
     }
 }
 

@@ -29,7 +29,9 @@ pub mod types;
 use ringfence_hal::{Exception, UserRegs};
 
 pub use deliver::{deliver, with_mask};
-pub use send::{force, kill_process, notify, notify_parent, send_to_group, send_to_process, send_to_task};
+pub use send::{
+    force, kill_process, notify, notify_parent, send_from_host, send_to_group, send_to_process, send_to_task,
+};
 pub use state::{AltStack, Pending, SigHand, TaskSignals};
 pub(crate) use sys::may_send;
 pub use types::{SigAction, SigInfo, SigSet, Signal};

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use super::{
     state::Pending,
-    types::{Fields, SaFlags, SigInfo, SigSet, Signal, code},
+    types::{Default, Fields, SIG_DFL, SaFlags, SigInfo, SigSet, Signal, code},
 };
 use crate::{
     TaskRef,
@@ -66,6 +66,18 @@ pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
     Ok(())
 }
 
+/// Sends to the first process from outside the sandbox: what it has no handler for ends it, unlike a signal from
+/// inside, because whoever runs the command has no other way to reach the program.
+pub fn send_from_host(process: &Arc<Process>, info: SigInfo) {
+    let action = process.sighand().get(info.signal);
+    let fatal = matches!(info.signal.default_action(), Default::Terminate | Default::Core);
+    if fatal && action.handler == SIG_DFL {
+        kill_process(process, ExitStatus::Signal(info.signal.number(), false));
+    } else {
+        let _ = send_to_process(process, info); // of a real-time signal too many: lost, as kill(1) would say
+    }
+}
+
 /// Sends to all members of a group; `ESRCH` if there are none.
 pub fn send_to_group(kernel: &crate::Kernel, group: &Arc<ProcessGroup>, info: SigInfo) -> Result<()> {
     let members = kernel.pids.members(group);
@@ -108,7 +120,7 @@ fn push(pending: &Pending, info: SigInfo) -> Result<()> {
 /// What sending does at once, whoever blocks it: SIGKILL ends the process, SIGCONT continues it, and stop
 /// and continue cancel each other. Answers `true` if nothing is left to do.
 fn prepare(process: &Arc<Process>, signal: Signal) -> bool {
-    if process.is_exiting() {
+    if process.is_exiting() || (is_init(process) && signal.is_unblockable()) {
         return true;
     }
     let discard_everywhere = |set: SigSet| {
@@ -129,7 +141,15 @@ fn prepare(process: &Arc<Process>, signal: Signal) -> bool {
 }
 
 fn ignored(process: &Process, task: &TaskRef, signal: Signal) -> bool {
-    !task.signals.mask().has(signal) && process.sighand().get(signal).ignores(signal)
+    let action = process.sighand().get(signal);
+    !task.signals.mask().has(signal)
+        && (action.ignores(signal) || (is_init(process) && action.handler == SIG_DFL))
+}
+
+/// The first process of a container is not ended or stopped by what it has no handler for, unless it is its own
+/// fault ([`force`]) or the host asks for it.
+pub(super) fn is_init(process: &Process) -> bool {
+    process.pid == 1
 }
 
 /// Tells the parent that `child` changed state, and wakes its waiters. `info.code` is one of `CLD_*`.

@@ -6,7 +6,7 @@ use super::traps::Frame;
 use super::{console, local, power};
 use core::arch::asm;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 struct Serial;
 
@@ -17,14 +17,25 @@ impl Write for Serial {
     }
 }
 
-static PANICKED: AtomicBool = AtomicBool::new(false);
+/// The CPU that panicked first.
+static PANICKED: AtomicUsize = AtomicUsize::new(NOBODY);
+const NOBODY: usize = usize::MAX;
 
-/// Says the first lines once; a panic in a panic goes straight to the power port.
+/// Says the first line. A panic in a panic goes straight to the power port; what another CPU runs into meanwhile waits
+/// for the first to say what it has to say, which is slow and the cause of the rest.
 fn begin(what: fmt::Arguments<'_>) {
-    if PANICKED.swap(true, Ordering::SeqCst) {
-        power::panicked();
+    let cpu = local::local().id.get() as usize;
+    match PANICKED.compare_exchange(NOBODY, cpu, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {}
+        Err(first) if first == cpu => {
+            let _ = writeln!(Serial, "\nringfence: and while saying so: {what}");
+            power::panicked();
+        }
+        Err(_) => loop {
+            core::hint::spin_loop();
+        },
     }
-    let _ = writeln!(Serial, "\nringfence: kernel panic on CPU {}: {what}", local::local().id.get());
+    let _ = writeln!(Serial, "\nringfence: kernel panic on CPU {cpu}: {what}");
 }
 
 #[panic_handler]

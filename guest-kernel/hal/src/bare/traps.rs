@@ -168,6 +168,9 @@ pub extern "C" fn leave<K: Kernel>(regs: &mut UserRegs) {
     regs.force_user();
 }
 
+/// Bit of a page fault's error code: it happened with user rights.
+const USER: u32 = 1 << 2;
+
 /// A trap from user mode.
 pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
     let address = cr2(); // before anything can fault
@@ -186,6 +189,9 @@ pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
         11 => Exception::SegmentNotPresent { code },
         12 => Exception::StackSegment { code },
         13 => Exception::GeneralProtection { code },
+        // An access of the processor's own, with the kernel's rights, on behalf of an instruction such as IRET in
+        // ring 3: no change of the page tables lets it through, so it is not the program's page that is missing.
+        14 if code & USER == 0 => Exception::GeneralProtection { code: 0 },
         14 => Exception::PageFault(page_fault(address, code)),
         16 => Exception::FloatingPoint,
         17 => Exception::AlignmentCheck,

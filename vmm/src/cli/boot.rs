@@ -148,7 +148,7 @@ impl MutEventSubscriber for Console {
         if fd == self.shared.stopped().as_raw_fd() {
             *self.end.borrow_mut() = self.shared.stop_reason().map(Ok);
         } else {
-            while let Some(signal) = self.signals.next() {
+            while let Some(signal) = self.signals.take() {
                 if signal != libc::SIGWINCH && signal != libc::SIGCONT {
                     *self.end.borrow_mut() = Some(Err(signal));
                 }

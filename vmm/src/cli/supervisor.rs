@@ -160,7 +160,7 @@ impl State {
     }
 
     fn on_signals(&mut self) -> Result<(), ControlError> {
-        while let Some(signal) = self.signals.next() {
+        while let Some(signal) = self.signals.take() {
             if signal == libc::SIGWINCH {
                 if let Some((rows, cols)) = terminal::size() {
                     self.control.send(&ToGuest::Resize { rows, cols })?;

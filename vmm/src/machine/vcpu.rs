@@ -203,7 +203,7 @@ fn step(fd: &mut VcpuFd, shared: &Shared) -> Option<Stop> {
     match fd.run() {
         Ok(VcpuExit::IoOut(port, data)) => {
             count(&exits.io);
-            match (port, &*data) {
+            match (port, data) {
                 (power::PORT, &[a, b, c, d]) => Some(Stop::Power(u32::from_le_bytes([a, b, c, d]))),
                 (KEYBOARD_COMMAND, &[PULSE_RESET]) => Some(Stop::Reset),
                 _ => {

@@ -115,6 +115,10 @@ pub fn link(subject: &Subject<'_>, target: &Path, parent: &Parent<'_>) -> Result
     if inode.kind() == FileType::Directory {
         return Err(Errno::EPERM);
     }
+    // What lost its last name does not get one again; what never had one (`O_TMPFILE`) does.
+    if inode.metadata().nlink == 0 && !target.dentry().is_unnamed() {
+        return Err(Errno::ENOENT);
+    }
     let guard = dir.dentry().lock_directory();
     let dentry = dir.dentry().lookup_locked(name, &guard)?;
     if dentry.inode().is_some() {

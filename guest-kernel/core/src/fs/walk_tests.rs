@@ -87,6 +87,14 @@ fn open_flags() {
     let unnamed = w.open("/d", OpenFlags::TMPFILE | OpenFlags::DIRECTORY | OpenFlags::RDWR).unwrap();
     assert_eq!(unnamed.metadata().nlink, 0);
     assert!(w.list("/d").unwrap().is_empty());
+    let parent = w.walk().parent(&w.root, b"/d/named").unwrap();
+    super::ops::link(&w.subject, unnamed.path(), &parent).unwrap();
+    assert_eq!(unnamed.metadata().nlink, 1);
+    w.unlink("/d/named").unwrap();
+    let gone = w.open("/f", OpenFlags::empty()).unwrap();
+    w.unlink("/f").unwrap();
+    let parent = w.walk().parent(&w.root, b"/d/again").unwrap();
+    assert_eq!(err(super::ops::link(&w.subject, gone.path(), &parent)), Errno::ENOENT);
     let kept =
         w.open("/f", OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::APPEND | OpenFlags::CLOEXEC).unwrap();
     assert_eq!(kept.flags(), OpenFlags::RDWR | OpenFlags::APPEND | OpenFlags::LARGEFILE);

@@ -222,6 +222,12 @@ impl FileData {
         Ok((Some(first), guard))
     }
 
+    /// Drops the pages from `first` on once more, after mappings were told: a fault that looked at the old
+    /// size may have made one meanwhile. The caller holds the write lock.
+    pub(super) fn drop_late_pages(&self, fs: &Shared, first: u64) {
+        fs.release_pages(self.pages.remove(first..u64::MAX));
+    }
+
     pub(super) fn fallocate(&self, fs: &Shared, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         let _guard = self.write.lock();

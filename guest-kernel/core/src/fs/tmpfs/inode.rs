@@ -378,6 +378,7 @@ impl Inode for TmpInode {
             let (stale, guard) = data.truncate(&self.fs, size)?;
             if let Some(first) = stale {
                 data.mappers.drop_pages(self, first);
+                data.drop_late_pages(&self.fs, first);
             }
             drop(guard);
             self.content_changed();

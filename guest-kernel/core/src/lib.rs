@@ -14,6 +14,7 @@
 //! | [`signal`], [`futex`], [`time`] | signals, futexes, clocks and timers |
 //! | [`mm`], [`exec`] | address spaces, page faults, loading programs |
 //! | [`fs`] | the virtual file system and the file systems |
+//! | [`net`] | sockets |
 //! | [`kernel`] | machine-wide state, and how the HAL's upward calls are answered |
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ pub mod futex;
 pub mod io;
 pub mod kernel;
 pub mod mm;
+pub mod net;
 pub mod random;
 pub mod sched;
 pub mod signal;

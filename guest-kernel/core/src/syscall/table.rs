@@ -62,6 +62,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::mm::SYSCALLS,
     crate::exec::SYSCALLS,
     crate::fs::SYSCALLS,
+    crate::net::SYSCALLS,
     crate::fs::sys::SYSCALLS,
 ];
 

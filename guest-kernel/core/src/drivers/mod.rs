@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_command_line_names_the_devices() {
-        let line = "quiet virtio_mmio.device=4K@0xd0000000:5 x virtio_mmio.device=4K@3489664000:6:1 virtio_mmio.device=?";
+        let line = "quiet virtio_mmio.device=4K@0xd0000000:5 x virtio_mmio.device=4K@3489665024:6:1 virtio_mmio.device=?";
         let places: Vec<Place> = places(line).collect();
         assert_eq!(places, [Place { base: 0xd000_0000, gsi: 5 }, Place { base: 0xd000_1000, gsi: 6 }]);
     }

@@ -30,7 +30,7 @@ print("popen", p.communicate(), p.returncode)
 try:
     subprocess.run(["sleep", "10"], timeout=0.2)
 except subprocess.TimeoutExpired as e:
-    print("timeout", e.timeout)
+    print("timeout", type(e).__name__)
 try:
     subprocess.run(["/no/such/program"])
 except FileNotFoundError as e:

@@ -5,7 +5,7 @@ trap 'echo got USR1' USR1
 trap 'echo leaving with $?' EXIT
 kill -TERM $$
 kill -USR1 $$
-(sleep 0.2; kill -USR1 $$) &
+(sleep 0.2; kill -USR1 $$; sleep 0.5) &
 wait $!; echo "wait: $?"
 sh -c 'kill -9 $$'; echo "killed: $?"
 sh -c 'kill -SEGV $$' 2>/dev/null; echo "segv: $?"

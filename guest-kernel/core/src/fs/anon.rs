@@ -4,7 +4,7 @@
 //! `pipe:[12]`. We have one internal mount for all; each object gets its own small inode and a dentry that is
 //! in no tree.
 
-use alloc::{string::String, sync::Arc};
+use alloc::{boxed::Box, string::String, sync::Arc};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     types::{FileType, Metadata, OpenFlags, SetAttributes, StatFs},
 };
 use crate::{
+    TaskRef,
     errno::{Errno, Result},
     sync::{Once, SpinLock},
 };
@@ -23,7 +24,11 @@ use crate::{
 pub struct AnonInode {
     metadata: SpinLock<Metadata>,
     kind: FileType,
+    reopen: Option<Reopen>,
 }
+
+/// What opening an object again by `/proc/PID/fd` gives; `None` when the object is gone.
+pub type Reopen = Box<dyn Fn(OpenFlags) -> Option<Arc<dyn File>> + Send + Sync>;
 
 static NEXT_INO: AtomicU64 = AtomicU64::new(1);
 
@@ -34,7 +39,14 @@ impl AnonInode {
         let mut metadata = Metadata::new(internal_mount().superblock().dev(), ino, kind, mode);
         metadata.uid = uid;
         metadata.gid = gid;
-        Arc::new(AnonInode { metadata: SpinLock::new(metadata), kind })
+        Arc::new(AnonInode { metadata: SpinLock::new(metadata), kind, reopen: None })
+    }
+
+    /// The same for an object that `/proc/PID/fd` (and so `/dev/stdin` and the shell's `<(command)`) can open
+    /// again, as Linux allows of pipes. The object belongs to its open files, so `reopen` holds it weakly.
+    pub fn with_reopen(self: Arc<Self>, reopen: Reopen) -> Arc<AnonInode> {
+        let metadata = *self.metadata.lock();
+        Arc::new(AnonInode { metadata: SpinLock::new(metadata), kind: self.kind, reopen: Some(reopen) })
     }
 
     /// An open file of one object: `label` is what `/proc/PID/fd` shows, such as `anon_inode:[eventfd]`; with
@@ -84,6 +96,13 @@ impl Inode for AnonInode {
         change.apply(&mut self.metadata.lock());
         Ok(())
     }
+
+    fn open(&self, flags: OpenFlags, _task: Option<&TaskRef>) -> Result<Option<Arc<dyn File>>> {
+        match &self.reopen {
+            Some(reopen) => reopen(flags).map(Some).ok_or(Errno::ENXIO),
+            None => Ok(None),
+        }
+    }
 }
 
 struct Internal {
@@ -101,7 +120,7 @@ impl FileSystem for Internal {
 
     fn root(&self) -> InodeRef {
         let metadata = Metadata::new(self.dev, 0, FileType::Directory, 0o500);
-        Arc::new(AnonInode { metadata: SpinLock::new(metadata), kind: FileType::Directory })
+        Arc::new(AnonInode { metadata: SpinLock::new(metadata), kind: FileType::Directory, reopen: None })
     }
 
     fn statfs(&self) -> StatFs {

@@ -1,6 +1,6 @@
 //! A stream as a program's standard input, output or error: what it would be natively, one end of a pipe.
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
 
 use super::Stream;
 use crate::{
@@ -34,11 +34,22 @@ impl StreamFile {
     }
 
     fn open(stream: Arc<Stream>, output: bool, flags: OpenFlags) -> FileRef {
-        AnonInode::new(FileType::Fifo, 0o600, 0, 0).open(
-            Arc::new(StreamFile { stream, output }),
+        let file = Arc::new(StreamFile { stream, output });
+        let weak = Arc::downgrade(&file);
+        let reopen = move |flags: OpenFlags| {
+            let file: Arc<dyn File> = weak.upgrade().filter(|file| file.allows(flags))?;
+            Some(file)
+        };
+        AnonInode::new(FileType::Fifo, 0o600, 0, 0).with_reopen(Box::new(reopen)).open(
+            file,
             "pipe:[{}]",
             flags,
         )
+    }
+
+    /// Whether an open with `flags` asks for no more than this end is good for.
+    fn allows(&self, flags: OpenFlags) -> bool {
+        if self.output { !flags.readable() } else { !flags.writable() }
     }
 }
 
@@ -72,8 +83,11 @@ impl File for StreamFile {
         UserPtr::new(arg).write(&(self.stream.available() as i32))?;
         Ok(0)
     }
+}
 
-    fn release(&self, _flags: OpenFlags) {
+/// The last open file of this end is gone; there may be several, opened by `/dev/stdout`.
+impl Drop for StreamFile {
+    fn drop(&mut self) {
         if self.output {
             self.stream.finish();
         }

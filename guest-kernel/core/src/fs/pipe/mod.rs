@@ -16,7 +16,7 @@
 mod fifo;
 mod ring;
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use ringfence_hal::PAGE_SIZE;
@@ -290,8 +290,15 @@ pub fn set_size(file: &OpenFile, task: &TaskRef, bytes: u64) -> Result {
 /// A new pipe: the reading and the writing end. `flags` may have NONBLOCK and DIRECT.
 pub fn new_pair(task: &TaskRef, flags: OpenFlags) -> [FileRef; 2] {
     let credentials = task.credentials();
-    let inode = AnonInode::new(FileType::Fifo, 0o600, credentials.fsuid, credentials.fsgid);
     let pipe = Pipe::new();
+    let weak = Arc::downgrade(&pipe);
+    let inode = AnonInode::new(FileType::Fifo, 0o600, credentials.fsuid, credentials.fsgid).with_reopen(
+        // Unlike a FIFO's, this open does not wait for the other side.
+        Box::new(move |flags| {
+            let end: Arc<dyn File> = Arc::new(PipeEnd::new(weak.upgrade()?, flags));
+            Some(end)
+        }),
+    );
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     [OpenFlags::empty(), OpenFlags::WRONLY].map(|access| {
         let end = Arc::new(PipeEnd::new(pipe.clone(), access));

@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod host;
 mod lab;
+mod measure;
 mod test;
 
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ enum Task {
     Demo,
     /// Everything CI runs
     Test(test::Options),
+    /// Measure everything docs/performance.md says, and write it anew
+    Measure(measure::Options),
     /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
     Run {
         /// What `ringfence run` shall get
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Build => build::build().map(|_| 0),
         Task::Demo => demo::demo(),
         Task::Test(options) => test::main(&options),
+        Task::Measure(options) => measure::main(&options),
         Task::Run { arguments } => build::run(&arguments),
         Task::Lab { command } => lab::main(command),
     };

@@ -5,7 +5,7 @@ use alloc::{format, sync::Arc, vec::Vec};
 use super::{
     Destination, Entry, Node, Scope, Who,
     file::{Content, ProcFile},
-    instance, machine, process,
+    machine, process,
 };
 use crate::{
     TaskRef,
@@ -31,6 +31,8 @@ enum Kind {
 struct ProcInode {
     who: Who,
     kind: Kind,
+    /// The file system's device number.
+    dev: u64,
     ino: u64,
 }
 
@@ -38,8 +40,13 @@ const ROOT_INO: u64 = 1;
 /// Cookies of processes in the root directory begin here; entries of the table are below.
 const PIDS: u64 = 256;
 
-pub(super) fn root() -> InodeRef {
-    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Root, ino: ROOT_INO })
+pub(super) fn root(dev: u64) -> InodeRef {
+    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Root, dev, ino: ROOT_INO })
+}
+
+/// The root of a file system that is just a table.
+pub(super) fn table_root(dev: u64, root: &'static Entry) -> InodeRef {
+    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Entry(root), dev, ino: ROOT_INO })
 }
 
 /// An inode number that is the same at each lookup: a hash of the path.
@@ -66,7 +73,7 @@ fn entry_type(entry: &Entry) -> FileType {
 
 impl ProcInode {
     fn child(&self, name: &[u8], who: Who, kind: Kind) -> InodeRef {
-        Arc::new(ProcInode { who, kind, ino: child_ino(self.ino, name) })
+        Arc::new(ProcInode { who, kind, dev: self.dev, ino: child_ino(self.ino, name) })
     }
 
     /// The table of a directory that has one.
@@ -136,7 +143,7 @@ impl Inode for ProcInode {
                 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 }
             }
         };
-        let mut m = Metadata::new(instance().dev, self.ino, self.kind(), mode);
+        let mut m = Metadata::new(self.dev, self.ino, self.kind(), mode);
         m.block_size = 1024;
         if let Ok(target) = self.who.target() {
             (m.uid, m.gid) = target.owner();

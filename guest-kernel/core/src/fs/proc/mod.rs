@@ -12,6 +12,7 @@
 //! | `who` | whom an inode is about, and who may look |
 //! | `process` | `/proc/PID` and its tables; `status`, `maps`, `mounts` write the larger ones |
 //! | `machine`, `sysctl` | `/proc`, `/proc/sys` |
+//! | `sysfs` | the little of sysfs there is: a table, too |
 //!
 //! Formats are those of Linux 6.1.
 
@@ -23,6 +24,7 @@ mod mounts;
 mod process;
 mod status;
 mod sysctl;
+mod sysfs;
 #[macro_use]
 mod text;
 mod who;
@@ -103,9 +105,10 @@ fn instance() -> &'static Arc<Procfs> {
     INSTANCE.call_once(|| Arc::new(Procfs { dev: alloc_anonymous_dev() }))
 }
 
-/// Makes the type known.
+/// Makes the types known: proc, and sysfs.
 pub fn register() {
     super::filesystems::register("proc", |_options| Ok(instance().clone()));
+    sysfs::register();
 }
 
 impl FileSystem for Procfs {
@@ -118,7 +121,7 @@ impl FileSystem for Procfs {
     }
 
     fn root(&self) -> InodeRef {
-        inode::root()
+        inode::root(self.dev)
     }
 
     fn statfs(&self) -> StatFs {

@@ -1,0 +1,78 @@
+//! sysfs (sysfs(5)): only what programs ask to learn about processors and memory.
+
+use alloc::sync::Arc;
+
+use ringfence_hal as hal;
+
+use super::{Entry, Scope, Text, dir, file, inode, status, text::emit};
+use crate::{
+    errno::Result,
+    fs::{FileSystem, InodeRef, StatFs, filesystems, inode::alloc_anonymous_dev},
+    sync::Once,
+};
+
+static ROOT: Entry = dir(
+    "",
+    &[
+        dir("block", &[]),
+        dir("bus", &[]),
+        dir("class", &[]),
+        dir("devices", &[dir("system", &[dir("cpu", CPU), dir("node", NODE)])]),
+        dir("fs", &[dir("cgroup", &[])]),
+        dir("kernel", &[dir("mm", &[dir("transparent_hugepage", &[file("enabled", huge_pages)])])]),
+    ],
+);
+
+const CPU: &[Entry] = &[
+    file("kernel_max", |_, out| {
+        emit!(out, "{}\n", hal::cpu::MAX - 1);
+        Ok(())
+    }),
+    file("online", |_, out| range(hal::cpu::online(), out)),
+    file("possible", |_, out| range(hal::cpu::count(), out)),
+    file("present", |_, out| range(hal::cpu::count(), out)),
+];
+
+const NODE: &[Entry] = &[file("online", |_, out| range(1, out)), file("possible", |_, out| range(1, out))];
+
+/// The first `count` numbers as a list.
+fn range(count: usize, out: &mut Text) -> Result<()> {
+    status::list(if count >= 64 { u64::MAX } else { (1 << count) - 1 }, out);
+    emit!(out, "\n");
+    Ok(())
+}
+
+fn huge_pages(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "always madvise [never]\n");
+    Ok(())
+}
+
+struct Sysfs {
+    dev: u64,
+}
+
+/// Makes the type known.
+pub(super) fn register() {
+    static INSTANCE: Once<Arc<Sysfs>> = Once::new();
+    filesystems::register("sysfs", |_options| {
+        Ok(INSTANCE.call_once(|| Arc::new(Sysfs { dev: alloc_anonymous_dev() })).clone())
+    });
+}
+
+impl FileSystem for Sysfs {
+    fn name(&self) -> &'static str {
+        "sysfs"
+    }
+
+    fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    fn root(&self) -> InodeRef {
+        inode::table_root(self.dev, &ROOT)
+    }
+
+    fn statfs(&self) -> StatFs {
+        StatFs { magic: 0x6265_6572, block_size: 4096, name_max: 255, ..StatFs::default() }
+    }
+}

@@ -158,7 +158,8 @@ pub enum ToHost {
     Started,
     /// The first process could not be started.
     StartFailed {
-        /// Linux errno of the failure (ENOENT, EACCES, ENOEXEC, …).
+        /// Linux errno of executing the program (ENOENT, EACCES, ENOEXEC, …); EINVAL for what was asked for besides
+        /// the program (working directory, user), whatever is wrong with it.
         errno: u32,
         /// One sentence for the user.
         message: String,

@@ -43,7 +43,6 @@ pub fn of_start_failure(errno: u32) -> u8 {
         | libc::ETXTBSY
         | libc::ELIBBAD
         | libc::ELOOP
-        | libc::EINVAL
         | libc::E2BIG
         | libc::ENAMETOOLONG => NOT_EXECUTABLE,
         _ => SETUP_FAILED,
@@ -83,6 +82,7 @@ mod tests {
         assert_eq!(of_start_failure(libc::ENOENT as u32), NOT_FOUND);
         assert_eq!(of_start_failure(libc::EACCES as u32), NOT_EXECUTABLE);
         assert_eq!(of_start_failure(libc::ENOMEM as u32), SETUP_FAILED);
+        assert_eq!(of_start_failure(libc::EINVAL as u32), SETUP_FAILED); // working directory, user
         assert_eq!(of_stop(&Stop::Power(power::PANIC)).0, GUEST_PANIC);
         assert_eq!(of_stop(&Stop::TripleFault).0, MACHINE_FAILED);
     }

@@ -57,7 +57,7 @@ pub fn start(
     let walk = Walk { subject, root: root.clone(), task: None };
     let cwd = walk
         .resolve(&root, spec.cwd.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)
-        .map_err(|e| (e, format!("cannot change to working directory `{}`: {e}", spec.cwd)))?;
+        .map_err(|e| (Errno::EINVAL, format!("cannot change to working directory `{}`: {e}", spec.cwd)))?;
 
     let name = spec.args.first().ok_or((Errno::EINVAL, String::from("no program was given")))?;
     let path_list = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);

@@ -1,7 +1,7 @@
 cat /etc/os-release | head -1
 uname -srm
 whoami; hostname; pwd
-ls /
+ls -x -w 80 /
 for fruit in quince medlar sloe; do echo "$fruit"; done | sort | nl
 find /usr/bin -type f | wc -l
 (trap 'echo caught a signal' TERM; kill -TERM $BASHPID)

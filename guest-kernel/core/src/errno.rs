@@ -315,6 +315,14 @@ impl Errno {
     pub const fn to_rax(self) -> u64 {
         -(self.0 as i64) as u64
     }
+
+    /// What a system call has put in `rax`, taken apart as a C library does.
+    pub fn result_of(rax: u64) -> Result {
+        match rax.wrapping_neg() {
+            number @ 1..4096 => Err(Self(number as u16)),
+            _ => Ok(rax as usize),
+        }
+    }
 }
 
 impl fmt::Debug for Errno {

@@ -20,6 +20,9 @@ use ringfence_hal::UserRegs;
 
 use crate::{TaskRef, errno::Errno, mm, sched::work, signal, strace};
 
+/// Linux keeps this many values of `rax` for errors (`MAX_ERRNO`, plus one).
+const MAX_ERRNO: u64 = 4096;
+
 /// One more than the largest number in the table.
 pub const MAX_SYSCALL: usize = 512;
 
@@ -53,38 +56,38 @@ pub fn counts() -> impl Iterator<Item = (usize, u64)> {
 /// The way in: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`, result to `rax`.
 pub fn dispatch(task: &TaskRef, regs: &mut UserRegs) {
     let number = regs.orig_rax as usize;
-    let entry = table::TABLE.get(number).copied().flatten();
     if OBSERVERS.load(Ordering::Relaxed) != 0 {
-        return observed(task, regs, number, entry);
+        return observed(task, regs, number);
     }
-    let result = match entry {
-        Some(entry) => (entry.handler)(&mut Ctx { task, regs }),
-        None => Err(Errno::ENOSYS),
+    let rax = match table::HANDLERS.get(number) {
+        Some(handler) => handler(task, regs),
+        None => Errno::ENOSYS.to_rax(),
     };
-    finish(task, regs, result);
+    finish(task, regs, rax);
+}
+
+/// One of our own error numbers, that no program sees (`ERESTARTSYS` and its like).
+fn is_restart(rax: u64) -> bool {
+    (Errno::ERESTARTSYS.raw().into()..MAX_ERRNO).contains(&rax.wrapping_neg())
 }
 
 #[inline]
-fn finish(task: &TaskRef, regs: &mut UserRegs, result: Result<usize, Errno>) {
-    match result {
-        Ok(v) => regs.rax = v as u64,
-        Err(e) => {
-            regs.rax = e.to_rax();
-            if e.raw() >= Errno::ERESTARTSYS.raw() {
-                // The signal code turns it into a restart or EINTR on the way out.
-                task.work().fetch_or(work::SIGNAL, Ordering::Release);
-            }
-        }
+fn finish(task: &TaskRef, regs: &mut UserRegs, rax: u64) {
+    regs.rax = rax;
+    if is_restart(rax) {
+        // The signal code turns it into a restart or EINTR on the way out.
+        task.work().fetch_or(work::SIGNAL, Ordering::Release);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize, entry: Option<&'static Syscall>) {
+fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize) {
+    let entry = table::TABLE.get(number).copied().flatten();
     if OBSERVERS.load(Ordering::Relaxed) & OBSERVE_LOW_MEMORY != 0 {
         OBSERVERS.fetch_and(!OBSERVE_LOW_MEMORY, Ordering::Relaxed);
         if !mm::relieve(task) {
-            return finish(task, regs, Err(Errno::EINTR));
+            return finish(task, regs, Errno::EINTR.to_rax());
         }
     }
     if let Some(count) = COUNTS.get(number) {
@@ -93,14 +96,11 @@ fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize, entry: Option<&'
     let traced = OBSERVERS.load(Ordering::Relaxed) & OBSERVE_STRACE != 0;
     let line = traced.then(|| strace::enter(task, regs, number, entry));
     let began = hal::time::now();
-    let result = match entry {
-        Some(entry) => (entry.handler)(&mut Ctx { task, regs }),
-        None => Err(Errno::ENOSYS),
-    };
+    let rax = entry.map_or(Errno::ENOSYS.to_rax(), |entry| (entry.handler)(task, regs));
     if let Some(line) = line {
-        strace::exit(task, line, result, hal::time::now().saturating_sub(began));
+        strace::exit(task, line, Errno::result_of(rax), hal::time::now().saturating_sub(began));
     }
-    finish(task, regs, result);
+    finish(task, regs, rax);
 }
 
 /// `hal::Kernel::user_work`: everything that has to happen before ring 3 runs again.

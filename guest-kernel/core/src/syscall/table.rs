@@ -1,7 +1,9 @@
 //! The system call table, as data.
 
-use super::{ArgKind, Ctx, MAX_SYSCALL};
-use crate::errno::Result;
+use ringfence_hal::UserRegs;
+
+use super::{ArgKind, MAX_SYSCALL};
+use crate::{TaskRef, errno::Errno};
 
 /// How much of a call there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +26,12 @@ pub struct Syscall {
     pub level: Level,
     /// What is different from Linux; empty if nothing.
     pub note: &'static str,
-    /// What runs.
-    pub handler: fn(&mut Ctx<'_>) -> Result,
+    /// What runs: decodes the arguments, and returns what `rax` shall be (an error as its negated number).
+    pub handler: Handler,
 }
+
+/// Takes and gives registers only, because every system call pays for what goes through memory here.
+pub type Handler = fn(&TaskRef, &mut UserRegs) -> u64;
 
 /// Makes a list of [`Syscall`]s. Each line is
 /// `number name(arg: Type, …) Level "note";` with a function of that name and those argument types,
@@ -41,11 +46,15 @@ macro_rules! syscalls {
             level: $crate::syscall::Level::$level,
             note: $note,
             handler: {
-                fn call(ctx: &mut $crate::syscall::Ctx<'_>) -> $crate::errno::Result {
+                fn call(task: &$crate::TaskRef, regs: &mut ringfence_hal::UserRegs) -> u64 {
+                    let ctx = &mut $crate::syscall::Ctx { task, regs };
                     #[allow(unused_variables, unused_mut)]
                     let mut raw = [ctx.regs.rdi, ctx.regs.rsi, ctx.regs.rdx, ctx.regs.r10, ctx.regs.r8, ctx.regs.r9].into_iter();
                     $(let $arg = <$ty as $crate::syscall::Arg>::from_raw(raw.next().unwrap_or_default());)*
-                    $name(ctx, $($arg),*)
+                    match $name(ctx, $($arg),*) {
+                        Ok(value) => value as u64,
+                        Err(e) => e.to_rax(),
+                    }
                 }
                 call
             },
@@ -66,8 +75,28 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::fs::sys::SYSCALLS,
 ];
 
+fn missing(_: &TaskRef, _: &mut UserRegs) -> u64 {
+    Errno::ENOSYS.to_rax()
+}
+
+/// The handlers by number; [`TABLE`] without an indirection and a test, for the fast path.
+pub static HANDLERS: [Handler; MAX_SYSCALL] = {
+    let mut handlers: [Handler; MAX_SYSCALL] = [missing; MAX_SYSCALL];
+    let mut n = 0;
+    while n < MAX_SYSCALL {
+        #[allow(clippy::indexing_slicing)] // evaluated by the compiler only
+        if let Some(entry) = TABLE_VALUE[n] {
+            handlers[n] = entry.handler;
+        }
+        n += 1;
+    }
+    handlers
+};
+
+const TABLE_VALUE: [Option<&'static Syscall>; MAX_SYSCALL] = compose(LISTS);
+
 /// The table by number.
-pub static TABLE: [Option<&'static Syscall>; MAX_SYSCALL] = compose(LISTS);
+pub static TABLE: [Option<&'static Syscall>; MAX_SYSCALL] = TABLE_VALUE;
 
 #[allow(clippy::indexing_slicing, clippy::panic)] // evaluated by the compiler only
 const fn compose(lists: &'static [&'static [&'static [Syscall]]]) -> [Option<&'static Syscall>; MAX_SYSCALL] {

@@ -12,6 +12,10 @@
 //! | [`inode`] | [`Inode`]: what a file system implements; [`FileSystem`], [`Superblock`] |
 //! | [`file`] | [`File`]: what a pipe, socket, terminal implements; [`OpenFile`]: the open file description |
 //! | [`dentry`], [`path`], [`mount`] | the dentry cache; a place in the tree; mounts and their namespaces |
+//! | [`walk`], [`open`], [`ops`] | walking a path; opening; creating, removing and renaming |
+//! | [`sys`] | the system calls about files; [`locks`]: `flock` and record locks |
+//! | [`tmpfs`], [`erofs`] | tmpfs, and the overlay it becomes over a lower tree; the root image |
+//! | [`device`], [`devtmpfs`], [`mem`], [`filesystems`] | drivers by number; `/dev`; `null` to `urandom`; mountable types |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
 //! | [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`] | events as files |

@@ -339,8 +339,9 @@ const EXITS_HEAD: &str = "\
 ## Exits of the virtual machine
 
 What more loops add. `to the VMM` are those that reach our process, `all` includes those that KVM answers itself, without the
-ticks of the host's timer. The budget is none that the operation itself causes: the few that are counted come from the sandbox's
-beginning and end, whose timing differs from run to run, and where two tasks want the CPU from the timer of their time slices.
+ticks of the host's timer. The budget is none that the operation itself causes; `yes` means less than one in a hundred loops.
+KVM does not say what the few are that are counted. They differ from run to run with the timing of the sandbox's beginning and
+end, and where two tasks want the CPU they are as many as the timer of their time slices would give.
 
 | operation | loops more | to the VMM | all | in budget |
 |---|---|---|---|---|

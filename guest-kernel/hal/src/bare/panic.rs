@@ -24,7 +24,7 @@ const NOBODY: usize = usize::MAX;
 /// Says the first line. A panic in a panic goes straight to the power port; what another CPU runs into meanwhile waits
 /// for the first to say what it has to say, which is slow and the cause of the rest.
 fn begin(what: fmt::Arguments<'_>) {
-    let cpu = local::local().id.get() as usize;
+    let cpu = local::local().id.get();
     match PANICKED.compare_exchange(NOBODY, cpu, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => {}
         Err(first) if first == cpu => {

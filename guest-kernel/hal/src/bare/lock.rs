@@ -1,6 +1,6 @@
 //! The hooks of [`sync`](crate::sync): a CPU that waits for a lock answers TLB flush requests meanwhile.
 
-use super::tlb;
+use super::{hypercall, tlb};
 
 /// Nothing to do before the first attempt.
 #[inline(always)]
@@ -18,5 +18,5 @@ pub fn released(_lock: usize, _shared: bool) {}
 #[inline]
 pub fn contended() {
     tlb::serve();
-    core::hint::spin_loop();
+    hypercall::relax_for_any();
 }

@@ -23,22 +23,27 @@ const FIRST: i32 = 1;
 
 /// Called when an allocation for a program failed, without locks: ends a process, or lets a dying one run.
 pub(super) fn make_room(task: &TaskRef) {
-    let processes = task.kernel().pids.processes();
-    let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
-    if !processes.iter().any(dying) {
-        let scores: Vec<(i64, &Arc<Process>)> =
-            processes.iter().filter_map(|p| Some((score(p)?, p))).collect();
-        if let Some(victim) = choose(&scores, |p| p.pid == FIRST) {
-            hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, footprint(victim));
-            signal::kill_process(victim, ExitStatus::Signal(Signal::KILL.number(), false));
-        } else {
-            // Nobody may be chosen: the one who asks goes.
-            signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
-        }
-    }
+    end_somebody(task);
     if !task.killed() {
         sched::yield_now(task);
     }
+}
+
+/// Ends the process that should go, unless one is going already. A function of its own, because the list of all
+/// processes must be gone when the caller yields: a thousand callers, each with its list, eat the reserve.
+fn end_somebody(task: &TaskRef) {
+    let processes = task.kernel().pids.processes();
+    let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
+    if processes.iter().any(dying) {
+        return;
+    }
+    let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((score(p)?, p))).collect();
+    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else {
+        // Nobody may be chosen: the one who asks goes.
+        return signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
+    };
+    hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, footprint(victim));
+    signal::kill_process(victim, ExitStatus::Signal(Signal::KILL.number(), false));
 }
 
 /// Called when the kernel's own memory runs short: ends processes until there is enough again. False if the calling

@@ -85,10 +85,11 @@ fn finish(task: &TaskRef, regs: &mut UserRegs, rax: u64) {
 fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize) {
     let entry = table::TABLE.get(number).copied().flatten();
     if OBSERVERS.load(Ordering::Relaxed) & OBSERVE_LOW_MEMORY != 0 {
-        OBSERVERS.fetch_and(!OBSERVE_LOW_MEMORY, Ordering::Relaxed);
         if !mm::relieve(task) {
             return finish(task, regs, Errno::EINTR.to_rax());
         }
+        // Not before: while this task waits, no other may go on to allocate.
+        OBSERVERS.fetch_and(!OBSERVE_LOW_MEMORY, Ordering::Relaxed);
     }
     if let Some(count) = COUNTS.get(number) {
         count.fetch_add(1, Ordering::Relaxed);

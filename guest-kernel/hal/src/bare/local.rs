@@ -53,8 +53,6 @@ pub struct Local {
     pub lazy: AtomicBool,
     /// Next time the lazy space is used it must be flushed or left.
     pub leave_space: AtomicBool,
-    /// Rounds this CPU has spent waiting for locks.
-    pub waited: Cell<u32>,
     /// Pages handed out as [`Frame`](crate::Frame)s minus pages taken back, on this CPU.
     pub user_pages: core::sync::atomic::AtomicI64,
 }
@@ -84,7 +82,6 @@ impl Local {
             flush_done: AtomicU64::new(0),
             lazy: AtomicBool::new(false),
             leave_space: AtomicBool::new(false),
-            waited: Cell::new(0),
             user_pages: core::sync::atomic::AtomicI64::new(0),
         }
     }

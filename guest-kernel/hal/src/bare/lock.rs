@@ -1,6 +1,6 @@
 //! The hooks of [`sync`](crate::sync): a CPU that waits for a lock answers TLB flush requests meanwhile.
 
-use super::{hypercall, tlb};
+use super::tlb;
 
 /// Nothing to do before the first attempt.
 #[inline(always)]
@@ -18,5 +18,5 @@ pub fn released(_lock: usize, _shared: bool) {}
 #[inline]
 pub fn contended() {
     tlb::serve();
-    hypercall::relax_for_any();
+    core::hint::spin_loop();
 }

@@ -5,7 +5,7 @@
 //! | [`boot`] | the entry point, the zero page, the order in which everything is set up |
 //! | [`layout`], [`paging`] | the kernel half of the address space |
 //! | [`frames`], [`heap`], [`stack`] | memory |
-//! | [`local`], [`segments`], [`cpu`], [`smp`], [`apic`], [`hypercall`] | each CPU's own things, and starting them |
+//! | [`local`], [`segments`], [`cpu`], [`smp`], [`apic`] | each CPU's own things, and starting them |
 //! | [`entry`], [`traps`], [`panic`] | ways into the kernel and out |
 //! | [`thread`], [`fpu`] | threads and their registers |
 //! | [`space`], [`tlb`], [`user`] | user memory |
@@ -36,7 +36,6 @@ mod entry;
 pub mod fpu;
 pub mod frames;
 mod heap;
-mod hypercall;
 pub mod irq;
 mod layout;
 mod local;

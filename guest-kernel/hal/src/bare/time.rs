@@ -107,7 +107,6 @@ fn scale(ticks: u64, mult: u64, shift: u32) -> u64 {
 pub(super) fn init() {
     const CLOCKSOURCE2: u32 = 1 << 3;
     const STABLE_BIT: u32 = 1 << 24;
-    super::hypercall::init(kvm_features().unwrap_or(0));
     let kvm = kvm_features().filter(|f| f & CLOCKSOURCE2 != 0);
     if kvm.is_some() {
         init_this();

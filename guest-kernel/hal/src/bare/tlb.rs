@@ -14,7 +14,6 @@
 //! interrupted too, because the processor may walk them on its own at any time.
 
 use super::apic;
-use super::hypercall;
 use super::local::{self, Local, local};
 use super::paging;
 use super::space::AddressSpace;
@@ -105,14 +104,9 @@ fn request(cpus: u64, filter: impl Fn(&Local) -> bool, post: impl Fn(&Local)) {
             continue;
         }
         let Some(target) = local::of(id) else { continue };
-        let mut rounds = 0u32;
         while target.flush_done.load(Acquire) < *ticket {
             serve();
             core::hint::spin_loop();
-            rounds = rounds.wrapping_add(1);
-            if rounds % hypercall::PATIENCE == 0 {
-                hypercall::yield_to(id);
-            }
         }
     }
 }

@@ -126,6 +126,14 @@ fn check(r: &Request) -> Result<()> {
     Ok(())
 }
 
+/// How many tasks memory allows, zombies included: their kernel stacks would take an eighth of it (Linux:
+/// `kernel.threads-max`). Without it, what a fork bomb leaves to wait for fills the kernel's heap, and no killing helps.
+fn tasks_max() -> u64 {
+    const FRAMES_A_TASK: usize = 8 * 4;
+    const FEWEST: usize = 128;
+    (hal::frames::stats().total / FRAMES_A_TASK).max(FEWEST) as u64
+}
+
 /// Makes and starts a task.
 fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     check(r)?;
@@ -133,7 +141,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     let parent: &TaskRef = ctx.task;
     let kernel = parent.kernel();
     let limit = parent.process().limits.soft(Resource::Processes);
-    if kernel.pids.task_count() as u64 >= limit {
+    if kernel.pids.taken() as u64 >= limit.min(tasks_max()) {
         return Err(Errno::EAGAIN);
     }
 

@@ -128,6 +128,11 @@ impl PidTable {
         self.tree(|t| t.entries.values().filter(|e| e.task.is_some()).count())
     }
 
+    /// How many numbers are taken, by zombies and by groups without a leader, too.
+    pub fn taken(&self) -> usize {
+        self.tree(|t| t.entries.len())
+    }
+
     /// The last number given out.
     pub fn last(&self) -> Pid {
         self.tree(|t| t.next - 1)

@@ -1,6 +1,13 @@
-//! One function for each privileged instruction we use.
+//! One function for each privileged instruction we use: those of the `x86_64` crate under one roof with those it
+//! does not have, in plain integers.
 
 use core::arch::asm;
+
+use x86_64::{
+    VirtAddr,
+    instructions::{self, port::Port, tlb},
+    registers::{control::Cr2, model_specific::Msr},
+};
 
 /// Reads a model-specific register.
 ///
@@ -8,12 +15,8 @@ use core::arch::asm;
 /// The register exists on this CPU.
 #[inline]
 pub unsafe fn rdmsr(msr: u32) -> u64 {
-    let (lo, hi): (u32, u32);
-    // SAFETY: reading an existing register has no memory effect.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(hi) << 32 | u64::from(lo)
+    // SAFETY: by the caller.
+    unsafe { Msr::new(msr).read() }
 }
 
 /// Writes a model-specific register.
@@ -22,11 +25,8 @@ pub unsafe fn rdmsr(msr: u32) -> u64 {
 /// The register exists, takes this value, and what it changes keeps the kernel's invariants.
 #[inline]
 pub unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: by the caller. Not `nomem`: a register may start DMA-like writes or interrupts.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
-            options(nostack, preserves_flags))
-    };
+    // SAFETY: by the caller.
+    unsafe { Msr::new(msr).write(value) };
 }
 
 /// Defines a reader and a writer of a control register.
@@ -58,10 +58,7 @@ control_register!(cr4, set_cr4, "cr4");
 /// The address of the last page fault.
 #[inline]
 pub fn cr2() -> u64 {
-    let v: u64;
-    // SAFETY: reading CR2 in ring 0 has no side effect.
-    unsafe { asm!("mov {}, cr2", out(reg) v, options(nomem, nostack, preserves_flags)) };
-    v
+    Cr2::read_raw()
 }
 
 /// Reads XCR0.
@@ -92,8 +89,7 @@ pub unsafe fn xsetbv(v: u64) {
 /// Forgets the translation of one page in this CPU's TLB, global or not.
 #[inline]
 pub fn invlpg(va: u64) {
-    // SAFETY: only forgets cached translations. Not `nomem`: orders against the page-table stores before it.
-    unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
+    tlb::flush(VirtAddr::new_truncate(va));
 }
 
 /// The time-stamp counter.
@@ -116,10 +112,8 @@ pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
 /// # Safety
 /// Reading this port has no effect on memory safety.
 pub unsafe fn inb(port: u16) -> u8 {
-    let v: u8;
     // SAFETY: by the caller.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") v, options(nomem, nostack, preserves_flags)) };
-    v
+    unsafe { Port::new(port).read() }
 }
 
 /// Writes a byte to an I/O port.
@@ -128,7 +122,7 @@ pub unsafe fn inb(port: u16) -> u8 {
 /// Writing this port has no effect on memory safety.
 pub unsafe fn outb(port: u16, v: u8) {
     // SAFETY: by the caller.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") v, options(nomem, nostack, preserves_flags)) };
+    unsafe { Port::new(port).write(v) };
 }
 
 /// Writes a word of 32 bits to an I/O port.
@@ -137,13 +131,14 @@ pub unsafe fn outb(port: u16, v: u8) {
 /// Writing this port has no effect on memory safety.
 pub unsafe fn outl(port: u16, v: u32) {
     // SAFETY: by the caller.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") v, options(nomem, nostack, preserves_flags)) };
+    unsafe { Port::new(port).write(v) };
 }
 
 /// Stops this CPU for good.
 pub fn halt_forever() -> ! {
     loop {
-        // SAFETY: with interrupts off nothing but an NMI wakes us, and then we halt again.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+        // With interrupts off nothing but an NMI wakes us, and then we halt again.
+        instructions::interrupts::disable();
+        instructions::hlt();
     }
 }

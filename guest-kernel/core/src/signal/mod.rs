@@ -15,8 +15,8 @@
 //! | `frame` | the frame on the user stack, and `rt_sigreturn` |
 //! | `sys` | the system calls |
 //!
-//! Deviation: the first process of a sandbox is not immune to signals without a handler, as the first of a
-//! Linux pid namespace is. It is an ordinary program there, and `Ctrl-C` has to end it.
+//! Deviation: the first process of a sandbox is spared only by what other processes of the sandbox send and it has
+//! no handler for; the first of a Linux pid namespace is spared by all but its own faults. See `send`.
 
 mod deliver;
 mod frame;

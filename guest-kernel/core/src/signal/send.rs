@@ -30,10 +30,10 @@ pub fn notify(task: &TaskRef) {
 /// Sends to one thread.
 pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
     let process = task.process().clone();
-    if prepare(&process, info.signal) {
+    if prepare(&process, &info) {
         return Ok(());
     }
-    if ignored(&process, task, info.signal) {
+    if ignored(&process, task, &info) {
         return Ok(());
     }
     push(&task.signals.pending, info)?;
@@ -44,12 +44,12 @@ pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
 
 /// Sends to a process.
 pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
-    if prepare(process, info.signal) {
+    if prepare(process, &info) {
         return Ok(());
     }
     let threads = process.threads();
     let Some(any) = threads.first() else { return Ok(()) }; // a zombie
-    if threads.iter().all(|t| ignored(process, t, info.signal)) {
+    if threads.iter().all(|t| ignored(process, t, &info)) {
         return Ok(());
     }
     push(&process.shared_pending, info)?;
@@ -119,8 +119,9 @@ fn push(pending: &Pending, info: SigInfo) -> Result<()> {
 
 /// What sending does at once, whoever blocks it: SIGKILL ends the process, SIGCONT continues it, and stop
 /// and continue cancel each other. Answers `true` if nothing is left to do.
-fn prepare(process: &Arc<Process>, signal: Signal) -> bool {
-    if process.is_exiting() || (is_init(process) && signal.is_unblockable()) {
+fn prepare(process: &Arc<Process>, info: &SigInfo) -> bool {
+    let signal = info.signal;
+    if process.is_exiting() || (signal.is_unblockable() && spares_init(process, info)) {
         return true;
     }
     let discard_everywhere = |set: SigSet| {
@@ -140,16 +141,22 @@ fn prepare(process: &Arc<Process>, signal: Signal) -> bool {
     false
 }
 
-fn ignored(process: &Process, task: &TaskRef, signal: Signal) -> bool {
-    let action = process.sighand().get(signal);
-    !task.signals.mask().has(signal)
-        && (action.ignores(signal) || (is_init(process) && action.handler == SIG_DFL))
+fn ignored(process: &Process, task: &TaskRef, info: &SigInfo) -> bool {
+    let action = process.sighand().get(info.signal);
+    !task.signals.mask().has(info.signal)
+        && (action.ignores(info.signal) || (action.handler == SIG_DFL && spares_init(process, info)))
 }
 
-/// The first process of a container is not ended or stopped by what it has no handler for, unless it is its own
-/// fault ([`force`]) or the host asks for it.
-pub(super) fn is_init(process: &Process) -> bool {
-    process.pid == 1
+/// The first process is not ended or stopped by what another process of the sandbox sends and it has no handler
+/// for. Unlike the first of a Linux pid namespace it can end itself (`abort`, `kill $$`), and SIGPIPE, its timers
+/// and its terminal act on it as on any program, because it is one.
+fn spares_init(process: &Process, info: &SigInfo) -> bool {
+    let sender = match info.fields {
+        Fields::Sender { pid, .. } | Fields::Queued { pid, .. } => pid,
+        Fields::Raw(bytes) => bytes.first_chunk().map_or(0, |pid| i32::from_ne_bytes(*pid)),
+        _ => 0,
+    };
+    process.pid == 1 && info.code <= code::SI_USER && sender != 0 && sender != 1
 }
 
 /// Tells the parent that `child` changed state, and wakes its waiters. `info.code` is one of `CLD_*`.

@@ -502,15 +502,8 @@ pub fn fpu_images_of_current() {
     equal("a good image", fpu::restore(&image), Ok(()));
 }
 
-fn all_cpus() {
-    cpu::start_secondaries();
-    let end = time::now() + 5_000_000_000;
-    while cpu::online() < cpu::count() && time::now() < end {
-        cpu::relax();
-    }
-    equal("all CPUs are up", cpu::online(), cpu::count());
-    ONLY_CPU.store(usize::MAX, SeqCst);
-
+/// Eight threads count in shared memory; answers which CPUs they ran on, a bit each.
+fn count_together() -> u64 {
     let space = space_with(programs::count);
     let tasks: Vec<TaskRef> =
         (0..8).map(|i| user_thread(programs::count, 20_000 + i, Some(space.clone()))).collect();
@@ -521,7 +514,26 @@ fn all_cpus() {
         m.frame.read(0, &mut b);
     }
     equal("no increment is lost", u64::from_le_bytes(b), sum);
-    let seen = tasks.iter().fold(0, |m, t| m | t.cpus_seen.load(SeqCst));
+    tasks.iter().fold(0, |m, t| m | t.cpus_seen.load(SeqCst))
+}
+
+fn all_cpus() {
+    cpu::start_secondaries();
+    let end = time::now() + 5_000_000_000;
+    while cpu::online() < cpu::count() && time::now() < end {
+        cpu::relax();
+    }
+    equal("all CPUs are up", cpu::online(), cpu::count());
+    ONLY_CPU.store(usize::MAX, SeqCst);
+
+    // An emulator that runs its CPUs in turn may let one do all the work of a round: then there is another round.
+    let mut seen = 0u64;
+    for _ in 0..50 {
+        seen |= count_together();
+        if cpu::count() == 1 || seen.count_ones() > 1 {
+            break;
+        }
+    }
     check(&format!("several CPUs took part: {seen:b}"), cpu::count() == 1 || seen.count_ones() > 1);
 
     let tasks: Vec<TaskRef> = (1..=12).map(|i| user_thread(programs::keep, i, None)).collect();

@@ -15,6 +15,6 @@ run --timeout 60s -- perl -e 'my @f; while (open(my $f, "<", "/etc/passwd")) { p
 run --timeout 60s -- python3 -c 'import sys
 def f(): f()
 sys.setrecursionlimit(1 << 30)
-f()' > /dev/null 2>&1; check "stack eater" $? '139|1'
+f()' > /dev/null 2>&1; check "stack eater" $? '139|1|137'
 no-leftovers || failed=1
 exit $failed

@@ -136,7 +136,8 @@ impl Vsock {
             if tx.waiting.len() < MAX_WAITING {
                 tx.waiting.push(header);
             }
-            tx.queue.enable_interrupts();
+            tx.ask_for_room();
+            self.kick(&mut tx);
         } else {
             tx.submit(header, 0);
             self.kick(&mut tx);
@@ -152,9 +153,8 @@ impl Vsock {
         {
             return Some(Slot { vsock: self, slot: Some(slot) });
         }
-        // Asks to be told, and looks once more: the device may have finished meanwhile.
-        tx.queue.enable_interrupts();
-        tx.reclaim();
+        tx.ask_for_room();
+        self.kick(&mut tx);
         tx.free.pop().map(|slot| Slot { vsock: self, slot: Some(slot) })
     }
 
@@ -246,6 +246,14 @@ impl Transmit {
         }
     }
 
+    /// With all buffers in use, asks to be told of the next that comes free. The device may have finished some
+    /// meanwhile, so looks once more.
+    fn ask_for_room(&mut self) {
+        while self.free.is_empty() && self.queue.enable_interrupts() {
+            self.reclaim();
+        }
+    }
+
     fn submit(&mut self, header: Header, payload: usize) {
         if let Some(slot) = self.free.pop() {
             self.submit_slot(slot, header, payload);
@@ -313,6 +321,8 @@ impl InterruptHandler for Vsock {
             let mut tx = self.transmit.lock();
             tx.queue.disable_interrupts();
             tx.reclaim();
+            // The interrupt may be of the other queue, and somebody may wait for this one.
+            tx.ask_for_room();
             self.kick(&mut tx);
             !tx.free.is_empty()
         };

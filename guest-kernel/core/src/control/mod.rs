@@ -118,9 +118,11 @@ enum Connected {
 
 fn connect(vsock: &Arc<Vsock>, streams: &Streams) -> Connected {
     match *streams {
-        Streams::Pipes { stdin, stdout, stderr } => {
-            Connected::Pipes([stdin, stdout, stderr].map(|port| port.map(|p| vsock.connect(p))))
-        }
+        Streams::Pipes { stdin, stdout, stderr } => Connected::Pipes([
+            stdin.map(|port| vsock.connect_on_demand(port)),
+            stdout.map(|port| vsock.connect(port)),
+            stderr.map(|port| vsock.connect(port)),
+        ]),
         Streams::Tty { port, rows, cols } => Connected::Tty { stream: vsock.connect(port), rows, cols },
     }
 }

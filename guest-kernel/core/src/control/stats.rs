@@ -5,7 +5,7 @@ use alloc::{borrow::ToOwned, vec::Vec};
 use ringfence_hal as hal;
 use ringfence_protocol::{GuestStats, Phase, SyscallCount};
 
-use crate::{kernel, sched, sync::SpinLock, syscall, task::limits::UsageSum};
+use crate::{kernel, sched, sync::SpinLock, syscall, task::limits};
 
 /// Points kept.
 const MAX_PHASES: usize = 16;
@@ -24,7 +24,6 @@ pub fn phase(name: &'static str) {
 /// The counters now.
 pub fn collect() -> GuestStats {
     let frames = hal::frames::stats();
-    let processes = kernel::kernel().pids.processes();
     GuestStats {
         frames_total: frames.total as u64,
         frames_free: frames.free as u64,
@@ -36,10 +35,7 @@ pub fn collect() -> GuestStats {
             .map(|(name, at)| Phase { name: (*name).to_owned(), at_ns: *at })
             .collect(),
         syscalls: syscall::counts().map(|(nr, count)| SyscallCount { nr: nr as u32, count }).collect(),
-        page_faults: processes
-            .iter()
-            .map(|p| UsageSum::of_process(p).plus(UsageSum::of_dead(&p.dead_children)).faults())
-            .sum(),
+        page_faults: limits::page_faults(&kernel::kernel().pids.processes()),
         context_switches: sched::context_switches(),
     }
 }

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 
 use super::{
     Process,
-    limits::UsageSum,
+    limits::{self, UsageSum},
     pid::same_task,
     process::{ExitStatus, Remains, State},
 };
@@ -55,8 +55,7 @@ pub fn leave_memory(task: &TaskRef) {
 fn release(task: &TaskRef) {
     task.exiting.store(true, Ordering::Release);
     leave_memory(task);
-    let peak = UsageSum::of_task(task);
-    peak.add_to(&task.process().dead_threads);
+    limits::keep_usage(task);
     task.vfork_complete();
     drop(task.replace_mm(None));
     crate::drivers::balloon::memory_freed();

@@ -1,6 +1,7 @@
 //! Resource limits and usage (getrlimit(2), getrusage(2), times(2)).
 
-use core::sync::atomic::Ordering;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -235,11 +236,6 @@ impl UsageSum {
         }
     }
 
-    /// Page faults.
-    pub fn faults(&self) -> u64 {
-        self.minor_faults
-    }
-
     /// The sum of both.
     pub fn plus(self, o: UsageSum) -> UsageSum {
         UsageSum {
@@ -271,6 +267,22 @@ impl UsageSum {
             ..RUsage::default()
         }
     }
+}
+
+/// Page faults of threads that have ended, in the whole machine.
+static ENDED_PAGE_FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// Adds what `task`, which ends, has used to what its process keeps.
+pub(super) fn keep_usage(task: &TaskRef) {
+    let usage = UsageSum::of_task(task);
+    usage.add_to(&task.process().dead_threads);
+    ENDED_PAGE_FAULTS.fetch_add(usage.minor_faults, Ordering::Relaxed);
+}
+
+/// Page faults since the start, given all processes there are.
+pub fn page_faults(processes: &[Arc<Process>]) -> u64 {
+    let running = processes.iter().flat_map(|p| p.threads()).map(|t| t.minor_faults.load(Ordering::Relaxed));
+    ENDED_PAGE_FAULTS.load(Ordering::Relaxed) + running.sum::<u64>()
 }
 
 fn getrusage(ctx: &mut Ctx<'_>, who: i32, out: UserPtr<RUsage>) -> Result {

@@ -15,5 +15,6 @@ timeout 60 bash -c 'ringfence run --image /srv/debian.erofs -- yes | head -n 1; 
 check "all kinds of fifos" "$(run -- sh -c 'test -p /dev/stdin && test -p /dev/stdout && echo fifos' < /dev/null)" fifos
 check "early end of input" "$(seq 1000000 | run -- head -n 1)" 1
 check "interactive" "$( (echo one; sleep 1; echo two) | run -- sh -c 'read a; echo got $a; read b; echo got $b' | tr '\n' ' ')" "got one got two "
+check "input nobody reads stays" "$(seq 3 | while read -r n; do run -- echo "$n"; done | tr '\n' ' ')" "1 2 3 "
 no-leftovers || failed=1
 exit $failed

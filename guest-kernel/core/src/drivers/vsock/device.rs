@@ -112,15 +112,18 @@ impl Vsock {
 
     /// Begins a connection to a port of the host. Does not wait: reads and writes do, until it is up.
     pub fn connect(self: &Arc<Self>, port: u32) -> Arc<Stream> {
-        let stream = {
-            let mut c = self.connections.lock();
-            let local = c.next_port;
-            c.next_port += 1;
-            let stream = Stream::new(self.clone(), local, port);
-            c.by_port.insert(local, Arc::downgrade(&stream));
-            stream
-        };
-        self.send_control(stream.header(op::REQUEST, 0, 0));
+        let stream = self.connect_on_demand(port);
+        stream.open();
+        stream
+    }
+
+    /// A stream from a port of the host that connects when it is first read or polled.
+    pub fn connect_on_demand(self: &Arc<Self>, port: u32) -> Arc<Stream> {
+        let mut c = self.connections.lock();
+        let local = c.next_port;
+        c.next_port += 1;
+        let stream = Stream::new(self.clone(), local, port);
+        c.by_port.insert(local, Arc::downgrade(&stream));
         stream
     }
 

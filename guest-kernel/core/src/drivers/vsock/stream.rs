@@ -20,6 +20,8 @@ const CHUNK: usize = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
+    /// Connects when the program first looks for data.
+    Idle,
     Connecting,
     Up,
     /// Reset, or refused.
@@ -60,13 +62,15 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream that connects when it is first read or polled: until then the host takes nothing from where its data
+    /// comes from, which others may be reading, too (`while read x; do ringfence run …; done < list`).
     pub(super) fn new(vsock: Arc<Vsock>, local: u32, peer: u32) -> Arc<Stream> {
         Arc::new(Stream {
             vsock,
             local,
             peer,
             state: SpinLock::new(State {
-                phase: Phase::Connecting,
+                phase: Phase::Idle,
                 received: VecDeque::new(),
                 forwarded: 0,
                 told: 0,
@@ -79,6 +83,16 @@ impl Stream {
             }),
             queue: WaitQueue::new(),
         })
+    }
+
+    /// Connects, if that has not been begun. Does not wait.
+    pub(super) fn open(&self) {
+        let mut s = self.state.lock();
+        if s.phase == Phase::Idle {
+            s.phase = Phase::Connecting;
+            drop(s);
+            self.vsock.send_control(self.header(op::REQUEST, 0, 0));
+        }
     }
 
     pub(super) fn peer(&self) -> u32 {
@@ -160,6 +174,7 @@ impl Stream {
         if sink.remaining() == 0 {
             return Ok(0);
         }
+        self.open();
         if nonblocking && !self.readable() {
             return Err(Errno::EAGAIN);
         }
@@ -266,6 +281,7 @@ impl Stream {
         if let Some(table) = table {
             table.register(&self.queue);
         }
+        self.open();
         let s = self.state.lock();
         let mut events = PollEvents::empty();
         if !s.received.is_empty() {
@@ -285,6 +301,7 @@ impl Stream {
 
     /// Bytes that can be read at once (`FIONREAD`).
     pub fn available(&self) -> usize {
+        self.open();
         self.state.lock().received.len()
     }
 
@@ -308,7 +325,7 @@ impl Stream {
     /// Waits until the stream is up; the error of a refused connection otherwise.
     pub fn connected(&self, task: &TaskRef) -> Result<()> {
         let up = || match self.state.lock().phase {
-            Phase::Connecting => None,
+            Phase::Idle | Phase::Connecting => None,
             Phase::Up => Some(Ok(())),
             Phase::Closed => Some(Err(Errno::ECONNREFUSED)),
         };
@@ -321,9 +338,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let closed = self.state.lock().phase == Phase::Closed;
+        let open = !matches!(self.state.lock().phase, Phase::Idle | Phase::Closed);
         self.vsock.forget(self.local);
-        if !closed {
+        if open {
             self.finish();
             self.vsock.send_control(self.header(op::SHUTDOWN, 0, SHUTDOWN_SEND | SHUTDOWN_RECEIVE));
         }

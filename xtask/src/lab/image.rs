@@ -39,6 +39,14 @@ pub struct Image {
 /// The image, made first if this user has none yet.
 pub fn ensure() -> Result<Image> {
     host::ensure_packages(PACKAGES)?;
+    let suite = suite()?;
+    let directory = host::cache_dir()?.join("lab").join(format!("{suite}-{RECIPE}"));
+    once(&directory, "making the lab's disk image (once; a minute or two)", |work| make(work, &suite))?;
+    Ok(Image { kernel: directory.join("vmlinuz"), disk: directory.join("root.ext4") })
+}
+
+/// The release of Debian this machine runs.
+pub(super) fn suite() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let field = |name: &str| {
         let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -48,25 +56,27 @@ pub fn ensure() -> Result<Image> {
         field("ID") == "debian",
         "the lab is made from the machine's own Debian packages; this is not Debian"
     );
-    let suite = field("VERSION_CODENAME");
-    let directory = host::cache_dir()?.join("lab").join(format!("{suite}-{RECIPE}"));
-    let image = Image { kernel: directory.join("vmlinuz"), disk: directory.join("root.ext4") };
+    Ok(field("VERSION_CODENAME"))
+}
+
+/// Makes `directory` by `make` unless it is there; it appears whole or not at all.
+pub(super) fn once(directory: &Path, what: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if directory.exists() {
-        return Ok(image);
+        return Ok(());
     }
     let _lock = host::lock(&directory.with_extension("lock"))?;
     if directory.exists() {
-        return Ok(image);
+        return Ok(());
     }
-    say("making the lab's disk image (once; a minute or two)");
+    say(what);
     let start = Instant::now();
     let work = directory.with_extension("new");
     run_quietly(as_root("rm").arg("-rf").arg(&work))?;
     fs::create_dir_all(&work)?;
-    make(&work, &suite)?;
-    fs::rename(&work, &directory)?;
+    make(&work)?;
+    fs::rename(&work, directory)?;
     say(&format!("made {} in {} s", directory.display(), start.elapsed().as_secs()));
-    Ok(image)
+    Ok(())
 }
 
 /// The Debian image of the lab's `/srv/debian.erofs`, as a file on this machine.
@@ -84,12 +94,10 @@ pub fn debian() -> Result<PathBuf> {
 
 fn make(work: &Path, suite: &str) -> Result<()> {
     let tree = work.join("tree");
-    make_tree(work, &tree, suite)?;
-
+    let exclude = EXCLUDED.iter().map(|path| format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    make_tree(work, &tree, suite, DEBIAN, &exclude.collect::<Vec<_>>())?;
     let erofs = work.join("debian.erofs");
-    run_quietly(
-        as_root("mkfs.erofs").args(["-Enoinline_data", "-T0", "-U", UUID, "--quiet"]).arg(&erofs).arg(&tree),
-    )?;
+    make_erofs(&erofs, &tree)?;
 
     let kernel_package = work.join("kernel");
     let modules = fetch_kernel(work, &kernel_package)?;
@@ -107,21 +115,40 @@ fn make(work: &Path, suite: &str) -> Result<()> {
     install(&[], &work.join("vmlinuz"), "boot/vmlinuz")?;
     run_quietly(as_root("mv").arg(&erofs).arg(tree.join("srv/debian.erofs")))?;
 
-    let disk = work.join("root.ext4");
-    run_quietly(
-        as_root("mke2fs")
-            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1", "-L", "lab", "-d"])
-            .arg(&tree)
-            .arg(&disk)
-            .arg("4G"),
-    )?;
-    run_quietly(as_root("chown").arg(rustix::process::geteuid().as_raw().to_string()).arg(&disk))?;
+    make_disk(&work.join("root.ext4"), &tree, "4G")?;
     run_quietly(as_root("rm").arg("-rf").arg(&tree).arg(&kernel_package))?;
     Ok(())
 }
 
-/// A Debian tree from the machine's own apt sources.
-fn make_tree(work: &Path, tree: &Path, suite: &str) -> Result<()> {
+/// An EROFS image of a tree, whose files can be mapped from it.
+pub(super) fn make_erofs(image: &Path, tree: &Path) -> Result<()> {
+    let mut command = as_root("mkfs.erofs");
+    run_quietly(command.args(["-Enoinline_data", "-T0", "-U", UUID, "--quiet"]).arg(image).arg(tree))?;
+    Ok(())
+}
+
+/// An ext4 disk of a tree, ours to read.
+pub(super) fn make_disk(disk: &Path, tree: &Path, size: &str) -> Result<()> {
+    run_quietly(
+        as_root("mke2fs")
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1", "-L", "lab", "-d"])
+            .arg(tree)
+            .arg(disk)
+            .arg(size),
+    )?;
+    run_quietly(as_root("chown").arg(rustix::process::geteuid().as_raw().to_string()).arg(disk))?;
+    Ok(())
+}
+
+/// A Debian tree of minbase and `packages`, from the machine's own apt sources. The sources of packages can be
+/// had, too, from `options` that are hooks of mmdebstrap.
+pub(super) fn make_tree(
+    work: &Path,
+    tree: &Path,
+    suite: &str,
+    packages: &str,
+    options: &[String],
+) -> Result<()> {
     let format = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)";
     let targets = |format| {
         run_quietly(Command::new("apt-get").args([
@@ -142,17 +169,14 @@ fn make_tree(work: &Path, tree: &Path, suite: &str) -> Result<()> {
             bail!("apt-get indextargets says {index:?}");
         };
         if origin == "Debian" && codename.split('-').next() == Some(suite) && component == "main" {
-            sources.push_str(&format!("deb {uri} {release} main\n"));
+            sources.push_str(&format!("deb {uri} {release} main\ndeb-src {uri} {release} main\n"));
         }
     }
     ensure!(!sources.is_empty(), "the machine's apt configuration has no source of Debian {suite} main");
     let list = work.join("sources.list");
     fs::write(&list, sources)?;
     let mut command = as_root("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", &format!("--include={DEBIAN}")]);
-    for path in EXCLUDED {
-        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
-    }
+    command.args(["--quiet", "--variant=minbase", &format!("--include={packages}")]).args(options);
     for line in run_quietly(Command::new("apt-config").arg("dump"))?.lines() {
         if line.to_ascii_lowercase().starts_with("acquire::http") && line.contains("roxy") {
             command.arg(format!("--aptopt={line}"));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::client::Session;
-use super::{cpio, image};
+use super::{cpio, image, programs};
 use crate::{build, host};
 
 /// Commands that can run at once.
@@ -192,7 +192,13 @@ impl Lab {
         qemu.arg("-kernel").arg(&image.kernel).args(["-initrd", "initramfs", "-append", &kernel_arguments]);
         let disk = image.disk.display().to_string().replace(',', ",,");
         qemu.args(["-drive", &format!("file={disk},if=none,id=root,format=raw,snapshot=on")]);
-        qemu.args(["-device", "nvme,drive=root,serial=root"]);
+        // Two name spaces of one controller, so that which is which does not depend on the order of probing.
+        qemu.args(["-device", "nvme,serial=lab", "-device", "nvme-ns,drive=root,nsid=1"]);
+        if let Some(programs) = programs::existing()? {
+            let disk = programs.display().to_string().replace(',', ",,");
+            qemu.args(["-drive", &format!("file={disk},if=none,id=programs,format=raw,snapshot=on")]);
+            qemu.args(["-device", "nvme-ns,drive=programs,nsid=2"]);
+        }
         qemu.args(["-device", &format!("virtio-serial-pci,max_ports={}", PORTS + 1)]);
         for port in 0..PORTS {
             qemu.args(["-chardev", &format!("socket,id=p{port},path=p{port},server=on,wait=off")]);

@@ -1,12 +1,13 @@
 //! The lab: a virtual machine in which KVM works, on any machine.
 //!
 //! QEMU emulates an AMD processor with SVM in software; in it boots Debian's cloud kernel with `kvm_amd`, and
-//! there our VMM runs. [`image`] makes the disk (once a user), [`instance`] starts and ends machines (one a
+//! there our VMM runs. [`image`] makes the disk (once a user), [`programs`] a second one with server programs, [`instance`] starts and ends machines (one a
 //! checkout), [`client`] runs commands in them, over [`ringfence_lab_agent`]'s wire format.
 mod client;
 mod cpio;
 mod image;
 mod instance;
+pub mod programs;
 mod terminal;
 
 use std::ffi::OsString;
@@ -56,6 +57,8 @@ pub enum Command {
     },
     /// Say whether the lab is up
     Status(Which),
+    /// Make the disk with server programs (/srv/programs); labs that start from then on have it
+    Programs,
 }
 
 /// Which of the checkout's labs.
@@ -87,6 +90,7 @@ pub fn main(command: Command) -> Result<u8> {
             eprintln!("the lab is up; cargo xtask lab exec -- CMD ARGS");
         }
         Command::Down(which) => which.lab().down()?,
+        Command::Programs => println!("{}", programs::ensure()?.display()),
         Command::Status(which) => {
             let lab = which.lab();
             println!("{}", lab.status()?);

@@ -1,4 +1,4 @@
-//! Setting the machine up: root file system, pseudo file systems, modules, `/srv/debian`.
+//! Setting the machine up: root file system, pseudo file systems, modules, `/srv/debian`, `/srv/programs`.
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// The disk with the root file system. NVMe and ext4 are built into Debian's cloud kernel.
 const DISK: &str = "/dev/nvme0n1";
+
+/// The disk with server programs, in labs that have it.
+const PROGRAMS: &str = "/dev/nvme0n2";
 
 /// Kernel modules the lab and what is tested in it need. One that a kernel has built in or lacks is skipped.
 const MODULES: &[&str] = &[
@@ -79,6 +82,13 @@ pub fn set_up() -> io::Result<()> {
     run("busybox", &[&["modprobe", "-a"], MODULES].concat());
     run("busybox", &["ip", "link", "set", "lo", "up"]);
     run("mount", &["-t", "erofs", "-o", "ro,loop", "/srv/debian.erofs", "/srv/debian"]);
+    if Path::new(PROGRAMS).exists() {
+        fs::create_dir_all("/srv/disk")?;
+        fs::create_dir_all("/srv/programs")?;
+        mount(PROGRAMS, "/srv/disk", "ext4", "")?;
+        symlink("disk/programs.erofs", "/srv/programs.erofs")?;
+        run("mount", &["-t", "erofs", "-o", "ro,loop", "/srv/disk/programs.erofs", "/srv/programs"]);
+    }
     Ok(())
 }
 

@@ -25,7 +25,7 @@ const REPORTING_QUEUE: u16 = 2;
 const QUEUE_SIZE: u16 = 16;
 /// Blocks of 64 KiB and up: smaller ones cost more in requests than they give back.
 const MIN_ORDER: u32 = 4;
-/// Blocks reported in one round; what is left waits for the next.
+/// Blocks reported in one round; what is left waits for the next, which then comes by itself.
 const BLOCKS_PER_ROUND: usize = 256;
 /// How often a busy guest reports, in nanoseconds.
 const PERIOD_NS: u64 = 500_000_000;
@@ -81,12 +81,15 @@ impl Balloon {
             let _ = wait_event(task, freed, Interruptible::No, None, woken);
             let deadline = hal::time::now().saturating_add(PERIOD_NS);
             let _ = wait_event_any(task, Interruptible::No, Some(deadline), settled); // always times out
-            self.report(task);
+            if self.report(task) {
+                FREED.store(true, Ordering::Release); // There is more: go on after another pause.
+            }
         }
     }
 
-    fn report(&self, task: &TaskRef) {
-        hal::frames::report_free(MIN_ORDER, BLOCKS_PER_ROUND, |phys, len| {
+    /// Reports one round of blocks; true if there may be more.
+    fn report(&self, task: &TaskRef) -> bool {
+        let reported = hal::frames::report_free(MIN_ORDER, BLOCKS_PER_ROUND, |phys, len| {
             sched::preempt_point(task);
             let buffer = Buffer { phys, len: len.min(u32::MAX as usize) as u32, writable: true };
             let Some(_) = self.queue.lock().push(&[buffer]) else { return false };
@@ -97,5 +100,6 @@ impl Balloon {
             let answered = || self.queue.lock().pop();
             wait_event(task, &self.done, Interruptible::No, None, answered).is_ok()
         });
+        reported == BLOCKS_PER_ROUND
     }
 }

@@ -19,7 +19,12 @@ use crate::{
     TaskRef,
     errno::{Errno, Result},
     io::Sink,
-    mm::{Mappable, PageTree},
+    mm::{
+        Mappable, PageTree,
+        charge::{self, Kind},
+        reclaim,
+    },
+    sync::Once,
 };
 
 const PAGE: u64 = hal::PAGE_SIZE as u64;
@@ -121,12 +126,21 @@ pub struct ErofsInode {
     fs: Arc<Shared>,
     inode: erofs::Inode,
     /// Copies of pages that the image does not hold page-aligned.
-    copies: PageTree,
+    copies: Once<Arc<PageTree>>,
 }
 
 impl ErofsInode {
     fn make(fs: &Arc<Shared>, inode: erofs::Inode) -> InodeRef {
-        Arc::new(ErofsInode { fs: fs.clone(), inode, copies: PageTree::new() })
+        Arc::new(ErofsInode { fs: fs.clone(), inode, copies: Once::new() })
+    }
+
+    /// The cache of copies, made and announced at the first use.
+    fn copies(&self) -> &PageTree {
+        self.copies.call_once(|| {
+            let cache = Arc::new(PageTree::new());
+            reclaim::add_cache(&cache);
+            cache
+        })
     }
 
     fn region(&self) -> &hal::pmem::PhysRegion {
@@ -264,10 +278,10 @@ impl Mappable for ErofsInode {
             Extent::Data { at, mappable: true, .. } if at % PAGE == 0 => {
                 Ok(self.region().frame((at / PAGE) as usize))
             }
-            _ => self.copies.get_or_insert_with(index, || {
+            _ => self.copies().get_or_insert_with(index, || {
                 let mut bytes = vec![0; PAGE as usize];
                 let n = self.fs.image.read(&self.inode, offset, &mut bytes).map_err(errno)?;
-                let frame = hal::Frame::alloc_zeroed()?;
+                let frame = charge::zeroed(Kind::Cache)?;
                 frame.write(0, bytes.get(..n).unwrap_or_default());
                 Ok(frame)
             }),
@@ -279,7 +293,7 @@ impl Mappable for ErofsInode {
             Extent::Data { at, mappable: true, .. } if at % PAGE == 0 => {
                 Some(self.region().frame((at / PAGE) as usize))
             }
-            _ => self.copies.get(index),
+            _ => self.copies.get()?.get(index),
         }
     }
 

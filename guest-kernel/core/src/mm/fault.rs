@@ -13,7 +13,9 @@ use crate::{errno::Errno, sync::Once};
 
 use super::{
     Backing, Limits, MMAP_MIN_ADDR, Mappable, Mm, PAGE_SIZE, STACK_GUARD_GAP, USER_END, VmFlags, Vma,
-    VmaTree, page_align_down,
+    VmaTree,
+    charge::{self, Kind},
+    page_align_down,
 };
 
 /// Pages mapped around a read fault on an object, if they are cached.
@@ -95,7 +97,7 @@ impl Mm {
         let write = access == Access::Write;
         let rights = page_rights(vma.prot);
         let (frame, rights) = match &vma.backing {
-            Backing::Anonymous if write => match Frame::alloc_zeroed() {
+            Backing::Anonymous if write => match charge::zeroed(Kind::Anonymous) {
                 Ok(frame) => (frame, rights),
                 Err(hal::OutOfMemory) => return Attempt::Failed(FaultResult::OutOfMemory),
             },
@@ -151,7 +153,7 @@ impl Mm {
             return Ok((frame, writable));
         }
         vma.note_private_page();
-        Ok((Frame::alloc_copy(&frame).map_err(|_| FaultResult::OutOfMemory)?, true))
+        Ok((charge::copied(&frame, Kind::Anonymous).map_err(|_| FaultResult::OutOfMemory)?, true))
     }
 
     /// Maps the cached neighbours of `page`, read-only. Not for shared writable mappings, whose objects want to
@@ -223,9 +225,9 @@ fn own_frame(frame: Frame) -> Result<Frame, hal::OutOfMemory> {
         return Ok(frame);
     }
     if zero_frame().is_some_and(|zero| zero.pfn() == frame.pfn()) {
-        return Frame::alloc_zeroed();
+        return charge::zeroed(Kind::Anonymous);
     }
-    Frame::alloc_copy(&frame)
+    charge::copied(&frame, Kind::Anonymous)
 }
 
 /// The page that all untouched anonymous memory reads as.

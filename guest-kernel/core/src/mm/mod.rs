@@ -22,7 +22,8 @@
 //! | `fork` | duplicating an address space |
 //! | `remote` | reading and writing memory of another process |
 //! | `report` | what procfs shows |
-//! | `oom` | choosing whom to kill when memory is out |
+//! | `charge` | who pays for a frame: where a memory controller comes in |
+//! | `reclaim`, `oom` | giving caches up when memory is out; then choosing whom to kill |
 //! | `syscalls`, `process_vm` | the system calls themselves |
 //!
 //! # Locks
@@ -40,6 +41,7 @@
 
 mod advise;
 mod brk;
+pub mod charge;
 mod entry;
 mod fault;
 mod fork;
@@ -47,9 +49,10 @@ mod lock;
 mod map;
 mod mappable;
 mod mappers;
-mod oom;
+pub mod oom;
 mod pages;
 mod process_vm;
+pub mod reclaim;
 mod remap;
 mod remote;
 mod report;
@@ -79,6 +82,7 @@ use ringfence_hal as hal;
 use ringfence_hal::AddressSpace;
 
 use crate::{
+    drivers::balloon,
     errno::Result,
     fs::FileRef,
     sync::{RwSpinLock, SpinLock},
@@ -172,6 +176,8 @@ pub struct Mm {
 }
 
 const UPGRADE_LOCKS: usize = 8;
+/// Pages unmapped at once that the host is told about.
+const WORTH_REPORTING: usize = 64;
 
 /// What the lock of an [`Mm`] guards.
 struct Layout {
@@ -253,6 +259,9 @@ impl Mm {
         let n = self.space.unmap(range);
         if n > 0 {
             self.count_pages(vma, -(n as i64));
+            if n >= WORTH_REPORTING {
+                balloon::memory_freed();
+            }
         }
     }
 }

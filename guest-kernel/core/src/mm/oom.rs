@@ -1,15 +1,17 @@
 //! Out of memory: somebody has to go.
 //!
-//! As Linux does, the process that uses the most memory is killed, its choice biased by `oom_score_adj`. If one
-//! is dying already, its memory is waited for instead of killing another. The first process, whose end is that of
-//! the sandbox, is chosen only if it uses more than all others together.
+//! As Linux does, caches go first, then the process with the highest *badness*: the pages it has in memory and in page
+//! tables, biased by `oom_score_adj` in thousandths of the machine's memory; here also what the kernel holds for it
+//! (mappings, threads, open files), because that is memory a hostile program would eat instead. With it go other processes
+//! that share its memory. If one is dying already, its memory is waited for instead of killing another. The first process,
+//! whose end is that of the sandbox, is chosen only if it uses more than all others together.
 
-use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::Ordering;
+use alloc::{string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_hal as hal;
 
-use super::MmStats;
+use super::{MmStats, charge, reclaim};
 use crate::{
     TaskRef, sched,
     signal::{self, Signal},
@@ -20,10 +22,22 @@ use crate::{
 const NEVER: i32 = -1000;
 /// The number of the sandbox's first process.
 const FIRST: i32 = 1;
+/// If caches gave up this many frames, nobody is killed.
+const ENOUGH: usize = 64;
 
-/// Called when an allocation for a program failed, without locks: ends a process, or lets a dying one run.
+static KILLS: AtomicU64 = AtomicU64::new(0);
+
+/// How often a process was killed for memory (`oom_kill` of `/proc/vmstat`).
+pub fn kills() -> u64 {
+    KILLS.load(Ordering::Relaxed)
+}
+
+/// Called when an allocation for a program failed, without spin locks: gives up caches, ends a process, or lets a dying
+/// one run.
 pub(super) fn make_room(task: &TaskRef) {
-    end_somebody(task);
+    if !charge::make_room(task) && reclaim::run() < ENOUGH {
+        end_somebody(task);
+    }
     if !task.killed() {
         sched::yield_now(task);
     }
@@ -33,17 +47,52 @@ pub(super) fn make_room(task: &TaskRef) {
 /// processes must be gone when the caller yields: a thousand callers, each with its list, eat the reserve.
 fn end_somebody(task: &TaskRef) {
     let processes = task.kernel().pids.processes();
+    if !kill_one_of(&processes) {
+        // Nobody may be chosen: the one who asks goes.
+        signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
+    }
+}
+
+/// Ends the worst of `processes`, unless one of them is on its way out; false if none may be chosen.
+pub fn kill_one_of(processes: &[Arc<Process>]) -> bool {
     let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
     if processes.iter().any(dying) {
-        return;
+        return true;
     }
-    let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((score(p)?, p))).collect();
-    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else {
-        // Nobody may be chosen: the one who asks goes.
-        return signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
-    };
-    hal::log!(Warn, "out of memory: killing process {} ({} pages)", victim.pid, footprint(victim));
-    signal::kill_process(victim, ExitStatus::Signal(Signal::KILL.number(), false));
+    let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((badness(p)?, p))).collect();
+    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else { return false };
+    kill(victim, processes);
+    true
+}
+
+fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
+    KILLS.fetch_add(1, Ordering::Relaxed);
+    let leader = victim.threads().into_iter().next();
+    let mm = leader.as_ref().and_then(|t| t.mm_opt());
+    let stats = mm.as_ref().map_or(MmStats::default(), |mm| mm.stats());
+    let comm = leader.as_ref().map_or([0; 16], |t| t.comm());
+    let name = String::from_utf8_lossy(comm.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+    hal::log!(
+        Warn,
+        "Out of memory: Killed process {} ({name}) total-vm:{}kB, anon-rss:{}kB, file-rss:{}kB, pgtables:{}kB \
+         oom_score_adj:{}",
+        victim.pid,
+        stats.size * 4,
+        stats.anonymous * 4,
+        stats.object * 4,
+        stats.tables * 4,
+        victim.oom_score_adj.load(Ordering::Relaxed)
+    );
+    let killed = ExitStatus::Signal(Signal::KILL.number(), false);
+    signal::kill_process(victim, killed);
+    // Those who run in the same memory keep it alive.
+    let Some(mm) = mm else { return };
+    for other in processes.iter().filter(|p| !Arc::ptr_eq(p, victim) && p.pid != FIRST) {
+        let shares = other.threads().iter().any(|t| t.mm_opt().is_some_and(|m| Arc::ptr_eq(&m, &mm)));
+        if shares && other.oom_score_adj.load(Ordering::Relaxed) > NEVER {
+            signal::kill_process(other, killed);
+        }
+    }
 }
 
 /// Called when the kernel's own memory runs short: ends processes until there is enough again. False if the calling
@@ -67,6 +116,7 @@ fn footprint(process: &Process) -> u64 {
     let stats = threads.iter().find_map(|t| t.mm_opt()).map_or(MmStats::default(), |mm| mm.stats());
     let files = threads.iter().find_map(|t| t.files().ok()).map_or(0, |files| files.capacity() as u64);
     stats.resident
+        + stats.tables
         + stats.mappings as u64 / MAPPINGS_A_PAGE
         + threads.len() as u64 * PAGES_A_THREAD
         + files / FILES_A_PAGE
@@ -81,14 +131,24 @@ fn choose<'a, P>(scores: &[(i64, &'a P)], is_first: impl Fn(&P) -> bool) -> Opti
 }
 
 /// How much sense it makes to kill `process`; None if it must not be.
-fn score(process: &Arc<Process>) -> Option<i64> {
-    let adjust = process.oom_score_adj.load(Ordering::Relaxed);
-    let pages = footprint(process);
-    if adjust <= NEVER || process.is_exiting() || process.threads().is_empty() {
+fn badness(process: &Arc<Process>) -> Option<i64> {
+    if process.is_exiting() || process.threads().is_empty() {
         return None;
     }
+    biased(footprint(process), process.oom_score_adj.load(Ordering::Relaxed))
+}
+
+/// `pages` with `oom_score_adj` in thousandths of the machine's memory added; None if it protects from being chosen.
+fn biased(pages: u64, adjust: i32) -> Option<i64> {
     let total = hal::frames::stats().total as i64;
-    Some(pages as i64 + i64::from(adjust) * total / 1000)
+    (adjust > NEVER).then(|| pages as i64 + i64::from(adjust) * (total / 1000))
+}
+
+/// `/proc/PID/oom_score`: the badness, from 0 over 666 (nothing in memory, no bias) to 1333 or so.
+pub fn score(process: &Arc<Process>) -> u64 {
+    let total = (hal::frames::stats().total as i64).max(1);
+    let points = badness(process).map_or(0, |badness| (1000 + badness * 1000 / total) * 2 / 3);
+    u64::try_from(points).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -116,6 +116,32 @@ impl PageTree {
         removed
     }
 
+    /// Removes the frames that nobody else refers to; returns how many there were.
+    pub fn evict_unused(&self) -> usize {
+        let mut removed = 0;
+        let mut next = 0;
+        loop {
+            let mut dropped: Vec<Frame> = Vec::with_capacity(CHUNK as usize);
+            let mut chunks = self.chunks.lock();
+            let Some((&key, chunk)) = chunks.map.range_mut(next..).next() else { break };
+            for slot in &mut chunk.frames {
+                // Nobody can get another reference but from here, and that is locked.
+                if slot.as_ref().is_some_and(|frame| frame.ref_count() == 1) {
+                    dropped.extend(slot.take());
+                }
+            }
+            chunk.used -= dropped.len();
+            let empty = chunk.used == 0;
+            let chunk = if empty { chunks.map.remove(&key) } else { None };
+            chunks.count -= dropped.len();
+            drop(chunks);
+            drop(chunk);
+            removed += dropped.len();
+            next = key + 1;
+        }
+        removed
+    }
+
     /// The first index at or after `index` that has a frame (`SEEK_DATA`).
     pub fn next_present(&self, index: u64) -> Option<u64> {
         let chunks = self.chunks.lock();
@@ -164,6 +190,20 @@ mod tests {
         assert_eq!(tree.count(), 1);
         assert_eq!(tree.get(70).map(|f| f.pfn()), Some(a.pfn()));
         assert!(tree.get(71).is_none());
+    }
+
+    #[test]
+    fn evicts_only_what_nobody_uses() {
+        let tree = PageTree::new();
+        let used = tree.insert(3, frame());
+        for i in [4, 70, 5000] {
+            tree.insert(i, frame());
+        }
+        assert_eq!(tree.evict_unused(), 3);
+        assert_eq!(tree.next_present(0), Some(3));
+        drop(used);
+        assert_eq!(tree.evict_unused(), 1);
+        assert_eq!(tree.count(), 0);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct MmStats {
     pub exec: u64,
     /// The program's own code (VmExe).
     pub text: u64,
+    /// Page tables (VmPTE).
+    pub tables: u64,
     /// Locked (VmLck).
     pub locked: u64,
     /// Number of mappings.
@@ -175,6 +177,7 @@ impl Mm {
             stack: totals.stack,
             exec: totals.exec,
             text: image.end_code.saturating_sub(image.start_code).div_ceil(PAGE_SIZE),
+            tables: self.space.tables() as u64,
             locked: totals.locked,
             mappings: layout.vmas.count(),
         }

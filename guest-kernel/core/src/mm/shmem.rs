@@ -4,7 +4,10 @@ use alloc::sync::Arc;
 
 use ringfence_hal::Frame;
 
-use super::{Mappable, PageTree};
+use super::{
+    Mappable, PageTree,
+    charge::{self, Kind},
+};
 use crate::errno::Result;
 
 /// An object of zero pages that lives as long as a mapping refers to it.
@@ -22,7 +25,7 @@ impl SharedMemory {
 
 impl Mappable for SharedMemory {
     fn page(&self, index: u64, _write: bool) -> Result<Frame> {
-        self.pages.get_or_insert_with(index, || Ok(Frame::alloc_zeroed()?))
+        self.pages.get_or_insert_with(index, || Ok(charge::zeroed(Kind::Shared)?))
     }
 
     fn cached_page(&self, index: u64) -> Option<Frame> {

@@ -41,6 +41,7 @@ pub struct AddressSpace {
     /// Raised by every flush.
     pub(super) generation: AtomicU64,
     resident: AtomicUsize,
+    tables: AtomicUsize,
 }
 
 /// Frames and tables taken out of the tree.
@@ -127,6 +128,7 @@ impl AddressSpace {
             cpus: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             resident: AtomicUsize::new(0),
+            tables: AtomicUsize::new(1),
         }))
     }
 
@@ -170,6 +172,7 @@ impl AddressSpace {
                         return Err(OutOfMemory);
                     };
                     slot.store(new | LINK, Relaxed);
+                    self.tables.fetch_add(1, Relaxed);
                     if level != 3 {
                         add_used(phys);
                     }
@@ -206,6 +209,7 @@ impl AddressSpace {
                 return;
             }
             slot.store(0, Relaxed);
+            self.tables.fetch_sub(1, Relaxed);
             gather.tables.push(phys);
             if let Some((parent, ..)) = path.last() {
                 sub_used(*parent);
@@ -482,6 +486,11 @@ impl AddressSpace {
     /// Makes every CPU that runs this space forget it: after [`Self::fork_range`].
     pub fn flush_all(&self) {
         tlb::flush(self, 0..USER_END, false);
+    }
+
+    /// Pages of page tables.
+    pub fn tables(&self) -> usize {
+        self.tables.load(Relaxed)
     }
 
     /// Mapped pages.

@@ -7,10 +7,13 @@ use crate::{OutOfMemory, PAGE_SHIFT, PAGE_SIZE, UserFault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Frame numbers start here, as on a machine whose low megabyte is not ours.
 const FIRST_PFN: u64 = 0x100;
+
+static UNCHARGE_HOOK: OnceLock<fn(u32, usize)> = OnceLock::new();
 
 pub(super) type Page = [u8; PAGE_SIZE];
 
@@ -72,7 +75,7 @@ impl Pool {
                 FIRST_PFN + s.fresh as u64 - 1
             }
         };
-        let ram = Arc::new(Ram { pfn, data: Mutex::new(data), pool: self.clone() });
+        let ram = Arc::new(Ram { pfn, data: Mutex::new(data), owner: AtomicU32::new(0), pool: self.clone() });
         s.live.insert(pfn, Arc::downgrade(&ram));
         Ok(Frame(Kind::Ram(ram)))
     }
@@ -97,6 +100,8 @@ struct Ram {
     pfn: u64,
     /// `None` while the page is all zero.
     data: Mutex<Option<Box<Page>>>,
+    /// Who is charged for it.
+    owner: AtomicU32,
     pool: Arc<Pool>,
 }
 
@@ -105,6 +110,13 @@ impl Drop for Ram {
         let mut s = self.pool.state.lock().unwrap_or_else(|e| e.into_inner());
         s.live.remove(&self.pfn);
         s.free.insert(self.pfn);
+        drop(s);
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != 0
+            && let Some(hook) = UNCHARGE_HOOK.get()
+        {
+            hook(owner, 1);
+        }
     }
 }
 
@@ -151,6 +163,23 @@ impl Frame {
         match &self.0 {
             Kind::Ram(ram) => Arc::strong_count(ram),
             Kind::Static(..) => usize::MAX,
+        }
+    }
+
+    /// Notes who is charged for the page, 0 for nobody: what the hook of [`frames::on_uncharge`] is told when the
+    /// last reference goes. Only for a page of RAM that nobody else knows yet.
+    pub fn set_owner(&self, owner: u32) {
+        match &self.0 {
+            Kind::Ram(ram) => ram.owner.store(owner, Ordering::Relaxed),
+            Kind::Static(..) => panic!("a static page belongs to nobody"),
+        }
+    }
+
+    /// Who is charged for the page; 0 for nobody.
+    pub fn owner(&self) -> u32 {
+        match &self.0 {
+            Kind::Ram(ram) => ram.owner.load(Ordering::Relaxed),
+            Kind::Static(..) => 0,
         }
     }
 
@@ -263,6 +292,12 @@ pub mod frames {
 
     /// Has `hook` called when the kernel's own allocations use up the reserve. Here they are not counted: never.
     pub fn on_low(_hook: fn()) {}
+
+    /// Has `hook(owner, frames)` called when frames with an owner ([`Frame::set_owner`]) are freed. It is called
+    /// with any lock held, so it takes none but leaves of its own.
+    pub fn on_uncharge(hook: fn(u32, usize)) {
+        let _ = UNCHARGE_HOOK.set(hook);
+    }
 
     /// Whether the kernel's own allocations live on the reserve.
     pub fn is_low() -> bool {

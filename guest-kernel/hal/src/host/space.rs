@@ -196,6 +196,11 @@ impl AddressSpace {
         *self.unflushed.lock().unwrap() == Some(std::thread::current().id())
     }
 
+    /// Pages of page tables: those the leaf entries are in.
+    pub fn tables(&self) -> usize {
+        self.tree().tables.len()
+    }
+
     /// Mapped pages.
     pub fn resident(&self) -> usize {
         self.tree().pages.len()

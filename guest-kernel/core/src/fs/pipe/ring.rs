@@ -7,6 +7,7 @@ use ringfence_hal::{Frame, PAGE_SIZE};
 use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
+    mm::charge::{self, Kind},
 };
 
 /// A part of one page with bytes in it.
@@ -118,7 +119,7 @@ impl Ring {
         let spare = self.spare.iter_mut().find_map(Option::take);
         let frame = match spare {
             Some(frame) => frame,
-            None => Frame::alloc_zeroed()?,
+            None => charge::zeroed(Kind::Kernel)?,
         };
         if let Err(e) = source.take_into_frame(&frame, 0, len) {
             self.keep(frame);

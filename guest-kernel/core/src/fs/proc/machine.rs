@@ -9,6 +9,7 @@ use crate::{
     errno::Result,
     fs::filesystems,
     kernel::kernel,
+    mm::oom,
     sched,
     task::{RELEASE, VERSION},
     time,
@@ -165,7 +166,7 @@ fn vmstat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     let frames = hal::frames::stats();
     let (anonymous, objects) = mapped();
     emit!(out, "nr_free_pages {}\nnr_anon_pages {anonymous}\nnr_mapped {objects}\n", frames.free);
-    emit!(out, "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n");
+    emit!(out, "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\noom_kill {}\n", oom::kills());
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     errno::{Errno, Result},
-    mm::Mm,
+    mm::{Mm, oom},
     task::{Capabilities, comm_of, limits::Resource},
 };
 
@@ -38,8 +38,7 @@ macro_rules! common_entries {
             file("mountinfo", mounts::mountinfo),
             writable("oom_score_adj", oom_score_adj, set_oom_score_adj),
             file("oom_score", |s, out| {
-                s.target()?;
-                emit!(out, "0\n");
+                emit!(out, "{}\n", oom::score(&s.target()?.process));
                 Ok(())
             }),
             file("cgroup", |_, out| { emit!(out, "0::/\n"); Ok(()) }),

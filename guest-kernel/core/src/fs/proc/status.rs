@@ -206,7 +206,7 @@ fn memory(m: &crate::mm::MmStats, out: &mut Text) {
         ("VmStk", m.stack),
         ("VmExe", m.text),
         ("VmLib", m.exec.saturating_sub(m.text)),
-        ("VmPTE", m.resident.div_ceil(512)),
+        ("VmPTE", m.tables),
         ("VmSwap", 0),
     ];
     lines.iter().for_each(|(name, pages)| emit!(out, "{name}:\t{:>8} kB\n", pages * 4));

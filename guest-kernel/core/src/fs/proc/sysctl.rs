@@ -1,11 +1,13 @@
 //! `/proc/sys`: what can be asked, and the little that can be set.
 
 use alloc::string::String;
+use core::ops::RangeInclusive;
 
-use super::{Entry, Scope, Text, dir, file, text::emit, writable};
+use super::{Entry, Node, Scope, Text, dir, file, text::emit, writable};
 use crate::{
+    drivers,
     errno::{Errno, Result},
-    fs::{fd_table::NR_OPEN, pipe},
+    fs::{dentry, fd_table::NR_OPEN, pipe},
     kernel::kernel,
     mm, random,
     sync::Once,
@@ -86,6 +88,12 @@ const RANDOM: &[Entry] = &[
 ];
 
 const VM: &[Entry] = &[
+    Entry {
+        name: "drop_caches",
+        mode: 0o200,
+        private: false,
+        node: Node::File(|_, _| Ok(()), Some(drop_caches)),
+    },
     fixed!("max_map_count", mm::MAX_MAP_COUNT),
     fixed!("min_free_kbytes", 1024),
     fixed!("mmap_min_addr", mm::MMAP_MIN_ADDR),
@@ -94,6 +102,29 @@ const VM: &[Entry] = &[
     fixed!("overcommit_ratio", 50),
     fixed!("swappiness", 0),
 ];
+
+/// `drop_caches`: 1 is pages, 2 dentries and inodes, 4 only says "no more messages about it".
+fn drop_caches(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let what = number(s, bytes, 1..=4)?;
+    if what & 1 != 0 {
+        mm::reclaim::drop_pages();
+    }
+    if what & 2 != 0 {
+        dentry::shrink();
+    }
+    drivers::balloon::memory_freed();
+    Ok(())
+}
+
+/// The number that a privileged task writes.
+fn number(s: &Scope<'_>, bytes: &[u8], valid: RangeInclusive<u64>) -> Result<u64> {
+    if s.viewer.credentials().euid != 0 && !s.viewer.credentials().capable(Capabilities::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let value = text.trim_matches(['\0', ' ', '\n', '\t']).parse().map_err(|_| Errno::EINVAL)?;
+    if valid.contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
+}
 
 fn random_bytes() -> [u8; 16] {
     let mut bytes = [0; 16];

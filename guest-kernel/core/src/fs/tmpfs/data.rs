@@ -21,7 +21,10 @@ use crate::{
     errno::{Errno, Result},
     fs::inode::{FallocateMode, InodeRef, SeekTarget},
     io::{Sink, Source},
-    mm::{Mappable, Mappers, PageTree},
+    mm::{
+        Mappable, Mappers, PageTree,
+        charge::{self, Kind},
+    },
     sync::{Mutex, MutexGuard},
 };
 
@@ -143,11 +146,11 @@ impl FileData {
             self.origin_len.load(Ordering::Acquire).saturating_sub(index.saturating_mul(PAGE)).min(PAGE);
         let frame = match self.origin.as_ref().and_then(|o| o.pages.as_ref()) {
             Some(pages) if below > 0 => {
-                let frame = Frame::alloc_copy(&pages.page(index, false)?)?;
+                let frame = charge::copied(&pages.page(index, false)?, Kind::Shared)?;
                 frame.zero(below as usize..PAGE as usize);
                 frame
             }
-            _ => Frame::alloc_zeroed()?,
+            _ => charge::zeroed(Kind::Shared)?,
         };
         fs.charge_page()?;
         let there = self.pages.insert(index, frame.clone());

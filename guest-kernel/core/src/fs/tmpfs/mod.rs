@@ -54,12 +54,16 @@ use super::{
     types::StatFs,
 };
 use crate::{
+    drivers::balloon,
     errno::{Errno, Result},
     sync::SpinLock,
 };
 
 /// Numbers of new inodes start here where there is a lower file system, above all of its numbers.
 const FIRST_OWN_INO: u64 = 1 << 40;
+
+/// Pages freed at once that the host is told about.
+const WORTH_REPORTING: usize = 64;
 
 /// What `mount -t tmpfs -o` can set.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +117,9 @@ impl Shared {
 
     fn release_pages(&self, n: usize) {
         self.pages.fetch_sub(n as u64, Ordering::Relaxed);
+        if n >= WORTH_REPORTING {
+            balloon::memory_freed();
+        }
     }
 
     /// Counts an inode and gives it a number. `ENOSPC`.

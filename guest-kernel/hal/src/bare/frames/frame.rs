@@ -43,7 +43,9 @@ impl Frame {
     }
 
     fn count_new(pfn: u64) -> Self {
-        meta::meta(pfn).refs.store(1, Ordering::Relaxed);
+        let m = meta::meta(pfn);
+        m.refs.store(1, Ordering::Relaxed);
+        m.owner().store(0, Ordering::Relaxed);
         local().user_pages.fetch_add(1, Ordering::Relaxed);
         Self { bits: pfn }
     }
@@ -88,6 +90,18 @@ impl Frame {
     /// References to the page, mappings included. A static page always says 2: it is never the caller's own.
     pub fn ref_count(&self) -> usize {
         if self.is_static() { 2 } else { self.meta().refs.load(Ordering::Acquire) as usize }
+    }
+
+    /// Notes who is charged for the page, 0 for nobody: what [`super::on_uncharge`]'s hook is told when the last
+    /// reference goes. Only for a page of RAM that nobody else knows yet.
+    pub fn set_owner(&self, owner: u32) {
+        assert!(!self.is_static(), "a static page belongs to nobody");
+        self.meta().owner().store(owner, Ordering::Relaxed);
+    }
+
+    /// Who is charged for the page; 0 for nobody.
+    pub fn owner(&self) -> u32 {
+        if self.is_static() { 0 } else { self.meta().owner().load(Ordering::Relaxed) }
     }
 
     /// Is it a page of a static region? Such a page is read-only.
@@ -196,6 +210,10 @@ impl Drop for Frame {
         }
         core::sync::atomic::fence(Ordering::Acquire);
         local().user_pages.fetch_sub(1, Ordering::Relaxed);
+        let owner = self.meta().owner().load(Ordering::Relaxed);
+        if owner != 0 {
+            super::uncharge(owner, 1);
+        }
         free_page(self.phys());
     }
 }

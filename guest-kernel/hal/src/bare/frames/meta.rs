@@ -38,7 +38,8 @@ pub mod flag {
 pub struct Meta {
     /// References to a frame; entries in use of a page table; the state of a heap slab.
     pub refs: AtomicU32,
-    /// Links of the free list (or of the slab list) the frame is in; 0 is the end.
+    /// Links of the free list (or of the slab list) the frame is in; 0 is the end. Of a [`Frame`](super::Frame):
+    /// who is charged for it.
     pub next: AtomicU32,
     /// See `next`.
     pub prev: AtomicU32,
@@ -77,6 +78,11 @@ pub fn meta(pfn: u64) -> &'static Meta {
 }
 
 impl Meta {
+    /// Who is charged for a frame in use.
+    #[inline]
+    pub fn owner(&self) -> &AtomicU32 {
+        &self.next
+    }
     #[inline]
     pub fn state(&self) -> u8 {
         self.state.load(Ordering::Relaxed)

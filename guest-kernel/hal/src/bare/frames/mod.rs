@@ -32,6 +32,7 @@ static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static RESERVE: AtomicUsize = AtomicUsize::new(0);
 static TOUCHED: AtomicUsize = AtomicUsize::new(0);
 static LOW_HOOK: Once<fn()> = Once::new();
+static UNCHARGE_HOOK: Once<fn(u32, usize)> = Once::new();
 
 /// Free frames of one CPU.
 pub struct Cache {
@@ -92,6 +93,19 @@ pub(super) fn reserve() -> usize {
 /// held, so it must do no more than set a flag.
 pub fn on_low(hook: fn()) {
     LOW_HOOK.call_once(|| hook);
+}
+
+/// Has `hook(owner, frames)` called when frames with an owner ([`Frame::set_owner`]) are freed. It is called with
+/// any lock held, so it takes none but leaves of its own.
+pub fn on_uncharge(hook: fn(u32, usize)) {
+    UNCHARGE_HOOK.call_once(|| hook);
+}
+
+#[cold]
+fn uncharge(owner: u32, frames: usize) {
+    if let Some(hook) = UNCHARGE_HOOK.get() {
+        hook(owner, frames);
+    }
 }
 
 /// Whether the heap lives on the reserve.

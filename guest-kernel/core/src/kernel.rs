@@ -1,13 +1,13 @@
 //! Machine-wide state, and the upward calls of the HAL.
 
-use alloc::{string::String, sync::Arc};
+use alloc::sync::Arc;
 
 use ringfence_hal as hal;
 use ringfence_hal::{BootInfo, Exception, Interrupt, PageFault, UserRegs};
 
 use crate::{
     TaskRef, mm, sched, signal,
-    sync::{Once, SpinLock},
+    sync::Once,
     syscall,
     task::{PidTable, Task},
 };
@@ -19,15 +19,13 @@ pub struct Sentry;
 pub struct Kernel {
     /// Processes, groups and sessions by number.
     pub pids: PidTable,
-    /// `uname -n`.
-    pub hostname: SpinLock<String>,
 }
 
 static KERNEL: Once<Kernel> = Once::new();
 
 /// The kernel's state; made on first use.
 pub fn kernel() -> &'static Kernel {
-    KERNEL.call_once(|| Kernel { pids: PidTable::new(), hostname: SpinLock::new(String::from("ringfence")) })
+    KERNEL.call_once(|| Kernel { pids: PidTable::new() })
 }
 
 impl hal::Kernel for Sentry {

@@ -15,6 +15,7 @@
 //! | [`mm`], [`exec`] | address spaces, page faults, loading programs |
 //! | [`fs`] | the virtual file system and the file systems |
 //! | [`net`] | sockets |
+//! | [`ns`] | namespaces |
 //! | [`kernel`] | machine-wide state, and how the HAL's upward calls are answered |
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ pub mod io;
 pub mod kernel;
 pub mod mm;
 pub mod net;
+pub mod ns;
 pub mod random;
 pub mod sched;
 pub mod signal;

@@ -74,7 +74,7 @@ pub fn start(boot: &'static BootInfo) {
     }
     random::add_entropy(&config.seed);
     crate::time::set_boot_realtime(config.realtime_ns);
-    *kernel::kernel().hostname.lock() = config.hostname.clone();
+    crate::ns::Namespaces::initial().uts.set_host(config.hostname.clone());
     let main = Box::new(move |task: &TaskRef| run(task, boot, config));
     if crate::task::spawn_kernel_task(b"init", main).is_err() {
         hal::power::boot_failed("not enough memory to start; give the sandbox more with --memory");

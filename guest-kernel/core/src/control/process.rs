@@ -21,6 +21,7 @@ use crate::{
     io::Sink,
     kernel,
     mm::Mm,
+    ns::Namespaces,
     sched::{self, SchedState},
     signal::SigHand,
     task::{
@@ -99,6 +100,7 @@ pub fn start(
         files: Some(table),
         fs: Some(context),
         credentials: Arc::new(program.credentials),
+        namespaces: Namespaces::initial().clone(),
     };
     let first =
         Task::new(pid, process.clone(), parts, SchedState::new(), crate::task::comm_of(&program.name));

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::{MountNamespace, Path};
 use crate::{
     errno::{Errno, Result},
+    ns::UserNamespace,
     sync::SpinLock,
 };
 
@@ -36,9 +37,14 @@ impl FsContext {
         self.places.lock().namespace.clone()
     }
 
-    /// Goes into a copy of the mount namespace (`CLONE_NEWNS`), at the same places. `ENOMEM`.
-    pub fn unshare_namespace(&self) -> Result<()> {
-        let (namespace, map) = self.namespace().copy().ok_or(Errno::ENOMEM)?;
+    /// Whether other tasks share it; the caller holds one reference besides its task's.
+    pub fn is_shared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 2
+    }
+
+    /// Goes into a copy of the mount namespace (`CLONE_NEWNS`) owned by `owner`, at the same places. `ENOMEM`.
+    pub fn unshare_namespace(&self, owner: &Arc<UserNamespace>) -> Result<()> {
+        let (namespace, map) = self.namespace().copy(owner).ok_or(Errno::ENOMEM)?;
         let places = Places { root: map.translate(&self.root()), cwd: map.translate(&self.cwd()), namespace };
         let old = core::mem::replace(&mut *self.places.lock(), places);
         drop(old); // outside the lock

@@ -19,7 +19,7 @@
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
 //! | [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`] | events as files |
-//! | [`tty`], [`proc`] | terminals, devpts; procfs |
+//! | [`tty`], [`proc`], [`nsfs`] | terminals, devpts; procfs; namespaces as files |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
 //! A regular file or directory needs no [`File`]: [`OpenFile`] drives its inode directly (positional reads
@@ -47,6 +47,7 @@ pub mod inode;
 pub mod locks;
 pub mod mem;
 pub mod mount;
+pub mod nsfs;
 pub mod open;
 pub mod ops;
 pub mod path;

@@ -10,7 +10,7 @@
 //! Lock order: a namespace's list → the table. Neither is held over anything that sleeps.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use bitflags::bitflags;
 use hashbrown::HashMap;
@@ -18,6 +18,7 @@ use hashbrown::HashMap;
 use super::{Dentry, Path, inode::Superblock};
 use crate::{
     errno::{Errno, Result},
+    ns::{self, UserNamespace},
     sync::{Once, RwSpinLock, SpinLock},
 };
 
@@ -159,16 +160,21 @@ impl Mount {
 /// A tree of mounts.
 pub struct MountNamespace {
     id: u64,
+    owner: Arc<UserNamespace>,
     /// In the order of mounting; the first is the root.
     mounts: SpinLock<Vec<Arc<Mount>>>,
 }
 
 impl MountNamespace {
-    /// A namespace with `root` as its root.
+    /// A namespace with `root` as its root, owned by the first user namespace.
     pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
-        static NEXT: AtomicU64 = AtomicU64::new(0xf000_0000);
+        Self::owned(root, UserNamespace::initial())
+    }
+
+    fn owned(root: Arc<Mount>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {
         Arc::new(MountNamespace {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: ns::next_id(),
+            owner: owner.clone(),
             mounts: SpinLock::new(alloc::vec![root]),
         })
     }
@@ -176,6 +182,11 @@ impl MountNamespace {
     /// Inode number in `/proc/PID/ns`.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whose capabilities count.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        &self.owner
     }
 
     /// The root directory of the namespace: the root of whatever is mounted topmost on `/`.
@@ -298,8 +309,8 @@ impl MountNamespace {
         Ok(())
     }
 
-    /// A copy of the tree for `CLONE_NEWNS`, with what `map` needs to find the copy of an old mount.
-    pub fn copy(&self) -> Option<(Arc<MountNamespace>, MountMap)> {
+    /// A copy of the tree for `CLONE_NEWNS`, owned by `owner`, with what `map` needs to find the copy of an old mount.
+    pub fn copy(&self, owner: &Arc<UserNamespace>) -> Option<(Arc<MountNamespace>, MountMap)> {
         let mut map: Vec<(Arc<Mount>, Arc<Mount>)> = Vec::new();
         for old in self.mounts() {
             let copy = Mount::new(old.superblock.clone(), old.root.clone(), old.flags(), &old.source);
@@ -312,7 +323,7 @@ impl MountNamespace {
             map.push((old, copy));
         }
         let root = map.first()?.1.clone();
-        let ns = MountNamespace::new(root);
+        let ns = MountNamespace::owned(root, owner);
         *ns.mounts.lock() = map.iter().map(|(_, copy)| copy.clone()).collect();
         Some((ns, MountMap(map)))
     }

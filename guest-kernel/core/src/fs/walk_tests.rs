@@ -223,7 +223,7 @@ fn mounts_cover_and_uncover() {
     assert_eq!(w.read("/bind/f").unwrap(), b"on the second");
 
     // A copy of the namespace keeps its mounts when the original loses one.
-    let (copy, map) = w.namespace.copy().unwrap();
+    let (copy, map) = w.namespace.copy(crate::ns::UserNamespace::initial()).unwrap();
     w.namespace.unmount(&mount, false).unwrap();
     assert!(w.resolve("/m/hidden").is_ok());
     let other = World { root: map.translate(&w.root), namespace: copy, subject: w.subject };

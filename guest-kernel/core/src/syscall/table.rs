@@ -64,6 +64,7 @@ macro_rules! syscalls {
 
 /// What the subsystems export.
 const LISTS: &[&[&[Syscall]]] = &[
+    crate::ns::SYSCALLS,
     crate::task::SYSCALLS,
     crate::signal::SYSCALLS,
     crate::time::SYSCALLS,

@@ -14,7 +14,7 @@ use super::{Parts, Process, Task, limits::Resource};
 use crate::{
     Sentry, TaskRef,
     errno::{Errno, Result},
-    sched,
+    ns, sched,
     signal::{AltStack, Signal},
     sync::{Interruptible, PollEvents, Queue, WaitQueue, wait_event},
     syscall::{Ctx, Syscall, UserPtr},
@@ -60,16 +60,6 @@ mod cloneflags {
     }
 }
 
-/// Namespaces come with the containers; until then asking for one is refused as on a kernel without them.
-const NAMESPACES: CloneFlags = CloneFlags::NEWNS
-    .union(CloneFlags::NEWCGROUP)
-    .union(CloneFlags::NEWUTS)
-    .union(CloneFlags::NEWIPC)
-    .union(CloneFlags::NEWUSER)
-    .union(CloneFlags::NEWPID)
-    .union(CloneFlags::NEWNET)
-    .union(CloneFlags::NEWTIME);
-
 /// A `vfork` parent sleeps on it until the child has left the memory they share.
 pub struct VforkDone {
     done: AtomicBool,
@@ -114,7 +104,10 @@ fn check(r: &Request) -> Result<()> {
     if needs(F::SIGHAND, F::VM) || needs(F::THREAD, F::SIGHAND) || f.contains(F::SIGHAND | F::CLEAR_SIGHAND) {
         return Err(Errno::EINVAL);
     }
-    if f.contains(F::NEWNS | F::FS) || f.intersects(NAMESPACES | F::INTO_CGROUP) {
+    if f.contains(F::NEWNS | F::FS) || f.contains(F::NEWUSER | F::FS) || f.contains(F::NEWUSER | F::THREAD) {
+        return Err(Errno::EINVAL);
+    }
+    if f.intersects(F::NEWTIME | F::NEWPID | F::INTO_CGROUP) {
         return Err(Errno::EINVAL);
     }
     if f.contains(F::PIDFD) && f.intersects(F::THREAD | F::DETACHED) {
@@ -149,11 +142,18 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     let child_mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
     let files = parent.files()?;
     let fs = parent.fs()?;
+    let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.fork() };
+    let fresh = ns::change::make(parent, flags)?;
+    let credentials = fresh.credentials.map_or_else(|| parent.credentials(), Arc::new);
+    if flags.contains(CloneFlags::NEWNS) {
+        fs.unshare_namespace(&credentials.user_ns)?;
+    }
     let parts = Parts {
         mm: Some(child_mm.clone()),
         files: Some(if flags.contains(CloneFlags::FILES) { files } else { files.fork() }),
-        fs: Some(if flags.contains(CloneFlags::FS) { fs } else { fs.fork() }),
-        credentials: parent.credentials(),
+        fs: Some(fs),
+        credentials,
+        namespaces: fresh.namespaces.unwrap_or_else(|| parent.namespaces()),
     };
 
     let tid = kernel.pids.tree(|t| t.allocate())?;
@@ -371,31 +371,10 @@ fn set_tid_address(ctx: &mut Ctx<'_>, ptr: UserPtr<i32>) -> Result {
     Ok(ctx.task.tid() as usize)
 }
 
-fn unshare(ctx: &mut Ctx<'_>, flags: u64) -> Result {
-    let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    use CloneFlags as F;
-    if !(F::FILES | F::FS | F::SYSVSEM | F::THREAD | F::SIGHAND | F::VM).contains(flags) {
-        return Err(Errno::EINVAL);
-    }
-    if flags.intersects(F::THREAD | F::SIGHAND | F::VM) && ctx.task.process().threads().len() > 1 {
-        return Err(Errno::EINVAL);
-    }
-    if flags.contains(F::FILES) {
-        let own = ctx.task.files()?.fork();
-        drop(ctx.task.replace_files(Some(own)));
-    }
-    if flags.contains(F::FS) {
-        let own = ctx.task.fs()?.fork();
-        drop(ctx.task.replace_fs(Some(own)));
-    }
-    Ok(0)
-}
-
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no namespaces yet";
+    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no pid and time namespaces yet";
     57 fork() Full "";
     58 vfork() Full "";
     218 set_tid_address(tidptr: UserPtr<i32>) Full "";
-    272 unshare(flags: u64) Partial "no namespaces yet";
-    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no namespaces, no set_tid or cgroup yet";
+    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no pid and time namespaces, no set_tid or cgroup yet";
 };

@@ -1,6 +1,8 @@
 //! Who a task is: user and group ids, supplementary groups, capabilities (credentials(7), capabilities(7)).
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
+
+use crate::ns::UserNamespace;
 
 pub use capabilities::Capabilities;
 
@@ -77,6 +79,8 @@ pub struct Credentials {
     pub bounding: Capabilities,
     pub ambient: Capabilities,
     pub securebits: u32,
+    /// Where its capabilities count, and whose numbers its system calls speak of. The ids above are the kernel's.
+    pub user_ns: Arc<UserNamespace>,
 }
 
 impl Credentials {
@@ -107,12 +111,39 @@ impl Credentials {
             bounding: Capabilities::all(),
             ambient: Capabilities::empty(),
             securebits: 0,
+            user_ns: UserNamespace::initial().clone(),
         }
     }
 
-    /// Whether it holds an effective capability.
+    /// Whether it holds an effective capability over the machine: in the first user namespace.
+    #[inline]
     pub fn capable(&self, c: Capabilities) -> bool {
+        self.effective.contains(c) && self.user_ns.is_initial()
+    }
+
+    /// Whether it has a capability over what `ns` owns.
+    pub fn capable_in(&self, ns: &UserNamespace, c: Capabilities) -> bool {
+        ns.grants(self, c)
+    }
+
+    /// Whether it has a capability over what its own user namespace owns.
+    #[inline]
+    pub fn capable_here(&self, c: Capabilities) -> bool {
         self.effective.contains(c)
+    }
+
+    /// The same identity in `ns`, with every capability there (`set_cred_user_ns`).
+    pub fn in_user_namespace(&self, ns: Arc<UserNamespace>) -> Credentials {
+        Credentials {
+            securebits: 0,
+            inheritable: Capabilities::empty(),
+            permitted: Capabilities::all(),
+            effective: Capabilities::all(),
+            bounding: Capabilities::all(),
+            ambient: Capabilities::empty(),
+            user_ns: ns,
+            ..self.clone()
+        }
     }
 
     /// Whether `gid` is its effective group or one of the supplementary ones.

@@ -46,6 +46,7 @@ use crate::{
     futex::{FutexWait, RobustList},
     kernel,
     mm::Mm,
+    ns::Namespaces,
     sched::SchedState,
     signal::{self, TaskSignals},
     sync::SpinLock,
@@ -70,6 +71,7 @@ pub struct Task {
     files: SpinLock<Option<Arc<FdTable>>>,
     fs: SpinLock<Option<Arc<FsContext>>>,
     credentials: SpinLock<Arc<Credentials>>,
+    namespaces: SpinLock<Arc<Namespaces>>,
     /// `set_tid_address(2)`: cleared and woken when the task exits.
     clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`.
@@ -105,6 +107,8 @@ pub struct Parts {
     pub fs: Option<Arc<FsContext>>,
     /// Who it is.
     pub credentials: Arc<Credentials>,
+    /// Its namespaces.
+    pub namespaces: Arc<Namespaces>,
 }
 
 impl Task {
@@ -120,6 +124,7 @@ impl Task {
             files: SpinLock::new(parts.files),
             fs: SpinLock::new(parts.fs),
             credentials: SpinLock::new(parts.credentials),
+            namespaces: SpinLock::new(parts.namespaces),
             clear_child_tid: AtomicU64::new(0),
             robust_list: SpinLock::new(RobustList::default()),
             futex: FutexWait::default(),
@@ -142,7 +147,13 @@ impl Task {
 
     /// A task that never enters ring 3: it belongs to a process of its own that nobody can see.
     pub fn kernel_task(name: &[u8], sched: SchedState) -> Task {
-        let parts = Parts { mm: None, files: None, fs: None, credentials: Arc::new(Credentials::root()) };
+        let parts = Parts {
+            mm: None,
+            files: None,
+            fs: None,
+            credentials: Arc::new(Credentials::root()),
+            namespaces: Namespaces::initial().clone(),
+        };
         Task::new(0, Process::invisible(), parts, sched, comm_of(name))
     }
 
@@ -218,6 +229,16 @@ impl Task {
         let new = Arc::new(c);
         let old = core::mem::replace(&mut *self.credentials.lock(), new);
         drop(old);
+    }
+
+    /// Its namespaces (but for the mount and user namespace).
+    pub fn namespaces(&self) -> Arc<Namespaces> {
+        self.namespaces.lock().clone()
+    }
+
+    /// Changes its namespaces, and returns the former: `unshare`, `setns`.
+    pub fn replace_namespaces(&self, new: Arc<Namespaces>) -> Arc<Namespaces> {
+        core::mem::replace(&mut *self.namespaces.lock(), new)
     }
 
     /// Name of the thread, NUL-padded (`/proc/PID/comm`, `PR_GET_NAME`).

@@ -1,11 +1,8 @@
-//! Facts about the machine: `uname`, `sysinfo`, host and domain names, `getrandom`.
-
-use alloc::string::String;
+//! Facts about the machine: `sysinfo`, `getrandom`.
 
 use ringfence_hal as hal;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::Capabilities;
 use crate::{
     errno::{Errno, Result},
     io::Sink,
@@ -18,36 +15,6 @@ use crate::{
 pub const RELEASE: &str = "6.1.0-ringfence";
 /// `uname -v`.
 pub const VERSION: &str = concat!("#1 SMP Ringfence ", env!("CARGO_PKG_VERSION"));
-
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct UtsName {
-    fields: [[u8; 65]; 6],
-}
-
-fn uname(ctx: &mut Ctx<'_>, out: UserPtr<UtsName>) -> Result {
-    let host = ctx.task.kernel().hostname.lock().clone();
-    let texts = ["Linux", &host, RELEASE, VERSION, "x86_64", "(none)"];
-    let mut uts = UtsName { fields: [[0; 65]; 6] };
-    for (field, text) in uts.fields.iter_mut().zip(texts) {
-        for (to, from) in field.iter_mut().take(64).zip(text.bytes()) {
-            *to = from;
-        }
-    }
-    out.write(&uts)?;
-    Ok(0)
-}
-
-fn sethostname(ctx: &mut Ctx<'_>, name: UserAddr, len: usize) -> Result {
-    if !ctx.task.credentials().capable(Capabilities::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
-    let mut buf = [0u8; 64];
-    let buf = buf.get_mut(..len).ok_or(Errno::EINVAL)?;
-    hal::user::copy_in(buf, name.0)?;
-    *ctx.task.kernel().hostname.lock() = String::from_utf8_lossy(buf).into_owned();
-    Ok(0)
-}
 
 /// `struct sysinfo`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -115,8 +82,6 @@ fn getrandom(ctx: &mut Ctx<'_>, buf: UserAddr, len: usize, flags: u32) -> Result
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    63 uname(buf: UserPtr<UtsName>) Full "";
     99 sysinfo(info: UserPtr<SysInfo>) Full "";
-    170 sethostname(name: UserAddr, len: usize) Full "";
     318 getrandom(buf: UserAddr, buflen: usize, flags: u32) Full "";
 };

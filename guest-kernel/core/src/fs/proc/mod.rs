@@ -11,6 +11,7 @@
 //! | `file` | the open file with its snapshot |
 //! | `who` | whom an inode is about, and who may look |
 //! | `process` | `/proc/PID` and its tables; `status`, `maps`, `mounts` write the larger ones |
+//! | `namespaces` | `/proc/PID/ns` and id maps |
 //! | `machine`, `sysctl` | `/proc`, `/proc/sys` |
 //! | `sysfs` | the little of sysfs there is: a table, too |
 //!
@@ -21,6 +22,7 @@ mod inode;
 mod machine;
 mod maps;
 mod mounts;
+mod namespaces;
 mod process;
 mod status;
 mod sysctl;
@@ -35,7 +37,7 @@ use text::Text;
 use who::{Scope, Who};
 
 use super::{FileSystem, InodeRef, Path, StatFs, inode::alloc_anonymous_dev};
-use crate::{errno::Result, sync::Once};
+use crate::{TaskRef, errno::Result, sync::Once};
 
 /// Writes a file's text.
 type Show = fn(&Scope<'_>, &mut Text) -> Result<()>;
@@ -109,6 +111,12 @@ fn instance() -> &'static Arc<Procfs> {
 pub fn register() {
     super::filesystems::register("proc", |_options| Ok(instance().clone()));
     sysfs::register();
+}
+
+/// Whether `viewer` could trace `target` (`ptrace_may_access` for reading). `EACCES`.
+pub fn check_access(viewer: &TaskRef, target: &TaskRef) -> Result<()> {
+    let target = who::Target { process: target.process().clone(), task: Some(target.clone()), thread: true };
+    target.check_access(viewer)
 }
 
 impl FileSystem for Procfs {

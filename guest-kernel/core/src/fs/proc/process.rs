@@ -4,8 +4,8 @@ use alloc::{vec, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use super::{
-    Destination, Entry, Node, Scope, Text, dir, file, link, maps, mounts, private, private_link, status,
-    text::emit, who::Target, writable,
+    Destination, Entry, Node, Scope, Text, dir, file, maps, mounts, namespaces, private, private_link,
+    status, text::emit, who::Target, writable,
 };
 use crate::{
     errno::{Errno, Result},
@@ -22,7 +22,7 @@ macro_rules! common_entries {
             private_link("exe", exe),
             Entry { name: "fd", mode: 0o500, private: true, node: Node::Descriptors },
             Entry { name: "fdinfo", mode: 0o555, private: true, node: Node::DescriptorInfos },
-            dir("ns", NAMESPACES),
+            dir("ns", namespaces::ENTRIES),
             file("stat", status::stat),
             file("status", status::status),
             file("statm", status::statm),
@@ -47,10 +47,10 @@ macro_rules! common_entries {
             file("personality", |_, out| { emit!(out, "00000000\n"); Ok(()) }),
             file("loginuid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
             file("sessionid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
-            file("uid_map", id_map),
-            file("gid_map", id_map),
-            file("setgroups", |_, out| { emit!(out, "allow\n"); Ok(()) }),
-            file("projid_map", id_map),
+            writable("uid_map", namespaces::uid_map, namespaces::write_uid_map),
+            writable("gid_map", namespaces::gid_map, namespaces::write_gid_map),
+            writable("setgroups", namespaces::setgroups, namespaces::write_setgroups),
+            file("projid_map", namespaces::projid_map),
         ]
     };
 }
@@ -61,23 +61,6 @@ pub(super) const ENTRIES: &[Entry] =
 
 /// A thread.
 pub(super) const THREAD_ENTRIES: &[Entry] = common_entries![];
-
-/// Everybody is in the first namespace of each kind; the numbers are those of Linux's first ones.
-const NAMESPACES: &[Entry] = &[
-    link("cgroup", |_| namespace("cgroup", 0xeffffffb)),
-    link("ipc", |_| namespace("ipc", 0xefffffff)),
-    link("mnt", |s| namespace("mnt", s.target()?.task()?.fs()?.namespace().id())),
-    link("net", |_| namespace("net", 0xeffffff5)),
-    link("pid", |_| namespace("pid", 0xeffffffc)),
-    link("user", |_| namespace("user", 0xeffffffd)),
-    link("uts", |_| namespace("uts", 0xeffffffe)),
-];
-
-fn namespace(kind: &str, number: u64) -> Result<Destination> {
-    let mut text = Text::default();
-    emit!(text, "{kind}:[{number}]");
-    Ok(Destination::Text(text))
-}
 
 fn exe(s: &Scope<'_>) -> Result<Destination> {
     let mm = s.target()?.mm().ok_or(Errno::ENOENT)?;
@@ -223,11 +206,5 @@ fn schedstat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let switches =
         task.sched.voluntary.load(Ordering::Relaxed) + task.sched.involuntary.load(Ordering::Relaxed);
     emit!(out, "{} 0 {switches}\n", task.sched.runtime());
-    Ok(())
-}
-
-fn id_map(s: &Scope<'_>, out: &mut Text) -> Result<()> {
-    s.target()?;
-    emit!(out, "{:>10} {:>10} {:>10}\n", 0, 0, u32::MAX);
     Ok(())
 }

@@ -8,7 +8,6 @@ use crate::{
     drivers,
     errno::{Errno, Result},
     fs::{dentry, fd_table::NR_OPEN, pipe},
-    kernel::kernel,
     mm, random,
     sync::Once,
     task::{Capabilities, RELEASE, VERSION, credentials::LAST_CAPABILITY, pid::PID_MAX},
@@ -51,7 +50,7 @@ const KERNEL: &[Entry] = &[
     fixed!("cap_last_cap", LAST_CAPABILITY),
     fixed!("core_pattern", "core"),
     fixed!("core_uses_pid", 0),
-    fixed!("domainname", "(none)"),
+    writable("domainname", domainname, set_domainname),
     writable("hostname", hostname, set_hostname),
     fixed!("ngroups_max", 65536),
     fixed!("osrelease", RELEASE),
@@ -69,7 +68,7 @@ const KERNEL: &[Entry] = &[
     fixed!("shmmni", 4096),
     fixed!("tainted", 0),
     fixed!("threads-max", PID_MAX),
-    fixed!("unprivileged_userns_clone", 0),
+    fixed!("unprivileged_userns_clone", 1),
     fixed!("version", VERSION),
 ];
 
@@ -140,19 +139,34 @@ fn uuid(out: &mut Text, bytes: &[u8; 16]) {
     emit!(out, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}\n");
 }
 
-fn hostname(_: &Scope<'_>, out: &mut Text) -> Result<()> {
-    emit!(out, "{}\n", *kernel().hostname.lock());
+fn hostname(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "{}\n", s.viewer.namespaces().uts.names().host);
     Ok(())
 }
 
-fn set_hostname(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
-    if !s.viewer.credentials().capable(Capabilities::SYS_ADMIN) {
+fn domainname(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "{}\n", s.viewer.namespaces().uts.names().domain);
+    Ok(())
+}
+
+/// A name as it is written, if the writer may set it.
+fn new_name(s: &Scope<'_>, bytes: &[u8]) -> Result<String> {
+    if !s.viewer.credentials().capable_in(s.viewer.namespaces().uts.owner(), Capabilities::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let name = bytes.split(|b| *b == b'\n' || *b == 0).next().unwrap_or_default();
-    let name = String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).into_owned();
-    let old = core::mem::replace(&mut *kernel().hostname.lock(), name);
-    drop(old);
+    Ok(String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).into_owned())
+}
+
+fn set_hostname(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let name = new_name(s, bytes)?;
+    s.viewer.namespaces().uts.set_host(name);
+    Ok(())
+}
+
+fn set_domainname(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let name = new_name(s, bytes)?;
+    s.viewer.namespaces().uts.set_domain(name);
     Ok(())
 }
 

@@ -88,10 +88,10 @@ impl Target {
             return Ok(());
         }
         let me = viewer.credentials();
-        if me.capable(Capabilities::SYS_PTRACE) {
+        let it = self.task()?.credentials();
+        if me.capable_in(&it.user_ns, Capabilities::SYS_PTRACE) {
             return Ok(());
         }
-        let it = self.task()?.credentials();
         let same = [it.uid, it.euid, it.suid].iter().all(|id| *id == me.fsuid)
             && [it.gid, it.egid, it.sgid].iter().all(|id| *id == me.fsgid);
         if same && self.process.dumpable.load(Ordering::Relaxed) { Ok(()) } else { Err(Errno::EACCES) }

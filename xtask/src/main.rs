@@ -3,6 +3,7 @@
 //! What a task needs from the machine (Debian packages, Rust targets, the lab's images) it installs by itself,
 //! once, and says so in a line. See `CONTRIBUTING.md` for the daily use and `docs/lab.md` for the lab.
 mod build;
+mod conformance;
 mod demo;
 mod host;
 mod lab;
@@ -29,6 +30,8 @@ enum Task {
     Demo,
     /// Everything CI runs
     Test(test::Options),
+    /// Compare what system calls do natively and in a sandbox (tests/conformance)
+    Conformance(conformance::Options),
     /// Measure everything docs/performance.md says, and write it anew
     Measure(measure::Options),
     /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Build => build::build().map(|_| 0),
         Task::Demo => demo::demo(),
         Task::Test(options) => test::main(&options),
+        Task::Conformance(options) => conformance::main(&options),
         Task::Measure(options) => measure::main(&options),
         Task::Run { arguments } => build::run(&arguments),
         Task::Lab { command } => lab::main(command),

@@ -63,6 +63,16 @@ pub fn run(options: &Options) -> Result<Tally> {
     Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The conformance tests, in a lab of the suites.
+pub fn conformance(options: &Options) -> Result<Tally> {
+    crate::build::build_static("ringfence")?;
+    let lab = Lab::named("test0", crate::lab::Options::default());
+    let tally =
+        crate::conformance::run(&crate::conformance::Options::of_suite(options.case.as_deref()), &lab);
+    lab.down()?;
+    tally
+}
+
 /// Runs one case and says in a line (and, if it failed, in more) what happened.
 fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
     let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };

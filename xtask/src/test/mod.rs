@@ -21,7 +21,7 @@ pub struct Options {
     /// Only these suites
     #[arg(long, value_enum)]
     only: Vec<Suite>,
-    /// Only lab cases whose name contains this
+    /// Only lab cases (or conformance tests, with `--only conformance`) whose name contains this
     #[arg(long)]
     case: Option<String>,
     /// Labs to run cases in at the same time
@@ -53,6 +53,8 @@ enum Suite {
     Guest,
     /// The hardware layer, by its self-test kernel
     Selftest,
+    /// What system calls do, natively and in a sandbox
+    Conformance,
     /// Programs in sandboxes, in the lab
     Lab,
 }
@@ -65,12 +67,18 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Whether something passed and nothing failed.
+    pub fn is_good(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+
     /// One check.
-    fn one(passed: bool) -> Tally {
+    pub fn one(passed: bool) -> Tally {
         Tally { passed: usize::from(passed), failed: usize::from(!passed) }
     }
 
-    fn add(&mut self, other: Tally) {
+    /// Both together.
+    pub fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
     }
@@ -101,6 +109,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Guest => guest_elf::check(),
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
             Suite::Selftest => selftest::run(),
+            Suite::Conformance => lab::conformance(options),
             Suite::Lab => lab::run(options),
         };
         let tally = result.unwrap_or_else(|error| {

@@ -1,0 +1,25 @@
+//! The tests, a file a subject. A new file is added to the list here.
+
+use crate::test::Test;
+
+macro_rules! areas {
+    ($($name:ident)*) => {
+        $(mod $name;)*
+        const ALL: &[&[Test]] = &[$($name::TESTS),*];
+    };
+}
+
+areas! {
+    clone
+    futex
+    open
+    pipe
+    process
+    rename
+    signal
+}
+
+/// Every test, in order.
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    ALL.iter().flat_map(|tests| tests.iter())
+}

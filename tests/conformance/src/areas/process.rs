@@ -1,0 +1,185 @@
+//! Processes: fork, wait in all its variants, groups and sessions.
+
+use crate::helpers::*;
+use crate::test::Test;
+
+pub const TESTS: &[Test] = tests![
+    wait_status: wait4 exit_group,
+    wait_nothing: wait4 waitid,
+    wait_stopped: wait4 kill,
+    waitid_fields: waitid,
+    nowait_leaves_it: waitid,
+    ignored_children: wait4 rt_sigaction,
+    groups: setpgid getpgid getpgrp,
+    sessions: setsid getsid,
+    orphans: getppid prctl,
+];
+
+fn wait_status(t: &mut T) {
+    say!(t, "{}", child(|| 0));
+    say!(t, "{}", child(|| 300));
+    say!(t, "{}", child(|| -1));
+    for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGABRT, libc::SIGSEGV, libc::SIGUSR1, 34, 64] {
+        let ended = child(|| {
+            call!(kill, call!(getpid), signal);
+            0
+        });
+        say!(t, "{signal}: {ended}");
+    }
+}
+
+fn wait_nothing(t: &mut T) {
+    show!(t, wait4, -1, 0, 0, 0);
+    show!(t, wait4, 1, 0, 0, 0);
+    show!(t, wait4, 0, 0, libc::WNOHANG, 0);
+    show!(t, wait4, -1, 0, 0x40, 0);
+    show!(t, wait4, i32::MIN, 0, 0, 0);
+    show!(t, waitid, libc::P_ALL, 0, 0, libc::WEXITED, 0);
+    show!(t, waitid, libc::P_ALL, 0, 0, 0, 0);
+    show!(t, waitid, 9, 0, 0, libc::WEXITED, 0);
+    show!(t, waitid, libc::P_PID, -1, 0, libc::WEXITED, 0);
+    show!(t, waitid, libc::P_PID, 0, 0, libc::WEXITED, 0);
+    show!(t, waitid, libc::P_PIDFD, 99, 0, libc::WEXITED, 0);
+    let pid = fork(|| {
+        call!(pause);
+        0
+    });
+    show!(t, wait4, -1, 0, libc::WNOHANG, 0);
+    let mut info = Info { signo: 7, code: 7, ..Info::default() };
+    show!(t, waitid, libc::P_ALL, 0, out(&mut info), libc::WEXITED | libc::WNOHANG, 0);
+    say!(t, "{} {}", info.signo, info.code);
+    must!(kill, pid, libc::SIGKILL);
+    say!(t, "{}", wait(pid));
+}
+
+fn wait_stopped(t: &mut T) {
+    let pid = fork(|| {
+        call!(kill, call!(getpid), libc::SIGSTOP);
+        call!(kill, call!(getpid), libc::SIGTSTP);
+        5
+    });
+    let mut status = 0i32;
+    for options in [libc::WUNTRACED, 0] {
+        if options == 0 {
+            break;
+        }
+        must!(wait4, pid, out(&mut status), options, 0);
+        say!(t, "{}", ending(status));
+    }
+    show!(t, wait4, pid, 0, libc::WUNTRACED | libc::WNOHANG, 0);
+    must!(kill, pid, libc::SIGCONT);
+    must!(wait4, pid, out(&mut status), libc::WCONTINUED | libc::WUNTRACED, 0);
+    say!(t, "{}", ending(status));
+    must!(wait4, pid, out(&mut status), libc::WUNTRACED, 0);
+    say!(t, "{}", ending(status));
+    must!(kill, pid, libc::SIGCONT);
+    say!(t, "{}", wait(pid));
+}
+
+fn waitid_fields(t: &mut T) {
+    let own = call!(getuid);
+    for signal in [0, libc::SIGKILL, libc::SIGSTOP] {
+        let pid = fork(|| {
+            if signal != 0 {
+                call!(kill, call!(getpid), signal);
+            }
+            42
+        });
+        let mut info = Info::default();
+        let options = libc::WEXITED | libc::WSTOPPED;
+        let got = call!(waitid, libc::P_PID, pid, out(&mut info), options, 0);
+        let [child, uid, status] = [info.rest[0], info.rest[1], info.rest[2]];
+        say!(t, "{}: {} code {} pid {} uid {} status {status}", result(got), signal_name(info.signo), info.code,
+            i64::from(child) == pid, i64::from(uid) == own);
+        call!(kill, pid, libc::SIGKILL);
+        call!(wait4, pid, 0, 0, 0);
+    }
+}
+
+fn nowait_leaves_it(t: &mut T) {
+    let pid = fork(|| 3);
+    let mut info = Info::default();
+    show!(t, waitid, libc::P_PID, pid, out(&mut info), libc::WEXITED | libc::WNOWAIT, 0);
+    say!(t, "{} {}", info.code, info.rest[2]);
+    show!(t, waitid, libc::P_PID, pid, out(&mut info), libc::WEXITED | libc::WNOWAIT, 0);
+    say!(t, "{}", wait(pid));
+    show!(t, waitid, libc::P_PID, pid, out(&mut info), libc::WEXITED, 0);
+}
+
+fn ignored_children(t: &mut T) {
+    dispose(libc::SIGCHLD, 1);
+    let pid = fork(|| 3);
+    ok!(t, wait4, pid, 0, 0, 0);
+    dispose(libc::SIGCHLD, 0);
+    let action = SigAction { handler: 0, flags: libc::SA_NOCLDWAIT as u64, ..SigAction::default() };
+    must!(rt_sigaction, libc::SIGCHLD, p(&action), 0, 8);
+    fork(|| 3);
+    show!(t, wait4, -1, 0, 0, 0);
+}
+
+fn groups(t: &mut T) {
+    let own = call!(getpid);
+    say!(t, "leader {}", call!(getpgrp) == own);
+    let pid = fork(|| {
+        call!(pause);
+        0
+    });
+    say!(t, "inherited {}", call!(getpgid, pid) == own);
+    show!(t, setpgid, pid, pid);
+    say!(t, "own {}", call!(getpgid, pid) == pid);
+    show!(t, setpgid, pid, own);
+    show!(t, setpgid, pid, 999_999);
+    show!(t, setpgid, 1, 0);
+    show!(t, setpgid, 0, -1);
+    show!(t, setpgid, -1, 0);
+    show!(t, getpgid, 999_999);
+    show!(t, getpgid, -1);
+    must!(kill, pid, libc::SIGKILL);
+    wait(pid);
+    show!(t, getpgid, pid);
+    show!(t, kill, -pid, 0);
+}
+
+fn sessions(t: &mut T) {
+    show!(t, setsid);
+    let ended = child(|| {
+        let sid = call!(setsid);
+        say!(t, "{} {}", sid == call!(getpid), call!(getsid, 0) == sid);
+        show!(t, setsid);
+        show!(t, setpgid, 0, 0);
+        let pid = fork(|| {
+            call!(setsid);
+            call!(pause);
+            0
+        });
+        while call!(getsid, pid) != pid {}
+        show!(t, setpgid, pid, 0);
+        must!(kill, pid, libc::SIGKILL);
+        wait(pid);
+        0
+    });
+    say!(t, "{ended}");
+    show!(t, getsid, 999_999);
+}
+
+fn orphans(t: &mut T) {
+    let (r, w) = pipe(0);
+    must!(prctl, libc::PR_SET_CHILD_SUBREAPER, 1);
+    let own = call!(getpid);
+    let middle = fork(|| {
+        let parent = call!(getpid);
+        fork(|| {
+            while call!(getppid) == parent {
+                sleep_ms(1);
+            }
+            write(w, if call!(getppid) == own { "adopted" } else { "elsewhere" });
+            9
+        });
+        0
+    });
+    say!(t, "{}", wait(middle));
+    say!(t, "{}", read(r));
+    let mut status = 0i32;
+    must!(wait4, -1, out(&mut status), 0, 0);
+    say!(t, "{}", ending(status));
+}

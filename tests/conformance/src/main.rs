@@ -1,0 +1,54 @@
+//! What Linux does, said by small programs: the conformance tests.
+//!
+//! One static binary holds many named tests. Each is run in a process of its own, in a directory of its own on a
+//! tmpfs, and prints a *transcript*: which calls it made and what they gave (values and error names, never
+//! addresses, process ids or times). `cargo xtask conformance` runs the binary twice, natively in the lab and
+//! inside a sandbox, and compares the transcripts: real Linux is the judge, no expectation is written down by hand.
+//! A test passes if it ended well in both places and said the same. `README.md` tells how to add one.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`sys`] | the system call itself, and all the `unsafe` |
+//! | [`test`] | what a test gets, the macros it is written with |
+//! | [`helpers`] | children, signals, files and memory in a line each |
+//! | [`runner`] | runs tests in processes with a time limit |
+//! | [`areas`] | the tests, a file a subject |
+#[macro_use]
+mod test;
+mod areas;
+mod errno;
+mod helpers;
+mod nr;
+mod runner;
+mod sys;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "conformance list                     the tests: name, calls it covers
+conformance run [PART] [--after NAME] every test, or those whose name contains PART
+conformance stress SECONDS [PART]    the racy ones, again and again, on all CPUs
+conformance one NAME                 that one, in this process";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["list"] => {
+            for test in areas::all() {
+                println!("{} {}", test.name(), test.calls.join(" "));
+            }
+            ExitCode::SUCCESS
+        }
+        ["run"] => runner::run("", None),
+        ["run", part] => runner::run(part, None),
+        ["run", "--after", name] => runner::run("", Some(name)),
+        ["run", part, "--after", name] => runner::run(part, Some(name)),
+        ["stress", seconds] => runner::stress(seconds, ""),
+        ["stress", seconds, part] => runner::stress(seconds, part),
+        ["one", name] => runner::one(name),
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! `cargo xtask conformance`: what Linux does, natively and in a sandbox (tests/conformance).
+//!
+//! The program runs once natively in the lab and once in a sandbox and prints a transcript a test; a test passes
+//! that ended well in both and said the same. `tests/conformance/passing.txt` is the list of tests that pass. It may
+//! only grow: the suite fails if a listed test does not pass, if one passes that is not listed (`--update` adds
+//! it), and if one that does not pass is not explained in `tests/conformance/known-differences.md`.
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::lab::{Lab, Streams, TimedOut, push_programs};
+use crate::test::Tally;
+use crate::{build, host};
+
+/// What `cargo xtask conformance` takes.
+#[derive(Args, Default)]
+pub struct Options {
+    /// Only tests whose name contains this
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Add tests that pass to the list of those that have to
+    #[arg(long)]
+    update: bool,
+    /// Do not build `ringfence` first: use what was built last
+    #[arg(long)]
+    no_build: bool,
+    /// A guest kernel to boot instead of the one in `ringfence`
+    #[arg(long)]
+    guest: Option<PathBuf>,
+    /// Run racy tests again and again for so many seconds, in a sandbox with 4 CPUs
+    #[arg(long)]
+    stress: Option<u64>,
+    /// Print the transcripts, too
+    #[arg(long)]
+    verbose: bool,
+}
+
+impl Options {
+    /// Those tests whose name contains `part`, with the binary that is built already.
+    pub fn of_suite(part: Option<&str>) -> Options {
+        Options { case: part.unwrap_or_default().to_owned(), no_build: true, ..Options::default() }
+    }
+}
+
+/// The package, and its program in the lab.
+const PACKAGE: &str = "ringfence-conformance";
+const PROGRAM: &str = "/opt/ringfence/conformance";
+/// A guest kernel of the caller's in the lab.
+const GUEST: &str = "/opt/ringfence/guest";
+
+/// More than a whole run takes, so that a kernel that hangs is noticed.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Where the lists are.
+pub fn folder() -> PathBuf {
+    host::checkout().join("tests/conformance")
+}
+
+/// Runs `cargo xtask conformance` in the checkout's lab.
+pub fn main(options: &Options) -> Result<u8> {
+    if !options.no_build && options.guest.is_none() {
+        build::build_static("ringfence")?;
+    }
+    let tally = run(options, &Lab::new(crate::lab::Options::default()))?;
+    println!("{tally}");
+    Ok(u8::from(!tally.is_good()))
+}
+
+/// Runs the tests in `lab` and judges them.
+pub fn run(options: &Options, lab: &Lab) -> Result<Tally> {
+    let program = build::build_static(PACKAGE)?;
+    let mut session = lab.session()?;
+    push_programs(&mut session, false)?;
+    session.push(&program, Path::new(PROGRAM))?;
+    if let Some(guest) = &options.guest {
+        session.push(guest, Path::new(GUEST))?;
+    }
+    drop(session);
+    if let Some(seconds) = options.stress {
+        let arguments = format!("stress {seconds} {}", options.case);
+        let patience = Duration::from_secs(seconds) + PATIENCE;
+        let said = execute(lab, &in_sandbox(options, 4, &arguments), patience)?;
+        print!("{said}");
+        return Ok(Tally::one(said.contains("=== stress: ") && said.contains(", 0 differ")));
+    }
+    let native = collect(lab, options, in_lab)?;
+    let sandbox = collect(lab, options, |arguments| in_sandbox(options, 2, arguments))?;
+    judge(options, &native, &sandbox)
+}
+
+/// The command that runs the program, which it gets on its standard input, as `sh` sees it.
+const INSIDE: &str = "cat > /tmp/program; chmod +x /tmp/program; exec /tmp/program";
+
+fn in_lab(arguments: &str) -> String {
+    format!("native sh -c '{INSIDE} {arguments}' < {PROGRAM}")
+}
+
+fn in_sandbox(options: &Options, cpus: u32, arguments: &str) -> String {
+    let guest =
+        if options.guest.is_some() { format!("RINGFENCE_GUEST_KERNEL={GUEST} ") } else { String::new() };
+    format!(
+        "{guest}ringfence run --image /srv/debian.erofs --cpus {cpus} -- sh -c '{INSIDE} {arguments}' < {PROGRAM}"
+    )
+}
+
+/// What a test said and how it ended.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Outcome {
+    transcript: String,
+    ending: String,
+}
+
+/// Runs the program until every test has been tried: when the kernel dies under it, it is started again behind
+/// the test at which that happened.
+fn collect(
+    lab: &Lab,
+    options: &Options,
+    command: impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, Outcome>> {
+    let mut outcomes = BTreeMap::new();
+    let mut arguments = format!("run {}", options.case);
+    for _ in 0..20 {
+        let said = execute(lab, &command(&arguments), PATIENCE)?;
+        let (last, done) = parse(&said, &mut outcomes);
+        if done {
+            return Ok(outcomes);
+        }
+        let last = last.with_context(|| format!("no test was run: {said}"))?;
+        arguments = format!("run {} --after {last}", options.case);
+    }
+    bail!("the kernel dies all the time")
+}
+
+/// Takes a run's output apart: the test it was at, and whether it came to its end.
+fn parse(said: &str, outcomes: &mut BTreeMap<String, Outcome>) -> (Option<String>, bool) {
+    let mut current: Option<(String, String)> = None;
+    for line in said.lines() {
+        match line.strip_prefix("=== ") {
+            Some("done") => return (None, true),
+            Some(rest) => match rest.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
+                Some((name, ending)) => {
+                    let transcript = current.take().map(|(_, transcript)| transcript).unwrap_or_default();
+                    outcomes.insert(name.to_owned(), Outcome { transcript, ending: ending.to_owned() });
+                }
+                None => current = Some((rest.to_owned(), String::new())),
+            },
+            None => {
+                if let Some((_, transcript)) = &mut current {
+                    transcript.push_str(line);
+                    transcript.push('\n');
+                }
+            }
+        }
+    }
+    match current {
+        Some((name, transcript)) => {
+            outcomes
+                .insert(name.clone(), Outcome { transcript, ending: "broken: the machine ended".to_owned() });
+            (Some(name), false)
+        }
+        None => (outcomes.keys().last().cloned(), false),
+    }
+}
+
+fn execute(lab: &Lab, command: &str, patience: Duration) -> Result<String> {
+    let mut output = Vec::new();
+    let streams = Streams {
+        stdin: Box::new(Cursor::new(Vec::new())),
+        output: Box::new(|_, bytes| {
+            output.extend_from_slice(bytes);
+            Ok(())
+        }),
+        timeout: Some(patience),
+    };
+    let words: Vec<OsString> = ["bash", "-c", command].iter().map(OsString::from).collect();
+    match lab.session()?.run(&words, streams) {
+        Ok(_) => {}
+        Err(error) if error.is::<TimedOut>() => host::say("no end: the kernel hangs"),
+        Err(error) => return Err(error),
+    }
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+fn judge(
+    options: &Options,
+    native: &BTreeMap<String, Outcome>,
+    sandbox: &BTreeMap<String, Outcome>,
+) -> Result<Tally> {
+    ensure!(!native.is_empty(), "no such test");
+    let list = folder().join("passing.txt");
+    let mut listed: BTreeSet<String> =
+        fs::read_to_string(&list).unwrap_or_default().lines().map(str::to_owned).collect();
+    let explained = fs::read_to_string(folder().join("known-differences.md")).unwrap_or_default();
+    let missing = Outcome { ending: "broken: did not run".to_owned(), ..Outcome::default() };
+    let mut tally = Tally::default();
+    let (mut passing, mut known) = (0, 0);
+    for (name, here) in native {
+        let there = sandbox.get(name).unwrap_or(&missing);
+        let passes = here.ending == "pass" && here == there;
+        if options.verbose {
+            println!("=== {name}\n{}", there.transcript);
+        }
+        let verdict = match (passes, listed.contains(name), explained.contains(&format!("`{name}`"))) {
+            (true, true, false) => None,
+            (true, false, false) if options.update => {
+                listed.insert(name.clone());
+                println!("new  {name}");
+                None
+            }
+            (true, false, false) => Some("passes and is not listed: cargo xtask conformance --update"),
+            (true, _, true) => Some("passes and is in known-differences.md: take it out"),
+            (false, true, _) => Some("is listed as passing"),
+            (false, false, false) => Some("does not pass and is not explained in known-differences.md"),
+            (false, false, true) => {
+                known += 1;
+                None
+            }
+        };
+        passing += usize::from(passes);
+        if let Some(verdict) = verdict {
+            println!("FAIL {name}: {verdict}");
+        }
+        if !passes && (verdict.is_some() || !options.case.is_empty()) {
+            println!("{}", difference(name, here, there)?);
+        }
+        if passes || verdict.is_some() {
+            tally.add(Tally::one(verdict.is_none()));
+        }
+    }
+    if options.case.is_empty() {
+        for name in listed.iter().filter(|name| !native.contains_key(*name)) {
+            println!("FAIL {name}: listed, but there is no such test");
+            tally.add(Tally::one(false));
+        }
+    }
+    if options.update {
+        let text: String = listed.iter().map(|name| format!("{name}\n")).collect();
+        fs::write(&list, text).with_context(|| format!("cannot write {}", list.display()))?;
+    }
+    println!("{passing} of {} conformance tests pass, {known} differ as known", native.len());
+    Ok(tally)
+}
+
+/// How the two transcripts differ.
+fn difference(name: &str, native: &Outcome, sandbox: &Outcome) -> Result<String> {
+    let directory = host::target_dir().join("lab/conformance");
+    fs::create_dir_all(&directory)?;
+    let keep = |place: &str, outcome: &Outcome| -> Result<PathBuf> {
+        let path = directory.join(format!("{name}.{place}"));
+        fs::write(&path, format!("{}{}\n", outcome.transcript, outcome.ending))?;
+        Ok(path)
+    };
+    let (native, sandbox) = (keep("native", native)?, keep("sandbox", sandbox)?);
+    let mut diff = Command::new("diff");
+    diff.args(["--text", "-U2", "--label", "native", "--label", "sandbox"]).args([native, sandbox]);
+    let text = diff.output().context("cannot start diff")?.stdout;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().skip(2).take(60).map(|line| format!("    {line}\n")).collect())
+}

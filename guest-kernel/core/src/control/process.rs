@@ -49,12 +49,7 @@ pub fn start(
     if !env.iter().any(|e| e.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home));
     }
-    let subject = Subject {
-        uid: user.credentials.fsuid,
-        gid: user.credentials.fsgid,
-        groups: &user.credentials.groups,
-        capabilities: user.credentials.effective.bits(),
-    };
+    let subject = Subject::of(&user.credentials);
     let walk = Walk { subject, root: root.clone(), task: None };
     let cwd = walk
         .resolve(&root, spec.cwd.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)

@@ -23,6 +23,10 @@ pub struct FileOwner {
 /// `privileged` is false on `nosuid` mounts and with `no_new_privs`.
 pub fn after_exec(old: &Credentials, file: FileOwner, privileged: bool) -> (Credentials, bool) {
     let mut new = old.clone();
+    // Ids that mean nothing in the caller's user namespace are not taken on.
+    let privileged = privileged && old.user_ns.maps_both(file.uid, file.gid);
+    let root_uid = new.root_uid();
+    let is_root = |uid: u32| Some(uid) == root_uid;
     if privileged && file.mode & 0o4000 != 0 {
         new.euid = file.uid;
     }
@@ -35,9 +39,9 @@ pub fn after_exec(old: &Credentials, file: FileOwner, privileged: bool) -> (Cred
     if changed {
         new.ambient = Capabilities::empty();
     }
-    if root && (new.uid == 0 || new.euid == 0) {
+    if root && (is_root(new.uid) || is_root(new.euid)) {
         new.permitted = new.inheritable | new.bounding;
-        new.effective = if new.euid == 0 { new.permitted } else { new.ambient };
+        new.effective = if is_root(new.euid) { new.permitted } else { new.ambient };
     } else {
         new.permitted = new.ambient;
         new.effective = new.ambient;
@@ -47,7 +51,7 @@ pub fn after_exec(old: &Credentials, file: FileOwner, privileged: bool) -> (Cred
     new.fsuid = new.euid;
     new.fsgid = new.egid;
     new.securebits &= !KEEP_CAPS;
-    let gained = new.uid != 0 && new.permitted != new.ambient;
+    let gained = !is_root(new.uid) && new.permitted != new.ambient;
     let secure = new.uid != new.euid || new.gid != new.egid || gained;
     (new, secure)
 }

@@ -46,16 +46,7 @@ fn execveat(
     let path = path.read(PATH_MAX, Errno::ENAMETOOLONG)?;
     let credentials = task.credentials();
     let fs = task.fs()?;
-    let walk = Walk {
-        subject: Subject {
-            uid: credentials.fsuid,
-            gid: credentials.fsgid,
-            groups: &credentials.groups,
-            capabilities: credentials.effective.bits(),
-        },
-        root: fs.root(),
-        task: Some(task),
-    };
+    let walk = Walk { subject: Subject::of(&credentials), root: fs.root(), task: Some(task) };
     let cwd = fs.cwd();
     let start = start_of(task, dir, &path, &cwd)?;
     let mut how = WalkFlags::empty();

@@ -27,12 +27,7 @@ impl Machine {
     }
 
     fn run(&self, who: &Credentials, path: &str, argv: &[&str]) -> Result<(Program, Vec<Vec<u8>>)> {
-        let subject = Subject {
-            uid: who.fsuid,
-            gid: who.fsgid,
-            groups: &who.groups,
-            capabilities: who.effective.bits(),
-        };
+        let subject = Subject::of(who);
         let walk = Walk { subject, root: self.root.clone(), task: None };
         let mut arguments = Arguments::new(8 << 20);
         argv.iter().try_for_each(|s| arguments.push_argument(s.as_bytes()))?;

@@ -6,6 +6,7 @@ use bitflags::bitflags;
 use super::types::{FileType, Metadata};
 use crate::{
     errno::{Errno, Result},
+    ns::UserNamespace,
     task::Credentials,
 };
 
@@ -55,11 +56,14 @@ pub struct Subject<'a> {
     pub groups: &'a [u32],
     /// Effective capabilities, one bit each.
     pub capabilities: u64,
+    /// Where they count; `None` is the first user namespace.
+    pub user_ns: Option<&'a UserNamespace>,
 }
 
 impl Subject<'static> {
     /// The kernel itself, and root with everything.
-    pub const ROOT: Subject<'static> = Subject { uid: 0, gid: 0, groups: &[], capabilities: u64::MAX };
+    pub const ROOT: Subject<'static> =
+        Subject { uid: 0, gid: 0, groups: &[], capabilities: u64::MAX, user_ns: None };
 }
 
 impl<'a> Subject<'a> {
@@ -70,14 +74,30 @@ impl<'a> Subject<'a> {
             gid: credentials.fsgid,
             groups: &credentials.groups,
             capabilities: credentials.effective.bits(),
+            user_ns: (!credentials.user_ns.is_initial()).then_some(&credentials.user_ns),
         }
     }
 }
 
 impl Subject<'_> {
-    /// Whether the caller has capability number `cap`.
+    /// Whether the caller has capability number `cap` over the machine.
     pub fn capable(&self, cap: u32) -> bool {
+        self.capable_here(cap) && self.user_ns.is_none()
+    }
+
+    /// Whether it has it over what its own user namespace owns.
+    pub fn capable_here(&self, cap: u32) -> bool {
         self.capabilities & (1u64 << (cap & 63)) != 0
+    }
+
+    /// Whether it has it over a file of these ids, which both have to mean something in its user namespace.
+    pub fn capable_over(&self, cap: u32, uid: u32, gid: u32) -> bool {
+        self.capable_here(cap) && self.user_ns.is_none_or(|ns| ns.maps_both(uid, gid))
+    }
+
+    /// The ids as the caller's user namespace shows them.
+    pub fn shown(&self, uid: u32, gid: u32) -> (u32, u32) {
+        self.user_ns.map_or((uid, gid), |ns| (ns.show_uid(uid), ns.show_gid(gid)))
     }
 
     /// Whether the caller is in `gid`.
@@ -87,7 +107,7 @@ impl Subject<'_> {
 
     /// Whether the caller may act as the owner of a file of `uid`.
     pub fn owns(&self, uid: u32) -> bool {
-        self.uid == uid || self.capable(cap::FOWNER)
+        self.uid == uid || self.capable_over(cap::FOWNER, uid, self.gid)
     }
 }
 
@@ -116,12 +136,13 @@ pub fn check_mode(
         return Ok(());
     }
     let directory = kind == FileType::Directory;
-    if subject.capable(cap::DAC_OVERRIDE) && (directory || !want.contains(Access::EXEC) || mode & 0o111 != 0)
+    if subject.capable_over(cap::DAC_OVERRIDE, uid, gid)
+        && (directory || !want.contains(Access::EXEC) || mode & 0o111 != 0)
     {
         return Ok(());
     }
     let read_only = want == Access::READ || (directory && !want.contains(Access::WRITE));
-    if read_only && subject.capable(cap::DAC_READ_SEARCH) {
+    if read_only && subject.capable_over(cap::DAC_READ_SEARCH, uid, gid) {
         return Ok(());
     }
     Err(Errno::EACCES)
@@ -132,7 +153,7 @@ mod tests {
     use super::*;
 
     fn user(uid: u32, gid: u32) -> Subject<'static> {
-        Subject { uid, gid, groups: &[], capabilities: 0 }
+        Subject { uid, gid, groups: &[], capabilities: 0, user_ns: None }
     }
 
     fn ask(s: Subject<'_>, kind: FileType, mode: u32, want: Access) -> bool {

@@ -66,7 +66,7 @@ pub fn new_inode<'k>(
             new.mode |= 0o2000;
         } else if new.mode & 0o2010 == 0o2010
             && !subject.in_group(parent.gid)
-            && !subject.capable(super::access::cap::FSETID)
+            && !subject.capable_over(super::access::cap::FSETID, parent.uid, parent.gid)
         {
             new.mode &= !0o2000;
         }

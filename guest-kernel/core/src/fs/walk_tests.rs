@@ -9,7 +9,7 @@ use super::{
 use crate::errno::Errno;
 
 fn user(w: &World) -> World {
-    let subject = Subject { uid: 1000, gid: 1000, groups: &[], capabilities: 0 };
+    let subject = Subject { uid: 1000, gid: 1000, groups: &[], capabilities: 0, user_ns: None };
     World { namespace: w.namespace.clone(), root: w.root.clone(), subject }
 }
 

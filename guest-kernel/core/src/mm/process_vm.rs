@@ -23,7 +23,7 @@ fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
         let it = other.credentials();
         let same = [it.uid, it.euid, it.suid] == [me.uid; 3] && [it.gid, it.egid, it.sgid] == [me.gid; 3];
         let dumpable = other.process().dumpable.load(core::sync::atomic::Ordering::Relaxed);
-        if !(me.capable(Capabilities::SYS_PTRACE) || (same && dumpable)) {
+        if !(me.capable_in(&it.user_ns, Capabilities::SYS_PTRACE) || (same && dumpable)) {
             return Err(Errno::EPERM);
         }
     }

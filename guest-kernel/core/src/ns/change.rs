@@ -47,9 +47,6 @@ pub fn make(task: &TaskRef, flags: CloneFlags) -> Result<Fresh> {
     }
     let old = task.credentials();
     if flags.contains(CloneFlags::NEWUSER) {
-        return Err(Errno::EINVAL); // not before every id a system call takes or shows is translated
-    }
-    if flags.contains(CloneFlags::NEWUSER) {
         fresh.credentials = Some(enter_new_user_namespace(task, &old)?);
     }
     if !flags.intersects(KINDS.difference(CloneFlags::NEWUSER)) {
@@ -236,6 +233,6 @@ fn setns(ctx: &mut Ctx<'_>, fd: Fd, kind: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    272 unshare(flags: u64) Partial "no time namespaces; a network namespace has no devices";
-    308 setns(fd: Fd, nstype: u32) Partial "no time namespaces";
+    272 unshare(flags: u64) Partial "no pid and time namespaces; a network namespace has no devices";
+    308 setns(fd: Fd, nstype: u32) Partial "no pid and time namespaces";
 };

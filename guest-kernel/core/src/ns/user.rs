@@ -28,6 +28,9 @@ const LEVEL_MAX: u32 = 32;
 /// Lines of a map.
 const EXTENTS_MAX: usize = 340;
 
+/// Whether there ever was a second one.
+static MADE: AtomicBool = AtomicBool::new(false);
+
 /// Users or groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdKind {
@@ -102,6 +105,7 @@ impl UserNamespace {
     /// number in its own namespace.
     pub fn create(maker: &Credentials) -> Result<Arc<UserNamespace>> {
         let parent = &maker.user_ns;
+        MADE.store(true, Ordering::Relaxed);
         if parent.level >= LEVEL_MAX {
             return Err(Errno::ENOSPC);
         }
@@ -133,6 +137,12 @@ impl UserNamespace {
     /// The (kernel) user id of its maker.
     pub fn owner_uid(&self) -> u32 {
         self.owner.0
+    }
+
+    /// Whether any but the first was ever made: the machine has ids to translate only then.
+    #[inline]
+    pub fn any() -> bool {
+        MADE.load(Ordering::Relaxed)
     }
 
     /// Whether it is the first one, where every id is itself.

@@ -140,10 +140,10 @@ fn rt_sigtimedwait(
 
 /// Whether `from` may send `signal` to `to` (kill(2)).
 pub(crate) fn may_send(from: &Credentials, task: &TaskRef, to: &Process, signal: Option<Signal>) -> bool {
-    if from.capable(Capabilities::KILL) {
+    let Some(target) = to.threads().first().map(|t| t.credentials()) else { return true };
+    if from.capable_in(&target.user_ns, Capabilities::KILL) {
         return true;
     }
-    let Some(target) = to.threads().first().map(|t| t.credentials()) else { return true };
     let same = [from.euid, from.uid].iter().any(|id| *id == target.uid || *id == target.suid);
     same || (signal == Some(Signal::CONT)
         && Arc::ptr_eq(&task.process().group().session, &to.group().session))

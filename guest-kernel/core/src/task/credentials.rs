@@ -2,7 +2,7 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use crate::ns::UserNamespace;
+use crate::ns::{UserNamespace, user::IdKind};
 
 pub use capabilities::Capabilities;
 
@@ -59,6 +59,11 @@ mod capabilities {
 
 /// The last capability's number (`/proc/sys/kernel/cap_last_cap`).
 pub const LAST_CAPABILITY: u32 = 40;
+
+/// `SECBIT_NO_SETUID_FIXUP`: changes of user ids leave capabilities alone.
+const NO_SETUID_FIXUP: u32 = 1 << 2;
+/// `SECBIT_KEEP_CAPS`: the permitted set survives the loss of user 0.
+const KEEP_CAPS: u32 = 1 << 4;
 
 /// Who a task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +151,11 @@ impl Credentials {
         }
     }
 
+    /// The kernel's id of user 0 of its user namespace, if that is mapped.
+    pub fn root_uid(&self) -> Option<u32> {
+        self.user_ns.to_kernel(IdKind::User, 0)
+    }
+
     /// Whether `gid` is its effective group or one of the supplementary ones.
     pub fn in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.contains(&gid)
@@ -153,17 +163,23 @@ impl Credentials {
 
     /// The capability changes a change of user ids brings (capabilities(7), "Effect of user ID changes").
     pub fn fix_capabilities_after_setuid(&mut self, old: &Credentials) {
-        let had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-        let has_root = self.uid == 0 || self.euid == 0 || self.suid == 0;
+        if self.securebits & NO_SETUID_FIXUP != 0 {
+            return;
+        }
+        let Some(root) = self.root_uid() else { return };
+        let had_root = old.uid == root || old.euid == root || old.suid == root;
+        let has_root = self.uid == root || self.euid == root || self.suid == root;
         if had_root && !has_root {
-            self.permitted = Capabilities::empty();
+            if self.securebits & KEEP_CAPS == 0 {
+                self.permitted = Capabilities::empty();
+            }
             self.effective = Capabilities::empty();
             self.ambient = Capabilities::empty();
         }
-        if old.euid == 0 && self.euid != 0 {
+        if old.euid == root && self.euid != root {
             self.effective = Capabilities::empty();
         }
-        if old.euid != 0 && self.euid == 0 {
+        if old.euid != root && self.euid == root {
             self.effective = self.permitted;
         }
     }

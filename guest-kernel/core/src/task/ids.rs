@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{Capabilities, Credentials, Pid, Process, credentials::LAST_CAPABILITY};
 use crate::{
     errno::{Errno, Result},
+    ns::user::IdKind,
     syscall::{Ctx, Syscall, UserAddr, UserPtr, UserStr},
     syscalls,
 };
@@ -87,19 +88,23 @@ fn setsid(ctx: &mut Ctx<'_>) -> Result {
 }
 
 fn getuid(ctx: &mut Ctx<'_>) -> Result {
-    Ok(ctx.task.credentials().uid as usize)
+    let c = ctx.task.credentials();
+    Ok(c.user_ns.show_uid(c.uid) as usize)
 }
 
 fn geteuid(ctx: &mut Ctx<'_>) -> Result {
-    Ok(ctx.task.credentials().euid as usize)
+    let c = ctx.task.credentials();
+    Ok(c.user_ns.show_uid(c.euid) as usize)
 }
 
 fn getgid(ctx: &mut Ctx<'_>) -> Result {
-    Ok(ctx.task.credentials().gid as usize)
+    let c = ctx.task.credentials();
+    Ok(c.user_ns.show_gid(c.gid) as usize)
 }
 
 fn getegid(ctx: &mut Ctx<'_>) -> Result {
-    Ok(ctx.task.credentials().egid as usize)
+    let c = ctx.task.credentials();
+    Ok(c.user_ns.show_gid(c.egid) as usize)
 }
 
 /// "Leave as it is" in the set calls.
@@ -121,12 +126,24 @@ fn change(ctx: &Ctx<'_>, change: impl FnOnce(&Credentials, &mut Credentials) -> 
     Ok(0)
 }
 
-fn setuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
-    if uid == KEEP {
-        return Err(Errno::EINVAL);
+/// The kernel's id for one a system call was given. `EINVAL` if it means nothing in the caller's user namespace.
+fn required(ctx: &Ctx<'_>, kind: IdKind, id: u32) -> Result<u32> {
+    ctx.task.credentials().user_ns.to_kernel(kind, id).ok_or(Errno::EINVAL)
+}
+
+/// The same for several, of which some may be [`KEEP`].
+fn optional<const N: usize>(ctx: &Ctx<'_>, kind: IdKind, ids: [u32; N]) -> Result<[u32; N]> {
+    let mut out = ids;
+    for id in out.iter_mut().filter(|id| **id != KEEP) {
+        *id = required(ctx, kind, *id)?;
     }
+    Ok(out)
+}
+
+fn setuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
+    let uid = required(ctx, IdKind::User, uid)?;
     change(ctx, |old, new| {
-        if old.capable(Capabilities::SETUID) {
+        if old.capable_here(Capabilities::SETUID) {
             (new.uid, new.suid) = (uid, uid);
         } else if uid != old.uid && uid != old.suid {
             return Err(Errno::EPERM);
@@ -137,11 +154,9 @@ fn setuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
 }
 
 fn setgid(ctx: &mut Ctx<'_>, gid: u32) -> Result {
-    if gid == KEEP {
-        return Err(Errno::EINVAL);
-    }
+    let gid = required(ctx, IdKind::Group, gid)?;
     change(ctx, |old, new| {
-        if old.capable(Capabilities::SETGID) {
+        if old.capable_here(Capabilities::SETGID) {
             (new.gid, new.sgid) = (gid, gid);
         } else if gid != old.gid && gid != old.sgid {
             return Err(Errno::EPERM);
@@ -152,9 +167,10 @@ fn setgid(ctx: &mut Ctx<'_>, gid: u32) -> Result {
 }
 
 fn setresuid(ctx: &mut Ctx<'_>, r: u32, e: u32, s: u32) -> Result {
+    let [r, e, s] = optional(ctx, IdKind::User, [r, e, s])?;
     change(ctx, |old, new| {
         let allowed = |id: u32| id == KEEP || [old.uid, old.euid, old.suid].contains(&id);
-        if !old.capable(Capabilities::SETUID) && ![r, e, s].into_iter().all(allowed) {
+        if !old.capable_here(Capabilities::SETUID) && ![r, e, s].into_iter().all(allowed) {
             return Err(Errno::EPERM);
         }
         let pick = |id, former| if id == KEEP { former } else { id };
@@ -165,9 +181,10 @@ fn setresuid(ctx: &mut Ctx<'_>, r: u32, e: u32, s: u32) -> Result {
 }
 
 fn setresgid(ctx: &mut Ctx<'_>, r: u32, e: u32, s: u32) -> Result {
+    let [r, e, s] = optional(ctx, IdKind::Group, [r, e, s])?;
     change(ctx, |old, new| {
         let allowed = |id: u32| id == KEEP || [old.gid, old.egid, old.sgid].contains(&id);
-        if !old.capable(Capabilities::SETGID) && ![r, e, s].into_iter().all(allowed) {
+        if !old.capable_here(Capabilities::SETGID) && ![r, e, s].into_iter().all(allowed) {
             return Err(Errno::EPERM);
         }
         let pick = |id, former| if id == KEEP { former } else { id };
@@ -178,8 +195,9 @@ fn setresgid(ctx: &mut Ctx<'_>, r: u32, e: u32, s: u32) -> Result {
 }
 
 fn setreuid(ctx: &mut Ctx<'_>, r: u32, e: u32) -> Result {
+    let [r, e] = optional(ctx, IdKind::User, [r, e])?;
     change(ctx, |old, new| {
-        if !old.capable(Capabilities::SETUID) {
+        if !old.capable_here(Capabilities::SETUID) {
             let real_ok = r == KEEP || r == old.uid || r == old.euid;
             let effective_ok = e == KEEP || [old.uid, old.euid, old.suid].contains(&e);
             if !(real_ok && effective_ok) {
@@ -197,8 +215,9 @@ fn setreuid(ctx: &mut Ctx<'_>, r: u32, e: u32) -> Result {
 }
 
 fn setregid(ctx: &mut Ctx<'_>, r: u32, e: u32) -> Result {
+    let [r, e] = optional(ctx, IdKind::Group, [r, e])?;
     change(ctx, |old, new| {
-        if !old.capable(Capabilities::SETGID) {
+        if !old.capable_here(Capabilities::SETGID) {
             let real_ok = r == KEEP || r == old.gid || r == old.egid;
             let effective_ok = e == KEEP || [old.gid, old.egid, old.sgid].contains(&e);
             if !(real_ok && effective_ok) {
@@ -217,38 +236,38 @@ fn setregid(ctx: &mut Ctx<'_>, r: u32, e: u32) -> Result {
 
 fn getresuid(ctx: &mut Ctx<'_>, r: UserPtr<u32>, e: UserPtr<u32>, s: UserPtr<u32>) -> Result {
     let c = ctx.task.credentials();
-    r.write(&c.uid)?;
-    e.write(&c.euid)?;
-    s.write(&c.suid)?;
+    r.write(&c.user_ns.show_uid(c.uid))?;
+    e.write(&c.user_ns.show_uid(c.euid))?;
+    s.write(&c.user_ns.show_uid(c.suid))?;
     Ok(0)
 }
 
 fn getresgid(ctx: &mut Ctx<'_>, r: UserPtr<u32>, e: UserPtr<u32>, s: UserPtr<u32>) -> Result {
     let c = ctx.task.credentials();
-    r.write(&c.gid)?;
-    e.write(&c.egid)?;
-    s.write(&c.sgid)?;
+    r.write(&c.user_ns.show_gid(c.gid))?;
+    e.write(&c.user_ns.show_gid(c.egid))?;
+    s.write(&c.user_ns.show_gid(c.sgid))?;
     Ok(0)
 }
 
 fn setfsuid(ctx: &mut Ctx<'_>, uid: u32) -> Result {
     let old = ctx.task.credentials();
-    let allowed =
-        old.capable(Capabilities::SETUID) || [old.uid, old.euid, old.suid, old.fsuid].contains(&uid);
-    if uid != KEEP && allowed {
+    let show = old.user_ns.show_uid(old.fsuid) as usize;
+    let Ok(uid) = required(ctx, IdKind::User, uid) else { return Ok(show) };
+    if old.capable_here(Capabilities::SETUID) || [old.uid, old.euid, old.suid, old.fsuid].contains(&uid) {
         ctx.task.set_credentials(Credentials { fsuid: uid, ..(*old).clone() });
     }
-    Ok(old.fsuid as usize)
+    Ok(show)
 }
 
 fn setfsgid(ctx: &mut Ctx<'_>, gid: u32) -> Result {
     let old = ctx.task.credentials();
-    let allowed =
-        old.capable(Capabilities::SETGID) || [old.gid, old.egid, old.sgid, old.fsgid].contains(&gid);
-    if gid != KEEP && allowed {
+    let show = old.user_ns.show_gid(old.fsgid) as usize;
+    let Ok(gid) = required(ctx, IdKind::Group, gid) else { return Ok(show) };
+    if old.capable_here(Capabilities::SETGID) || [old.gid, old.egid, old.sgid, old.fsgid].contains(&gid) {
         ctx.task.set_credentials(Credentials { fsgid: gid, ..(*old).clone() });
     }
-    Ok(old.fsgid as usize)
+    Ok(show)
 }
 
 /// `NGROUPS_MAX`.
@@ -263,19 +282,23 @@ fn getgroups(ctx: &mut Ctx<'_>, size: i32, list: UserPtr<u32>) -> Result {
         return Err(Errno::EINVAL);
     }
     for (i, g) in c.groups.iter().enumerate() {
-        list.index(i).write(g)?;
+        list.index(i).write(&c.user_ns.show_gid(*g))?;
     }
     Ok(c.groups.len())
 }
 
 fn setgroups(ctx: &mut Ctx<'_>, size: usize, list: UserPtr<u32>) -> Result {
-    if !ctx.task.credentials().capable(Capabilities::SETGID) {
+    let c = ctx.task.credentials();
+    if !c.capable_here(Capabilities::SETGID) || !c.user_ns.may_setgroups() {
         return Err(Errno::EPERM);
     }
     if size > GROUPS_MAX {
         return Err(Errno::EINVAL);
     }
-    let groups: Vec<u32> = list.read_vec(size)?;
+    let mut groups: Vec<u32> = list.read_vec(size)?;
+    for g in &mut groups {
+        *g = c.user_ns.to_kernel(IdKind::Group, *g).ok_or(Errno::EINVAL)?;
+    }
     change(ctx, |_, new| {
         new.groups = groups;
         Ok(())
@@ -348,7 +371,7 @@ fn capset(ctx: &mut Ctx<'_>, header: UserPtr<CapHeader>, data: UserPtr<CapData>)
     }
     let set = Capabilities::from_bits_truncate;
     change(ctx, |old, new| {
-        let may_inherit = if old.capable(Capabilities::SETPCAP) { old.bounding } else { old.permitted };
+        let may_inherit = if old.capable_here(Capabilities::SETPCAP) { old.bounding } else { old.permitted };
         if !old.permitted.contains(set(p))
             || !set(p).contains(set(e))
             || !(old.inheritable | may_inherit).contains(set(i))
@@ -426,7 +449,7 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
         pr::CAPBSET_DROP => {
             let drop = capability(a)?;
             return change(ctx, |old, new| {
-                if !old.capable(Capabilities::SETPCAP) {
+                if !old.capable_here(Capabilities::SETPCAP) {
                     return Err(Errno::EPERM);
                 }
                 new.bounding -= drop;

@@ -140,10 +140,13 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let group = p.group();
     emit!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{number}\n", p.pid);
     emit!(out, "PPid:\t{}\nTracerPid:\t0\n", p.parent_pid());
-    emit!(out, "Uid:\t{}\t{}\t{}\t{}\n", c.uid, c.euid, c.suid, c.fsuid);
-    emit!(out, "Gid:\t{}\t{}\t{}\t{}\n", c.gid, c.egid, c.sgid, c.fsgid);
+    let home = s.viewer.credentials().user_ns.clone();
+    let [uid, euid, suid, fsuid] = [c.uid, c.euid, c.suid, c.fsuid].map(|id| home.show_uid(id));
+    let [gid, egid, sgid, fsgid] = [c.gid, c.egid, c.sgid, c.fsgid].map(|id| home.show_gid(id));
+    emit!(out, "Uid:\t{uid}\t{euid}\t{suid}\t{fsuid}\n");
+    emit!(out, "Gid:\t{gid}\t{egid}\t{sgid}\t{fsgid}\n");
     emit!(out, "FDSize:\t{}\nGroups:\t", task.and_then(|t| t.files().ok()).map_or(0, |f| f.capacity()));
-    c.groups.iter().for_each(|g| emit!(out, "{g} "));
+    c.groups.iter().for_each(|g| emit!(out, "{} ", home.show_gid(*g)));
     emit!(
         out,
         "\nNStgid:\t{}\nNSpid:\t{number}\nNSpgid:\t{}\nNSsid:\t{}\n",

@@ -26,7 +26,7 @@ fn do_access(
     let mut subject = caller.subject();
     if !effective {
         let c = &caller.credentials;
-        let capabilities = if c.uid == 0 { c.permitted.bits() } else { 0 };
+        let capabilities = if Some(c.uid) == c.root_uid() { c.permitted.bits() } else { 0 };
         subject = Subject { uid: c.uid, gid: c.gid, capabilities, ..subject };
     }
     let path = read_path(path)?;

@@ -4,6 +4,7 @@ use super::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Caller, at_flags, read_path};
 use crate::{
     errno::{Errno, Result},
     fs::{Access, FileType, Path, SetAttributes, WalkFlags, access::cap, types::Timestamp},
+    ns::user::IdKind,
     syscall::{Ctx, Fd, Syscall, UserPtr, UserStr, args::Mode},
     syscalls,
     time::{TimeSpec, TimeVal},
@@ -24,7 +25,7 @@ fn do_chmod(caller: &Caller<'_>, place: &Path, mode: u32) -> Result {
         return Err(Errno::EPERM);
     }
     let mut mode = mode & 0o7777;
-    if !subject.in_group(m.gid) && !subject.capable(cap::FSETID) {
+    if !subject.in_group(m.gid) && !subject.capable_over(cap::FSETID, m.uid, m.gid) {
         mode &= !0o2000;
     }
     inode.set_attributes(&SetAttributes { mode: Some(mode), ..SetAttributes::default() })?;
@@ -50,14 +51,23 @@ fn fchmodat2(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, mode: Mode, flags: u32
     do_chmod(&caller, &caller.resolve_user(dirfd, path, walk)?, mode.0)
 }
 
+/// The kernel's id for an owner to be; `None` if it is to stay. `EINVAL` if the caller's user namespace does not
+/// know it.
+fn new_owner(caller: &Caller<'_>, kind: IdKind, id: u32) -> Result<Option<u32>> {
+    match id {
+        u32::MAX => Ok(None),
+        id => caller.credentials.user_ns.to_kernel(kind, id).map(Some).ok_or(Errno::EINVAL),
+    }
+}
+
 fn do_chown(caller: &Caller<'_>, place: &Path, uid: u32, gid: u32) -> Result {
     let (inode, subject) = (place.inode()?, caller.subject());
     place.mount().check_writable()?;
     let m = inode.metadata();
-    let (uid, gid) = ((uid != u32::MAX).then_some(uid), (gid != u32::MAX).then_some(gid));
+    let (uid, gid) = (new_owner(caller, IdKind::User, uid)?, new_owner(caller, IdKind::Group, gid)?);
     let may_uid = uid.is_none_or(|uid| subject.uid == m.uid && uid == m.uid);
     let may_gid = gid.is_none_or(|gid| subject.uid == m.uid && (gid == m.gid || subject.in_group(gid)));
-    let may = (may_uid && may_gid) || subject.capable(cap::CHOWN);
+    let may = (may_uid && may_gid) || subject.capable_over(cap::CHOWN, m.uid, m.gid);
     if !may {
         return Err(Errno::EPERM);
     }

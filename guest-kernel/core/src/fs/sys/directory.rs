@@ -125,7 +125,7 @@ fn chroot(ctx: &mut Ctx<'_>, path: UserStr) -> Result {
     let caller = Caller::new(ctx)?;
     let place = caller.resolve(Fd::CWD, &read_path(path)?, WalkFlags::FOLLOW | WalkFlags::DIRECTORY)?;
     enter(&caller, &place)?;
-    if !caller.subject().capable(cap::SYS_CHROOT) {
+    if !caller.subject().capable_here(cap::SYS_CHROOT) {
         return Err(Errno::EPERM);
     }
     caller.fs.set_root(place);

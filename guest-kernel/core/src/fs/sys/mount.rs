@@ -5,9 +5,10 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, access::cap, filesystems},
+    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems},
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
+    task::Capabilities,
 };
 
 const MS_REMOUNT: u64 = 32;
@@ -24,6 +25,13 @@ const MS_MGC_VAL: u64 = 0xc0ed_0000;
 /// Options are at most a page.
 const DATA_MAX: usize = 4096;
 
+/// Mounting needs `CAP_SYS_ADMIN` over the mount namespace. `EPERM`.
+fn check_may_mount(caller: &Caller<'_>) -> Result<()> {
+    let namespace = caller.fs.namespace();
+    let may = caller.credentials.capable_in(namespace.owner(), Capabilities::SYS_ADMIN);
+    if may { Ok(()) } else { Err(Errno::EPERM) }
+}
+
 fn mount(
     ctx: &mut Ctx<'_>,
     source: UserStr,
@@ -37,9 +45,7 @@ fn mount(
     let text = |s: UserStr, max| if s.is_null() { Ok(Vec::new()) } else { s.read(max, Errno::EINVAL) };
     let options = text(UserStr(data.0), DATA_MAX)?;
     let place = caller.resolve(Fd::CWD, &read_path(target)?, WalkFlags::FOLLOW)?;
-    if !caller.subject().capable(cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
+    check_may_mount(&caller)?;
     let namespace = caller.fs.namespace();
     let per_mount = MountFlags::from_bits_truncate(flags as u32);
     if flags & MS_REMOUNT != 0 {
@@ -86,9 +92,7 @@ fn umount2(ctx: &mut Ctx<'_>, target: UserStr, flags: u32) -> Result {
     let caller = Caller::new(ctx)?;
     let walk = if flags & UMOUNT_NOFOLLOW != 0 { WalkFlags::empty() } else { WalkFlags::FOLLOW };
     let place = caller.resolve(Fd::CWD, &read_path(target)?, walk)?;
-    if !caller.subject().capable(cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
+    check_may_mount(&caller)?;
     if !place.is_mount_root() {
         return Err(Errno::EINVAL);
     }

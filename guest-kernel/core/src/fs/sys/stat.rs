@@ -6,9 +6,10 @@ use super::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Caller, at_flags, read_path};
 use crate::{
     errno::{Errno, Result},
     fs::{
-        Metadata, WalkFlags,
+        Metadata, OpenFile, WalkFlags,
         types::{DeviceId, Timestamp},
     },
+    ns::UserNamespace,
     syscall::{Ctx, Fd, Syscall, UserPtr, UserStr},
     syscalls,
 };
@@ -65,15 +66,28 @@ const AT_NO_AUTOMOUNT: u32 = 0x800;
 /// `AT_STATX_SYNC_TYPE`: local file systems are always in sync.
 const AT_STATX_SYNC_TYPE: u32 = 0x6000;
 
+/// The attributes of an open file, with its owners as the caller's user namespace shows them.
+fn metadata_of(ctx: &Ctx<'_>, file: &OpenFile) -> Metadata {
+    let mut m = file.metadata();
+    if UserNamespace::any() {
+        let c = ctx.task.credentials();
+        (m.uid, m.gid) = (c.user_ns.show_uid(m.uid), c.user_ns.show_gid(m.gid));
+    }
+    m
+}
+
 fn metadata_at(ctx: &Ctx<'_>, dirfd: Fd, path: UserStr, walk: WalkFlags) -> Result<(Metadata, u32)> {
     let text =
         if path.is_null() && walk.contains(WalkFlags::EMPTY) { Default::default() } else { read_path(path)? };
     if text.is_empty() && walk.contains(WalkFlags::EMPTY) && dirfd != Fd::CWD {
         let file = ctx.task.files()?.get_any(dirfd.0)?;
-        return Ok((file.metadata(), file.path().mount().id()));
+        return Ok((metadata_of(ctx, &file), file.path().mount().id()));
     }
-    let place = Caller::new(ctx)?.resolve(dirfd, &text, walk)?;
-    Ok((place.inode()?.metadata(), place.mount().id()))
+    let caller = Caller::new(ctx)?;
+    let place = caller.resolve(dirfd, &text, walk)?;
+    let mut m = place.inode()?.metadata();
+    (m.uid, m.gid) = caller.subject().shown(m.uid, m.gid);
+    Ok((m, place.mount().id()))
 }
 
 fn stat(ctx: &mut Ctx<'_>, path: UserStr, out: UserPtr<Stat>) -> Result {
@@ -88,7 +102,7 @@ fn lstat(ctx: &mut Ctx<'_>, path: UserStr, out: UserPtr<Stat>) -> Result {
 
 fn fstat(ctx: &mut Ctx<'_>, fd: Fd, out: UserPtr<Stat>) -> Result {
     let file = ctx.task.files()?.get_any(fd.0)?;
-    out.write(&(&file.metadata()).into())?;
+    out.write(&(&metadata_of(ctx, &file)).into())?;
     Ok(0)
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod host;
 mod lab;
 mod measure;
+mod syscalls;
 mod test;
 
 use std::ffi::OsString;
@@ -32,6 +33,8 @@ enum Task {
     Test(test::Options),
     /// Compare what system calls do natively and in a sandbox (tests/conformance)
     Conformance(conformance::Options),
+    /// Write docs/syscalls.md, the table of system calls
+    Syscalls,
     /// Measure everything docs/performance.md says, and write it anew
     Measure(measure::Options),
     /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::demo(),
         Task::Test(options) => test::main(&options),
         Task::Conformance(options) => conformance::main(&options),
+        Task::Syscalls => syscalls::write(),
         Task::Measure(options) => measure::main(&options),
         Task::Run { arguments } => build::run(&arguments),
         Task::Lab { command } => lab::main(command),

@@ -49,6 +49,8 @@ enum Suite {
     Deny,
     /// Unit tests on this machine
     Unit,
+    /// docs/syscalls.md is what the table says
+    Syscalls,
     /// The guest kernel's ELF file is what it must be
     Guest,
     /// The hardware layer, by its self-test kernel
@@ -106,6 +108,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Clippy => checks::clippy(),
             Suite::Deny => checks::deny(),
             Suite::Unit => units::run(),
+            Suite::Syscalls => crate::syscalls::check(),
             Suite::Guest => guest_elf::check(),
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
             Suite::Selftest => selftest::run(),

@@ -8,28 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::errno::{Errno, Result};
 
-/// How strace prints an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ArgKind {
-    /// Signed decimal.
-    Int,
-    /// Unsigned decimal.
-    Uint,
-    /// Hexadecimal.
-    Hex,
-    /// A file descriptor (`AT_FDCWD` by name).
-    Fd,
-    /// A user address.
-    Pointer,
-    /// A NUL-terminated string in user memory.
-    Str,
-    /// A NULL-terminated vector of strings.
-    StrVec,
-    /// A file mode, octal.
-    Mode,
-    /// A signal number, by name.
-    Signal,
-}
+use super::ArgKind;
 
 /// A system call argument.
 pub trait Arg: Sized {

@@ -2,15 +2,20 @@
 //!
 //! Linux numbers are the index into one table of data ([`table`]), composed at compile time from the lists
 //! the subsystems export. An entry names the call, its arguments with their kinds (which strace prints from),
-//! how much of it there is, and its handler. A handler takes typed arguments ([`args`]), decoded once, and
+//! how much of it there is, and its handler. [`known`] is every call of Linux, ours or not, with what its arguments are
+//! ([`kinds`]); `docs/syscalls.md` is made from both. A handler takes typed arguments ([`args`]), decoded once, and
 //! the [`Ctx`] of the calling task.
 
 pub mod args;
+mod calls;
 mod context;
+pub mod kinds;
+pub mod known;
 pub mod table;
 
-pub use args::{Arg, ArgKind, Fd, UserAddr, UserPtr, UserStr};
+pub use args::{Arg, Fd, UserAddr, UserPtr, UserStr};
 pub use context::Ctx;
+pub use kinds::ArgKind;
 pub use table::{Level, Syscall};
 
 use core::sync::atomic::{AtomicU64, Ordering};

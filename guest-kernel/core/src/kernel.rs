@@ -9,7 +9,7 @@ use crate::{
     TaskRef, mm, sched, signal,
     sync::Once,
     syscall,
-    task::{PidTable, Task},
+    task::{PidTable, RELEASE, Task, VERSION},
 };
 
 /// The kernel proper, as the HAL sees it.
@@ -33,6 +33,7 @@ impl hal::Kernel for Sentry {
 
     fn start(boot: &'static BootInfo) -> ! {
         let idle = sched::adopt_boot_cpu();
+        crate::klog::line(5, &alloc::format!("Linux version {RELEASE} {VERSION}"));
         crate::fs::init();
         syscall::watch_memory();
         crate::control::start(boot);

@@ -36,6 +36,7 @@ pub mod fs;
 pub mod futex;
 pub mod io;
 pub mod kernel;
+pub mod klog;
 pub mod mm;
 pub mod net;
 pub mod ns;

@@ -23,7 +23,7 @@ use super::{
     access::{Subject, cap},
     eventpoll::{self, Item},
     inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
-    locks,
+    inotify, locks,
     types::{FileType, Metadata, OpenFlags, SetAttributes},
 };
 use crate::{
@@ -284,20 +284,32 @@ impl OpenFile {
     fn inode_read(&self, offset: u64, sink: &mut Sink<'_>) -> Result {
         let before = sink.done();
         let result = self.inode.read_at(offset, sink);
-        partial(result, sink.done() - before)
+        let moved = sink.done() - before;
+        if moved > 0 {
+            inotify::accessed(self);
+        }
+        partial(result, moved)
     }
 
     /// A fault or a full file system half-way is a short write.
     fn inode_write(&self, offset: u64, source: &mut Source<'_>) -> Result {
         let before = source.done();
         let result = self.inode.write_at(offset, source);
-        partial(result, source.done() - before)
+        let moved = source.done() - before;
+        if moved > 0 {
+            inotify::modified(self.path.dentry());
+        }
+        partial(result, moved)
     }
 
     /// As [`OpenFile::inode_write`], to the end; the new end and the count.
     fn inode_append(&self, source: &mut Source<'_>) -> Result<(u64, usize)> {
         let before = source.done();
-        match self.inode.append(source) {
+        let result = self.inode.append(source);
+        if source.done() > before {
+            inotify::modified(self.path.dentry());
+        }
+        match result {
             Err(e) => partial(Err(e), source.done() - before).map(|n| (self.inode.size(), n)),
             done => done,
         }
@@ -455,14 +467,20 @@ impl OpenFile {
         if size > self.inode.size() {
             check_size_limit(task, size)?;
         }
-        self.inode.set_attributes(&SetAttributes { size: Some(size), ..Default::default() })
+        self.inode.set_attributes(&SetAttributes { size: Some(size), ..Default::default() })?;
+        inotify::modified(self.path.dentry());
+        Ok(())
     }
 
     /// `fallocate`.
     pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         self.writable()?;
         match self.kind() {
-            FileType::Regular => self.inode.fallocate(mode, offset, len),
+            FileType::Regular => {
+                self.inode.fallocate(mode, offset, len)?;
+                inotify::modified(self.path.dentry());
+                Ok(())
+            }
             FileType::Fifo => Err(Errno::ESPIPE),
             FileType::Directory => Err(Errno::EISDIR),
             _ => Err(Errno::ENODEV),
@@ -476,6 +494,7 @@ impl OpenFile {
         if self.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
+        inotify::accessed(self);
         let mut position = self.position.lock();
         let dots: [(&[u8], u64); 2] = [(b".", self.inode.ino()), (b"..", self.path.parent_ino())];
         for (i, (name, ino)) in dots.into_iter().enumerate() {
@@ -524,5 +543,6 @@ impl Drop for OpenFile {
         if let Some(ops) = &self.ops {
             ops.release(self.flags());
         }
+        inotify::closed(self);
     }
 }

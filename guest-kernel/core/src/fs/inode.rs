@@ -365,6 +365,7 @@ impl Superblock {
 impl Drop for Superblock {
     /// Directories and their cached children refer to each other: the cache has to let go.
     fn drop(&mut self) {
+        super::inotify::unmounted(self.dev());
         self.root.forget_tree();
     }
 }

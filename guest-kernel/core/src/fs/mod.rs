@@ -19,6 +19,7 @@
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
 //! | [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`] | events as files |
+//! | [`inotify`] | being told what happens to files |
 //! | [`tty`], [`proc`], [`nsfs`] | terminals, devpts; procfs; namespaces as files |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
@@ -44,6 +45,7 @@ pub mod fd_table;
 pub mod file;
 pub mod filesystems;
 pub mod inode;
+pub mod inotify;
 pub mod locks;
 pub mod mem;
 pub mod mount;
@@ -101,7 +103,9 @@ pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[
     pidfd::SYSCALLS,
     signalfd::SYSCALLS,
     timerfd::SYSCALLS,
+    inotify::SYSCALLS,
     pipe::SYSCALLS,
+    pipe::SPLICE,
     poll::POLL,
     poll::SELECT,
 ];

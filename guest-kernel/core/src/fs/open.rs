@@ -5,7 +5,7 @@ use super::{
     access::{Access, Subject},
     device,
     inode::NewKind,
-    ops,
+    inotify, ops,
     types::{FileType, SetAttributes},
     walk::{Target, Walk, WalkFlags},
 };
@@ -140,6 +140,9 @@ fn finish(place: Path, flags: OpenFlags, task: Option<&TaskRef>) -> Result<FileR
     }
     if flags.contains(OpenFlags::TRUNC) && inode.kind() == FileType::Regular && ops.is_none() {
         inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
+        inotify::modified(place.dentry());
     }
-    Ok(OpenFile::new(inode, ops, place, (flags & !TRANSIENT) | OpenFlags::LARGEFILE))
+    let file = OpenFile::new(inode, ops, place, (flags & !TRANSIENT) | OpenFlags::LARGEFILE);
+    inotify::opened(&file);
+    Ok(file)
 }

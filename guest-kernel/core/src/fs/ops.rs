@@ -11,6 +11,7 @@ use super::{
     Dentry, Path,
     access::{Access, Subject},
     inode::{NewInode, NewKind, RenameFlags},
+    inotify,
     types::FileType,
     walk::{Last, Parent, existing},
 };
@@ -88,6 +89,7 @@ pub fn create(subject: &Subject<'_>, dir: &Path, name: &[u8], kind: NewKind<'_>,
     let new = new_inode(subject, dir, kind, mode)?;
     let inode = dir.inode()?.create(name, &new)?;
     dir.dentry().instantiate(&dentry, inode, &guard);
+    inotify::created(dir.dentry(), &dentry);
     Ok(dir.with(dentry))
 }
 
@@ -127,6 +129,7 @@ pub fn link(subject: &Subject<'_>, target: &Path, parent: &Parent<'_>) -> Result
     may_create(subject, dir)?;
     dir.inode()?.link(name, inode)?;
     dir.dentry().instantiate(&dentry, inode.clone(), &guard);
+    inotify::linked(dir.dentry(), &dentry);
     Ok(())
 }
 
@@ -144,6 +147,7 @@ pub fn unlink(subject: &Subject<'_>, parent: &Parent<'_>) -> Result<()> {
     dir.inode()?.unlink(name, victim.positive()?)?;
     dir.dentry().forget(&victim, &guard);
     drop(guard);
+    inotify::unlinked(dir.dentry(), &victim);
     drop(victim); // may free the file: outside the lock
     Ok(())
 }
@@ -164,6 +168,7 @@ pub fn rmdir(subject: &Subject<'_>, parent: &Parent<'_>) -> Result<()> {
     dir.inode()?.rmdir(name, victim.positive()?)?;
     dir.dentry().forget(&victim, &guard);
     drop(inside);
+    inotify::unlinked(dir.dentry(), &victim);
     Ok(())
 }
 
@@ -232,6 +237,14 @@ pub fn rename(subject: &Subject<'_>, from: &Parent<'_>, to: &Parent<'_>, flags: 
     let inside = (!exchange && target_is_directory).then(|| target.lock_directory());
     from.dir.inode()?.rename(old_name, to.dir.inode()?, new_name, flags)?;
     drop(inside);
+    let names = inotify::active().then(|| (moved.name(), target.name()));
     old_dir.renamed(&moved, new_dir, &target, exchange);
+    if let Some((old_name, new_name)) = names {
+        if exchange {
+            inotify::renamed_pair(old_dir, (&moved, &old_name), new_dir, (&target, &new_name));
+        } else {
+            inotify::renamed(old_dir, &old_name, new_dir, &moved, &target);
+        }
+    }
     Ok(())
 }

@@ -52,6 +52,8 @@ bitflags! {
         const BENEATH = 0x800;
         /// The start is the root of the walk.
         const IN_ROOT = 0x1000;
+        /// Only what the dentry cache knows; `EAGAIN` else.
+        const CACHED = 0x2000;
     }
 }
 
@@ -232,7 +234,10 @@ impl<'a> Walk<'a> {
                 b"." => at.clone(),
                 b".." => self.up(&at, start, flags)?,
                 name => {
-                    let dentry = at.dentry().lookup(name)?;
+                    let dentry = match flags.contains(WalkFlags::CACHED) {
+                        false => at.dentry().lookup(name)?,
+                        true => at.dentry().cached(name).ok_or(Errno::EAGAIN)?,
+                    };
                     if dentry.inode().is_none() {
                         let name = Name::from_slice(name);
                         if rest.settle() || end == End::Exists {

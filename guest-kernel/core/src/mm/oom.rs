@@ -72,8 +72,7 @@ fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
     let stats = mm.as_ref().map_or(MmStats::default(), |mm| mm.stats());
     let comm = leader.as_ref().map_or([0; 16], |t| t.comm());
     let name = String::from_utf8_lossy(comm.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
-    hal::log!(
-        Warn,
+    let line = alloc::format!(
         "Out of memory: Killed process {} ({name}) total-vm:{}kB, anon-rss:{}kB, file-rss:{}kB, pgtables:{}kB \
          oom_score_adj:{}",
         victim.pid,
@@ -83,6 +82,8 @@ fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
         stats.tables * 4,
         victim.oom_score_adj.load(Ordering::Relaxed)
     );
+    hal::log!(Warn, "{line}");
+    crate::klog::line(3, &line);
     let killed = ExitStatus::Signal(Signal::KILL.number(), false);
     signal::kill_process(victim, killed);
     // Those who run in the same memory keep it alive.

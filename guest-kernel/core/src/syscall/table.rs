@@ -71,6 +71,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::futex::SYSCALLS,
     crate::mm::SYSCALLS,
     crate::exec::SYSCALLS,
+    crate::klog::SYSCALLS,
     crate::fs::SYSCALLS,
     crate::net::SYSCALLS,
     crate::fs::sys::SYSCALLS,

@@ -170,6 +170,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         *task.signals.altstack.lock() = AltStack::default();
     }
     task.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    task.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     if parent.no_new_privs() {
         task.set_no_new_privs();
     }

@@ -20,6 +20,8 @@ pub mod clone;
 pub mod credentials;
 pub mod exit;
 mod ids;
+mod ioprio;
+mod kcmp;
 pub mod limits;
 mod membarrier;
 pub mod pid;
@@ -89,6 +91,8 @@ pub struct Task {
     no_new_privs: AtomicBool,
     /// `personality(2)`.
     pub(crate) personality: AtomicU32,
+    /// `ioprio_set(2)`.
+    pub(super) ioprio: AtomicU32,
     /// Restart state of the call `restart_syscall(2)` continues.
     pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
     /// What a kernel task runs.
@@ -134,6 +138,7 @@ impl Task {
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
             personality: AtomicU32::new(0),
+            ioprio: AtomicU32::new(0),
             restart: SpinLock::new(None),
             kernel_main: SpinLock::new(None),
             start_time: hal::time::now(),
@@ -313,6 +318,8 @@ pub const SYSCALLS: &[&[Syscall]] = &[
     exit::SYSCALLS,
     wait::SYSCALLS,
     ids::SYSCALLS,
+    ioprio::SYSCALLS,
+    kcmp::SYSCALLS,
     limits::SYSCALLS,
     membarrier::SYSCALLS,
     sched_calls::SYSCALLS,

@@ -15,6 +15,7 @@
 
 mod fifo;
 mod ring;
+mod splice;
 
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -118,6 +119,55 @@ impl Pipe {
             self.read_queue.wake_all(READABLE);
         }
         Ok(n)
+    }
+
+    /// Any other change of the ring.
+    fn change<R>(&self, f: impl FnOnce(&mut Ring) -> R) -> R {
+        let mut ring = self.ring.lock();
+        let (was_full, was_empty) = (ring.is_full(), ring.is_empty());
+        let result = f(&mut ring);
+        self.used.store(ring.used(), Ordering::Release);
+        let (full, empty) = (ring.is_full(), ring.is_empty());
+        drop(ring);
+        let polled = self.polled.load(Ordering::Relaxed);
+        if was_full && !full || polled {
+            self.write_queue.wake_all(WRITABLE);
+        }
+        if was_empty && !empty || polled {
+            self.read_queue.wake_all(READABLE);
+        }
+        result
+    }
+
+    /// Waits until there is something to read; false at the end. `EAGAIN`.
+    fn wait_readable(&self, task: &TaskRef, nonblocking: bool) -> Result<bool> {
+        // The writers first: what the last one left must still be read.
+        let look = || {
+            let ended = !self.has_writers();
+            if self.is_empty() { ended.then_some(false) } else { Some(true) }
+        };
+        match look() {
+            Some(outcome) => Ok(outcome),
+            None if nonblocking => Err(Errno::EAGAIN),
+            None => Ok(wait_event(task, &self.read_queue, Interruptible::Yes, None, look)?),
+        }
+    }
+
+    /// Waits until there is room. `EPIPE` with its signal, `EAGAIN`.
+    fn wait_writable(&self, task: &TaskRef, nonblocking: bool) -> Result<()> {
+        let look = || {
+            if self.has_readers() { (!self.is_full()).then_some(true) } else { Some(false) }
+        };
+        let room = match look() {
+            Some(outcome) => outcome,
+            None if nonblocking => return Err(Errno::EAGAIN),
+            None => wait_event(task, &self.write_queue, Interruptible::Yes, None, look)?,
+        };
+        if !room {
+            broken(task);
+            return Err(Errno::EPIPE);
+        }
+        Ok(())
     }
 
     fn wake_everybody(&self) {
@@ -323,6 +373,9 @@ fn pipe2(ctx: &mut Ctx<'_>, fds: UserPtr<[i32; 2]>, flags: u32) -> Result {
     }
     Ok(0)
 }
+
+/// splice and its kin.
+pub(super) const SPLICE: &[Syscall] = splice::SYSCALLS;
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     22 pipe(fds: UserPtr<[i32; 2]>) Full "";

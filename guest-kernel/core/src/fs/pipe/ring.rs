@@ -41,6 +41,11 @@ impl Ring {
         self.slots.is_empty()
     }
 
+    /// Slots that are free.
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.slots.len())
+    }
+
     pub fn is_full(&self) -> bool {
         self.slots.len() >= self.capacity
     }
@@ -113,6 +118,54 @@ impl Ring {
         source.take_into_frame(&last.frame, end, odd)?;
         last.len += odd;
         Ok(odd)
+    }
+
+    /// Takes the first slot's bytes out as a kernel buffer of at most `max`, for whoever writes them elsewhere.
+    pub fn take(&mut self, max: usize) -> Result<alloc::vec::Vec<u8>> {
+        let Some(slot) = self.slots.front() else { return Ok(alloc::vec::Vec::new()) };
+        let mut bytes = alloc::vec![0; slot.len.min(max)];
+        let packet = slot.packet;
+        // A packet is read once: what does not fit is lost, as by `read`.
+        let n = self.read(&mut Sink::kernel(&mut bytes))?;
+        debug_assert!(packet || n == bytes.len());
+        Ok(bytes)
+    }
+
+    /// Puts bytes back to the front that [`Ring::take`] took; may exceed the capacity by one slot.
+    pub fn put_back(&mut self, bytes: &[u8]) -> Result<()> {
+        let frame = Frame::alloc_zeroed()?;
+        frame.write(0, bytes);
+        self.slots.push_front(Slot { frame, start: 0, len: bytes.len(), packet: false });
+        Ok(())
+    }
+
+    /// Moves up to `max` bytes into `to` without copying: whole slots change the owner, of a partial one both
+    /// keep the page. With `keep`, nothing leaves (`tee`). The count.
+    pub fn hand_over(&mut self, to: &mut Ring, max: usize, keep: bool) -> Result {
+        let mut done = 0;
+        let mut index = 0;
+        while done < max && !to.is_full() {
+            let Some(slot) = self.slots.get_mut(index) else { break };
+            let n = slot.len.min(max - done);
+            to.slots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            to.slots.push_back(Slot {
+                frame: slot.frame.clone(),
+                start: slot.start,
+                len: n,
+                packet: slot.packet,
+            });
+            done += n;
+            if keep {
+                index += 1;
+            } else {
+                slot.start += n;
+                slot.len -= n;
+                if slot.len == 0 {
+                    self.slots.pop_front();
+                }
+            }
+        }
+        Ok(done)
     }
 
     fn push(&mut self, source: &mut Source<'_>, len: usize, packet: bool) -> Result<()> {
@@ -200,6 +253,23 @@ mod tests {
             ring.write(&mut Source::kernel(b"second"), true).unwrap();
             assert_eq!(get(&mut ring, 3), b"fir");
             assert_eq!(get(&mut ring, 100), b"second");
+        });
+    }
+
+    #[test]
+    fn pages_are_handed_over_and_shared() {
+        World::new(64).enter(|| {
+            let (mut a, mut b) = (Ring::new(4), Ring::new(2));
+            put(&mut a, b"hello world");
+            assert_eq!(a.hand_over(&mut b, 5, true), Ok(5));
+            assert_eq!((a.bytes(), get(&mut b, 100)), (11, b"hello".to_vec()));
+            assert_eq!(a.hand_over(&mut b, 5, false), Ok(5));
+            assert_eq!(put(&mut b, b"!"), 1, "a shared page is not written");
+            assert_eq!((get(&mut a, 100), get(&mut b, 100)), (b" world".to_vec(), b"hello!".to_vec()));
+            put(&mut a, b"abc");
+            let taken = a.take(2).unwrap();
+            a.put_back(&taken).unwrap();
+            assert_eq!(get(&mut a, 9), b"abc");
         });
     }
 

@@ -1,13 +1,13 @@
 //! `/proc/sys`: what can be asked, and the little that can be set.
 
 use alloc::string::String;
-use core::ops::RangeInclusive;
+use core::{ops::RangeInclusive, sync::atomic::Ordering};
 
 use super::{Entry, Node, Scope, Text, dir, file, text::emit, writable};
 use crate::{
     drivers,
     errno::{Errno, Result},
-    fs::{dentry, fd_table::NR_OPEN, pipe},
+    fs::{dentry, fd_table::NR_OPEN, inotify, pipe},
     mm, random,
     sync::Once,
     task::{Capabilities, RELEASE, VERSION, credentials::LAST_CAPABILITY, pid::PID_MAX},
@@ -37,6 +37,7 @@ const FS: &[Entry] = &[
         Ok(())
     }),
     fixed!("nr_open", NR_OPEN),
+    dir("inotify", INOTIFY),
     fixed!("pipe-max-size", pipe::MAX_SIZE),
     fixed!("mount-max", 100_000),
     fixed!("overflowuid", 65534),
@@ -44,6 +45,38 @@ const FS: &[Entry] = &[
     fixed!("protected_hardlinks", 0),
     fixed!("protected_symlinks", 0),
     fixed!("suid_dumpable", 0),
+];
+
+/// A number that can be set.
+macro_rules! number {
+    ($name:literal, $cell:expr) => {
+        writable(
+            $name,
+            |_, out| {
+                emit!(out, "{}\n", $cell.load(Ordering::Relaxed));
+                Ok(())
+            },
+            |s, bytes| {
+                $cell.store(parse_number(s, bytes)?, Ordering::Relaxed);
+                Ok(())
+            },
+        )
+    };
+}
+
+/// What root wrote: a number that is not negative.
+fn parse_number(s: &Scope<'_>, bytes: &[u8]) -> Result<usize> {
+    if s.viewer.credentials().euid != 0 {
+        return Err(Errno::EPERM);
+    }
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim();
+    text.parse::<u32>().map(|n| n as usize).map_err(|_| Errno::EINVAL)
+}
+
+const INOTIFY: &[Entry] = &[
+    number!("max_queued_events", inotify::limits().queued_events),
+    number!("max_user_instances", inotify::limits().user_instances),
+    number!("max_user_watches", inotify::limits().user_watches),
 ];
 
 const KERNEL: &[Entry] = &[

@@ -3,7 +3,7 @@
 use super::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Caller, at_flags, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FileType, Path, SetAttributes, WalkFlags, access::cap, types::Timestamp},
+    fs::{Access, FileType, Path, SetAttributes, WalkFlags, access::cap, inotify, types::Timestamp},
     ns::user::IdKind,
     syscall::{Ctx, Fd, Syscall, UserPtr, UserStr, args::Mode},
     syscalls,
@@ -12,6 +12,12 @@ use crate::{
 
 fn place_of(ctx: &Ctx<'_>, fd: Fd) -> Result<Path> {
     Ok(ctx.task.files()?.get(fd.0)?.path().clone())
+}
+
+fn change(place: &Path, change: &SetAttributes) -> Result {
+    place.inode()?.set_attributes(change)?;
+    inotify::attributes_changed(place.dentry(), change);
+    Ok(0)
 }
 
 fn do_chmod(caller: &Caller<'_>, place: &Path, mode: u32) -> Result {
@@ -28,8 +34,7 @@ fn do_chmod(caller: &Caller<'_>, place: &Path, mode: u32) -> Result {
     if !subject.in_group(m.gid) && !subject.capable_over(cap::FSETID, m.uid, m.gid) {
         mode &= !0o2000;
     }
-    inode.set_attributes(&SetAttributes { mode: Some(mode), ..SetAttributes::default() })?;
-    Ok(0)
+    change(place, &SetAttributes { mode: Some(mode), ..SetAttributes::default() })
 }
 
 fn chmod(ctx: &mut Ctx<'_>, path: UserStr, mode: Mode) -> Result {
@@ -76,8 +81,7 @@ fn do_chown(caller: &Caller<'_>, place: &Path, uid: u32, gid: u32) -> Result {
         let group = if m.mode & 0o010 != 0 { 0o2000 } else { 0 };
         change.mode = Some(m.mode & !(0o4000 | group));
     }
-    inode.set_attributes(&change)?;
-    Ok(0)
+    self::change(place, &change)
 }
 
 fn chown(ctx: &mut Ctx<'_>, path: UserStr, uid: u32, gid: u32) -> Result {
@@ -149,8 +153,7 @@ fn set_times(caller: &Caller<'_>, place: &Path, times: [Time; 2]) -> Result {
     }
     let now = Timestamp::now();
     let (atime, mtime) = (atime.resolve(now), mtime.resolve(now));
-    inode.set_attributes(&SetAttributes { atime, mtime, ctime: Some(now), ..SetAttributes::default() })?;
-    Ok(0)
+    change(place, &SetAttributes { atime, mtime, ctime: Some(now), ..SetAttributes::default() })
 }
 
 fn utimensat(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, times: UserPtr<TimeSpec>, flags: u32) -> Result {

@@ -29,7 +29,7 @@ fn ioctl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
         FIONCLEX => files.set_close_on_exec(fd.0, false).map(|()| 0),
         FIONBIO => switch(OpenFlags::NONBLOCK),
         FIOASYNC => switch(OpenFlags::ASYNC),
-        FIONREAD if file.kind() == FileType::Regular => {
+        FIONREAD if file.kind() == FileType::Regular && file.seekable() => {
             let left = file.inode().size().saturating_sub(file.position());
             UserPtr::<i32>::new(arg).write(&i32::try_from(left).unwrap_or(i32::MAX))?;
             Ok(0)

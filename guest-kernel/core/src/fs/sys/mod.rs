@@ -9,7 +9,9 @@ mod copy;
 mod descriptors;
 mod directory;
 mod fcntl;
+mod handle;
 mod ioctl;
+mod machine;
 mod memfd;
 mod mount;
 mod names;
@@ -44,7 +46,9 @@ pub const SYSCALLS: &[&[Syscall]] = &[
     descriptors::SYSCALLS,
     directory::SYSCALLS,
     fcntl::SYSCALLS,
+    handle::SYSCALLS,
     ioctl::SYSCALLS,
+    machine::SYSCALLS,
     memfd::SYSCALLS,
     mount::SYSCALLS,
     names::SYSCALLS,

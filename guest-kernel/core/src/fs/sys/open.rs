@@ -6,7 +6,10 @@ use super::{Caller, open_files_limit, read_path};
 use crate::{
     errno::{Errno, Result},
     fs::{OpenFlags, WalkFlags, open::open as open_path},
-    syscall::{Ctx, Fd, Syscall, UserPtr, UserStr, args::Mode},
+    syscall::{
+        Ctx, Fd, Syscall, UserPtr, UserStr,
+        args::{Mode, read_versioned},
+    },
     syscalls,
 };
 
@@ -50,25 +53,31 @@ struct OpenHow {
     resolve: u64,
 }
 
-/// `RESOLVE_NO_XDEV`, `NO_MAGICLINKS`, `NO_SYMLINKS`, `BENEATH`, `IN_ROOT`.
-const RESOLVE: u64 = 0x1f;
+/// `RESOLVE_NO_XDEV`, `NO_MAGICLINKS`, `NO_SYMLINKS`, `BENEATH`, `IN_ROOT`, `CACHED`.
+const RESOLVE: u64 = 0x3f;
 
 fn openat2(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, how: UserPtr<OpenHow>, size: usize) -> Result {
     if size < size_of::<OpenHow>() {
         return Err(Errno::EINVAL);
     }
-    if size > size_of::<OpenHow>() {
-        return Err(Errno::E2BIG);
-    }
-    let how = how.read()?;
+    let how: OpenHow = read_versioned(how.0, size)?;
     let flags = u32::try_from(how.flags).ok().and_then(OpenFlags::from_bits).ok_or(Errno::EINVAL)?;
     let creates = flags.intersects(OpenFlags::CREAT | OpenFlags::TMPFILE);
+    let path_only = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW | OpenFlags::CLOEXEC;
+    if flags.contains(OpenFlags::PATH) && !path_only.contains(flags) {
+        return Err(Errno::EINVAL);
+    }
     if how.resolve & !RESOLVE != 0 || how.mode & !0o7777 != 0 || (how.mode != 0 && !creates) {
         return Err(Errno::EINVAL);
     }
     let resolve = WalkFlags::from_bits_truncate((how.resolve as u32) << 8);
     if resolve.contains(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
         return Err(Errno::EINVAL);
+    }
+    if resolve.contains(WalkFlags::CACHED)
+        && flags.intersects(OpenFlags::CREAT | OpenFlags::TRUNC | OpenFlags::TMPFILE)
+    {
+        return Err(Errno::EAGAIN);
     }
     do_open(ctx, dirfd, path, flags, how.mode as u32, resolve)
 }
@@ -77,5 +86,5 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     2 open(path: UserStr, flags: u32, mode: Mode) Full "";
     85 creat(path: UserStr, mode: Mode) Full "";
     257 openat(dirfd: Fd, path: UserStr, flags: u32, mode: Mode) Full "";
-    437 openat2(dirfd: Fd, path: UserStr, how: UserPtr<OpenHow>, size: usize) Partial "no RESOLVE_CACHED";
+    437 openat2(dirfd: Fd, path: UserStr, how: UserPtr<OpenHow>, size: usize) Full "";
 };

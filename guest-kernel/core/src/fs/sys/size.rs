@@ -3,7 +3,7 @@
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FallocateMode, FileType, SetAttributes, WalkFlags, file::check_size_limit},
+    fs::{Access, FallocateMode, FileType, SetAttributes, WalkFlags, file::check_size_limit, inotify},
     syscall::{Ctx, Fd, Syscall, UserStr},
     syscalls,
 };
@@ -24,6 +24,7 @@ fn truncate(ctx: &mut Ctx<'_>, path: UserStr, length: i64) -> Result {
         check_size_limit(ctx.task, size)?;
     }
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
+    inotify::modified(place.dentry());
     Ok(0)
 }
 

@@ -8,7 +8,7 @@ use ringfence_hal as hal;
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FileType, Path, WalkFlags, access::cap, inode::XattrFlags},
+    fs::{Access, FileType, Path, WalkFlags, access::cap, inode::XattrFlags, inotify},
     io::Sink,
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
@@ -84,6 +84,7 @@ fn set(ctx: &Ctx<'_>, place: &Path, attribute: UserStr, value: UserAddr, size: u
     hal::user::copy_in(&mut bytes, value.0)?;
     check(ctx, place, &name, Access::WRITE)?;
     place.inode()?.set_xattr(&name, &bytes, flags)?;
+    inotify::inode_changed(place.dentry());
     Ok(0)
 }
 
@@ -104,6 +105,7 @@ fn remove(ctx: &Ctx<'_>, place: &Path, attribute: UserStr) -> Result {
     let name = name(attribute)?;
     check(ctx, place, &name, Access::WRITE)?;
     place.inode()?.remove_xattr(&name)?;
+    inotify::inode_changed(place.dentry());
     Ok(0)
 }
 

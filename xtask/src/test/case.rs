@@ -2,7 +2,8 @@
 //!
 //! `tests/lab/cases/same/*.sh` run twice, natively in the lab and inside a sandbox, and must print the same
 //! bytes on both streams and end with the same code. `tests/lab/cases/lab/*.sh` run in the lab itself, where
-//! they start sandboxes as they like; exit code 0 is success. Directives, each `#: name value`:
+//! they start sandboxes as they like; exit code 0 is success. `tests/lab/cases/programs/*.sh` are like the first, in the
+//! image with server programs (see `cargo xtask lab programs`). Directives, each `#: name value`:
 //!
 //! | directive | meaning | default |
 //! |---|---|---|
@@ -22,14 +23,23 @@ use anyhow::{Context, Result, bail};
 pub enum Place {
     /// Natively and in a sandbox.
     Same,
+    /// The same, in the image with server programs.
+    Programs,
     /// In the lab.
     Lab,
+}
+
+impl Place {
+    /// The image that cases run in, by its name in the lab's `/srv`.
+    pub fn image(self) -> &'static str {
+        if self == Place::Programs { "programs" } else { "debian" }
+    }
 }
 
 /// One case.
 #[derive(Debug)]
 pub struct Case {
-    /// `same/NAME` or `lab/NAME`.
+    /// `FOLDER/NAME`.
     pub name: String,
     /// Where it runs.
     pub place: Place,
@@ -47,10 +57,10 @@ pub struct Case {
     pub stdin: Vec<u8>,
 }
 
-/// The cases under `directory`, by name.
-pub fn load(directory: &Path) -> Result<Vec<Case>> {
+/// The cases in folders of `directory`, by name.
+pub fn load(directory: &Path, folders: &[(Place, &str)]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for (place, folder) in [(Place::Same, "same"), (Place::Lab, "lab")] {
+    for &(place, folder) in folders {
         let folder_path = directory.join(folder);
         let entries =
             fs::read_dir(&folder_path).with_context(|| format!("cannot read {}", folder_path.display()))?;
@@ -67,7 +77,7 @@ pub fn load(directory: &Path) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-fn parse(name: String, place: Place, script: String) -> Result<Case> {
+pub(super) fn parse(name: String, place: Place, script: String) -> Result<Case> {
     let mut case = Case {
         name,
         place,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::case::{self, Case, Place};
-use super::{Options, Tally};
+use super::{Options, Tally, python};
 use crate::host;
 use crate::lab::{Lab, Streams, TimedOut, push_programs};
 
@@ -24,9 +24,24 @@ struct Outcome {
     took: Duration,
 }
 
-/// Runs the cases the options ask for.
+/// Where cases are.
+const CASES: &str = "tests/lab/cases";
+
+/// Runs the cases of every day that the options ask for.
 pub fn run(options: &Options) -> Result<Tally> {
-    let mut cases = case::load(&host::checkout().join("tests/lab/cases"))?;
+    let folders = [(Place::Same, "same"), (Place::Lab, "lab")];
+    run_cases(options, case::load(&host::checkout().join(CASES), &folders)?)
+}
+
+/// Runs the cases with server programs, and Python's own tests.
+pub fn run_programs(options: &Options) -> Result<Tally> {
+    crate::lab::programs::ensure()?;
+    let mut cases = case::load(&host::checkout().join(CASES), &[(Place::Programs, "programs")])?;
+    cases.extend(python::cases(&host::checkout().join(CASES))?);
+    run_cases(options, cases)
+}
+
+fn run_cases(options: &Options, mut cases: Vec<Case>) -> Result<Tally> {
     if let Some(part) = &options.case {
         cases.retain(|case| case.name.contains(part.as_str()));
     }
@@ -91,7 +106,9 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
         return Ok((passed, report));
     }
     let program = ["/bin/sh", "-c", &case.script];
-    let native = execute(lab, case, &words(&[&["native"][..], &program].concat()))?;
+    let natively: &[&str] =
+        if case.place == Place::Programs { &["native", "--programs"] } else { &["native"] };
+    let native = execute(lab, case, &words(&[natively, &program].concat()))?;
     let mut report = format!("(native {:.1} s", native.took.as_secs_f64());
     if native.code != Some(case.exit) {
         report += &format!(")\n    natively: {}, expected {}", native.ending(), case.exit);
@@ -101,7 +118,8 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
     if native_only {
         return Ok((true, report + ")"));
     }
-    let mut command = words(&["ringfence", "run", "--image", "/srv/debian.erofs"]);
+    let image = format!("/srv/{}.erofs", case.place.image());
+    let mut command = words(&["ringfence", "run", "--image", &image]);
     command.extend(case.options.iter().map(OsString::from));
     command.push("--".into());
     command.extend(words(&program));
@@ -112,6 +130,15 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
         report += &format!("\n    natively {}, in the sandbox {}", native.ending(), sandbox.ending());
     }
     let directory = failures.join(case.name.replace('/', "-"));
+    if let Some(module) = python::module(case) {
+        let unexpected = python::compare(module, &native.stdout, &sandbox.stdout)?;
+        if !unexpected.is_empty() {
+            keep(&directory, "stderr.sandbox", &sandbox.stderr)?;
+            report += &format!("\n    results differ (output kept in {}):", directory.display());
+            report += &indent(unexpected.join("\n").as_bytes());
+        }
+        return Ok((passed && unexpected.is_empty(), report));
+    }
     for (stream, native, sandbox) in
         [("stdout", &native.stdout, &sandbox.stdout), ("stderr", &native.stderr, &sandbox.stderr)]
     {
@@ -173,14 +200,17 @@ fn filter(case: &Case, bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Keeps what a run printed.
+fn keep(directory: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    fs::create_dir_all(directory)?;
+    let path = directory.join(name);
+    fs::write(&path, bytes)?;
+    Ok(path)
+}
+
 /// Keeps both versions and says how they differ.
 fn difference(directory: &Path, stream: &str, native: &[u8], sandbox: &[u8]) -> Result<Vec<u8>> {
-    fs::create_dir_all(directory)?;
-    let keep = |place: &str, bytes: &[u8]| -> Result<PathBuf> {
-        let path = directory.join(format!("{stream}.{place}"));
-        fs::write(&path, bytes)?;
-        Ok(path)
-    };
+    let keep = |place: &str, bytes: &[u8]| keep(directory, &format!("{stream}.{place}"), bytes);
     let (native, sandbox) = (keep("native", native)?, keep("sandbox", sandbox)?);
     let mut diff = Command::new("diff");
     diff.args(["--text", "-U2", "--label", "native", "--label", "sandbox"]).args([native, sandbox]);

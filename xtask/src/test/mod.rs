@@ -7,6 +7,7 @@ mod case;
 mod checks;
 mod guest_elf;
 mod lab;
+mod python;
 mod selftest;
 mod units;
 
@@ -59,6 +60,15 @@ enum Suite {
     Conformance,
     /// Programs in sandboxes, in the lab
     Lab,
+    /// Server programs and Python's own tests, in the lab: long, and run only when asked for
+    Programs,
+}
+
+impl Suite {
+    /// Whether it is part of what CI runs.
+    fn is_usual(self) -> bool {
+        self != Suite::Programs
+    }
 }
 
 /// How many checks of a suite passed and failed.
@@ -97,7 +107,8 @@ pub fn main(options: &Options) -> Result<u8> {
     let mut total = Tally::default();
     let wanted = |suite: &Suite| match &options.case {
         Some(_) if options.only.is_empty() => *suite == Suite::Lab,
-        _ => options.only.is_empty() || options.only.contains(suite),
+        _ if options.only.is_empty() => suite.is_usual(),
+        _ => options.only.contains(suite),
     };
     for suite in Suite::value_variants().iter().filter(|suite| wanted(suite)) {
         let name = suite.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
@@ -114,6 +125,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Selftest => selftest::run(),
             Suite::Conformance => lab::conformance(options),
             Suite::Lab => lab::run(options),
+            Suite::Programs => lab::run_programs(options),
         };
         let tally = result.unwrap_or_else(|error| {
             println!("{name}: {error:#}");

@@ -109,7 +109,7 @@ pub trait File: Any + Send + Sync {
     }
 
     /// `F_GETPIPE_SZ`, and `F_SETPIPE_SZ` with a new size in bytes. `EBADF` for what is not a pipe.
-    fn pipe_size(&self, new: Option<u64>) -> Result {
+    fn pipe_size(&self, task: &TaskRef, new: Option<u64>) -> Result {
         Err(Errno::EBADF)
     }
 
@@ -517,8 +517,8 @@ impl OpenFile {
     }
 
     /// `F_GETPIPE_SZ` and `F_SETPIPE_SZ`.
-    pub fn pipe_size(&self, new: Option<u64>) -> Result {
-        self.ops.as_ref().ok_or(Errno::EBADF)?.pipe_size(new)
+    pub fn pipe_size(&self, task: &TaskRef, new: Option<u64>) -> Result {
+        self.ops.as_ref().ok_or(Errno::EBADF)?.pipe_size(task, new)
     }
 
     /// The lines of `/proc/PID/fdinfo/N`.

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use super::{File, OpenFlags, eventfd::install};
+use super::{File, OpenFlags, eventfd::install, proc};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -65,7 +65,11 @@ fn pidfd_send_signal(ctx: &mut Ctx<'_>, fd: Fd, sig: SigNum, info: UserPtr<[u8; 
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let (process, _) = process_of(ctx.task, fd.0)?;
+    let process = match process_of(ctx.task, fd.0) {
+        Ok((process, _)) => process,
+        // A descriptor of /proc/PID is as good, here alone: it came before pidfds.
+        Err(e) => proc::process_of_directory(ctx.task.files()?.get(fd.0)?.inode()).ok_or(e)?,
+    };
     let sender = ctx.task.credentials();
     let wanted = match sig.0 {
         0 => None,

@@ -46,7 +46,7 @@ fn sched_setaffinity(ctx: &mut Ctx<'_>, tid: i32, len: usize, mask: UserAddr) ->
     let mut bytes = [0u8; 8];
     let n = len.min(8);
     ringfence_hal::user::copy_in(bytes.get_mut(..n).unwrap_or_default(), mask.0)?;
-    let task = task_arg(ctx, tid)?;
+    let task = task_arg(ctx, tid).map_err(|_| Errno::ESRCH)?;
     may_change(ctx, &task)?;
     let mask = u64::from_ne_bytes(bytes) & online();
     if mask == 0 {
@@ -63,7 +63,8 @@ fn sched_getaffinity(ctx: &mut Ctx<'_>, tid: i32, len: usize, mask: UserPtr<u64>
     if len < 8 || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    mask.write(&(task_arg(ctx, tid)?.sched.affinity() & online()))?;
+    // Unlike the calls about policies, those about affinity know no invalid number, only one that is not there.
+    mask.write(&(task_arg(ctx, tid).map_err(|_| Errno::ESRCH)?.sched.affinity() & online()))?;
     Ok(8)
 }
 

@@ -312,29 +312,24 @@ impl File for PipeEnd {
         UserPtr::<i32>::new(arg).write(&(bytes as i32))?;
         Ok(0)
     }
+
+    /// Setting: `EBUSY` if it holds more, `EPERM` beyond [`MAX_SIZE`] without CAP_SYS_RESOURCE, `EINVAL`.
+    fn pipe_size(&self, task: &TaskRef, new: Option<u64>) -> Result {
+        let Some(bytes) = new else {
+            return Ok(self.pipe.capacity.load(Ordering::Relaxed) * PAGE_SIZE);
+        };
+        let bytes = usize::try_from(bytes).ok().filter(|b| *b <= 1 << 31).ok_or(Errno::EINVAL)?;
+        if bytes > MAX_SIZE && !task.credentials().capable(Capabilities::SYS_RESOURCE) {
+            return Err(Errno::EPERM);
+        }
+        self.pipe.resize(bytes)
+    }
 }
 
 /// Tells a writer that nobody reads.
 pub(crate) fn broken(task: &TaskRef) {
     let info = SigInfo::user(Signal::PIPE, code::SI_USER, task.pid(), task.credentials().uid);
     let _ = signal::send_to_task(task, info); // a standard signal is never refused
-}
-
-/// `F_GETPIPE_SZ`: bytes the pipe holds. `EBADF` if it is none.
-pub fn size(file: &OpenFile) -> Result {
-    let end = file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?;
-    Ok(end.pipe.capacity.load(Ordering::Relaxed) * PAGE_SIZE)
-}
-
-/// `F_SETPIPE_SZ`: returns the size it has now. `EBADF`, `EBUSY` if it holds more, `EPERM` beyond
-/// [`MAX_SIZE`] without CAP_SYS_RESOURCE, `EINVAL`.
-pub fn set_size(file: &OpenFile, task: &TaskRef, bytes: u64) -> Result {
-    let end = file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?;
-    let bytes = usize::try_from(bytes).ok().filter(|b| *b <= 1 << 31).ok_or(Errno::EINVAL)?;
-    if bytes > MAX_SIZE && !task.credentials().capable(Capabilities::SYS_RESOURCE) {
-        return Err(Errno::EPERM);
-    }
-    end.pipe.resize(bytes)
 }
 
 /// A new pipe: the reading and the writing end. `flags` may have NONBLOCK and DIRECT.

@@ -12,7 +12,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{DirEntry, File, FileRef, FileType, Inode, InodeRef, LinkTarget, Metadata, OpenFlags},
     kernel::kernel,
-    task::Pid,
+    task::{Pid, Process},
 };
 
 /// What an inode is.
@@ -47,6 +47,15 @@ pub(super) fn root(dev: u64) -> InodeRef {
 /// The root of a file system that is just a table.
 pub(super) fn table_root(dev: u64, root: &'static Entry) -> InodeRef {
     Arc::new(ProcInode { who: Who::Machine, kind: Kind::Entry(root), dev, ino: ROOT_INO })
+}
+
+/// The process whose directory `/proc/PID` this is.
+pub fn process_of_directory(inode: &InodeRef) -> Option<Arc<Process>> {
+    let any: &dyn core::any::Any = &**inode;
+    match any.downcast_ref::<ProcInode>()? {
+        ProcInode { who: who @ Who::Process(_), kind: Kind::Owner, .. } => Some(who.target().ok()?.process),
+        _ => None,
+    }
 }
 
 /// An inode number that is the same at each lookup: a hash of the path.

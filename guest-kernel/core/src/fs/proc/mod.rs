@@ -33,6 +33,7 @@ mod who;
 
 use alloc::sync::Arc;
 
+pub use inode::process_of_directory;
 use text::Text;
 use who::{Scope, Who};
 

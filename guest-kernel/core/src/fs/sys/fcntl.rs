@@ -71,8 +71,8 @@ fn fcntl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
             Ok(0)
         }
         F_GETOWN => Ok(file.owner() as isize as usize),
-        F_SETPIPE_SZ => file.pipe_size(Some(u64::from(arg as u32))),
-        F_GETPIPE_SZ => file.pipe_size(None),
+        F_SETPIPE_SZ => file.pipe_size(ctx.task, Some(u64::from(arg as u32))),
+        F_GETPIPE_SZ => file.pipe_size(ctx.task, None),
         F_ADD_SEALS if !file.flags().writable() => Err(Errno::EPERM),
         F_ADD_SEALS => tmp_inode(&file)?.add_seals(arg as u32).map(|()| 0),
         F_GET_SEALS => Ok(tmp_inode(&file)?.seals()? as usize),

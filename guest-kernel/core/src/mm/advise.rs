@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use ringfence_hal::Prot;
+
 use super::{Backing, Layout, Mm, PAGE_SIZE, VmFlags, Vma, map::check_range};
 use crate::errno::{Errno, Result};
 
@@ -10,8 +12,14 @@ use crate::errno::{Errno, Result};
 pub(super) enum Advice {
     /// Nothing to do but to check the range.
     Hint,
+    /// Nothing to do, and locked memory is refused (`MADV_COLD`, `MADV_PAGEOUT`: there is no swap).
+    Age,
     /// Drop the pages (`MADV_DONTNEED`).
     DontNeed,
+    /// Drop the pages, locked ones too (`MADV_DONTNEED_LOCKED`).
+    DontNeedLocked,
+    /// Punch a hole into the object (`MADV_REMOVE`).
+    Remove,
     /// Pages may be dropped any time; we drop them now (`MADV_FREE`).
     Free,
     /// Set and clear flags.
@@ -34,10 +42,10 @@ impl Advice {
             0 => flags(VmFlags::empty(), access),
             1 => flags(VmFlags::RANDOM, access),
             2 => flags(VmFlags::SEQUENTIAL, access),
-            // WILLNEED; MERGEABLE, UNMERGEABLE (no page merging here); COLD, PAGEOUT (no reclaim).
-            3 | 12 | 13 | 20 | 21 => Advice::Hint,
+            3 => Advice::Hint, // WILLNEED
             4 => Advice::DontNeed,
             8 => Advice::Free,
+            9 => Advice::Remove,
             10 => flags(VmFlags::DONTFORK, VmFlags::empty()),
             11 => flags(VmFlags::empty(), VmFlags::DONTFORK),
             14 => flags(VmFlags::HUGEPAGE, VmFlags::NOHUGEPAGE),
@@ -46,8 +54,11 @@ impl Advice {
             17 => flags(VmFlags::empty(), VmFlags::DONTDUMP),
             18 => flags(VmFlags::WIPEONFORK, VmFlags::empty()),
             19 => flags(VmFlags::empty(), VmFlags::WIPEONFORK),
+            20 | 21 => Advice::Age, // COLD, PAGEOUT
             22 => Advice::Populate(false),
             23 => Advice::Populate(true),
+            24 => Advice::DontNeedLocked,
+            // MERGEABLE and UNMERGEABLE among them: as a Linux without CONFIG_KSM.
             _ => return Err(Errno::EINVAL),
         })
     }
@@ -62,12 +73,19 @@ impl Mm {
         between: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
         match advice {
-            Advice::Populate(write) => return self.populate(range, Some(write), between),
-            Advice::DontNeed | Advice::Free | Advice::Hint => {
+            Advice::Populate(write) => {
+                return self.populate(range, Some(write), between).map_err(|e| match e {
+                    Errno::EACCES => Errno::EINVAL, // What the mapping does not allow is the wrong advice.
+                    e => e,
+                });
+            }
+            Advice::Remove => return self.remove(range),
+            Advice::DontNeed | Advice::DontNeedLocked | Advice::Free | Advice::Hint | Advice::Age => {
                 let layout = self.layout.read();
+                layout.check_discard(&range, advice)?;
                 for vma in layout.vmas.overlapping(range.clone()) {
                     advisable(vma, advice)?;
-                    if advice != Advice::Hint {
+                    if !matches!(advice, Advice::Hint | Advice::Age) {
                         self.unmap_pages(vma, vma.start.max(range.start)..vma.end.min(range.end));
                     }
                 }
@@ -77,6 +95,7 @@ impl Mm {
         }
         let Advice::Flags { set, clear } = advice else { return Ok(()) };
         let mut layout = self.layout.write();
+        layout.check_discard(&range, advice)?;
         layout.check_split(&range)?;
         for vma in layout.vmas.overlapping(range.clone()) {
             advisable(vma, advice)?;
@@ -92,6 +111,33 @@ impl Mm {
             });
         }
         covered(&layout, range)
+    }
+
+    /// `MADV_REMOVE`: holes in the objects of shared writable mappings.
+    fn remove(&self, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        let mut hole = false;
+        while at < range.end {
+            let layout = self.layout.read();
+            let Some(vma) = layout.vmas.find_at_or_after(at).filter(|v| v.start < range.end) else {
+                hole = true;
+                break;
+            };
+            hole |= vma.start > at;
+            let (first, last) = (vma.start.max(at), vma.end.min(range.end));
+            let Backing::Object { object, offset, .. } = &vma.backing else { return Err(Errno::EINVAL) };
+            if vma.flags.contains(VmFlags::LOCKED) {
+                return Err(Errno::EINVAL);
+            }
+            if !vma.is_shared() || !vma.prot.contains(Prot::WRITE) {
+                return Err(Errno::EACCES);
+            }
+            let (object, offset) = (object.clone(), offset + (first - vma.start));
+            drop(layout);
+            object.punch(offset, offset + (last - first))?;
+            at = last;
+        }
+        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
     /// One byte for each page of `range`, from `first` on as many as fit: 1 if a touch would not need to make or
@@ -146,12 +192,29 @@ impl Mm {
 fn advisable(vma: &Vma, advice: Advice) -> Result<()> {
     let private_anonymous = vma.is_anonymous();
     let refused = match advice {
-        Advice::DontNeed => vma.flags.contains(VmFlags::LOCKED),
+        Advice::DontNeed | Advice::Age => vma.flags.contains(VmFlags::LOCKED),
         Advice::Free => !private_anonymous || vma.flags.contains(VmFlags::LOCKED),
         Advice::Flags { set, .. } => set.contains(VmFlags::WIPEONFORK) && !private_anonymous,
         _ => false,
     };
     if refused { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+impl Layout {
+    /// EPERM if `advice` would discard private memory of a sealed mapping that may not be written.
+    fn check_discard(&self, range: &Range<u64>, advice: Advice) -> Result<()> {
+        let discards = match advice {
+            Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => true,
+            Advice::Flags { set, .. } => set.intersects(VmFlags::DONTFORK | VmFlags::WIPEONFORK),
+            _ => false,
+        };
+        let kept =
+            |v: &Vma| v.flags.contains(VmFlags::SEALED) && v.is_anonymous() && !v.prot.contains(Prot::WRITE);
+        if discards && self.has_seals && self.vmas.overlapping(range.clone()).any(kept) {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
 }
 
 fn covered(layout: &Layout, range: Range<u64>) -> Result<()> {

@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 
 use ringfence_hal::Prot;
 
-use super::{Backing, Limits, Mm, PAGE_SIZE, USER_END, VmFlags, Vma, page_align_up};
+use super::{Backing, LOCKS, Limits, Mm, PAGE_SIZE, USER_END, VmFlags, Vma, page_align_up};
 use crate::errno::{Errno, Result};
 
 impl Mm {
@@ -36,10 +36,13 @@ impl Mm {
         let mut removed = Vec::new();
         let mut populate = false;
         if new_end < old_end {
-            if layout.check_split(&(new_end..old_end)).is_err() {
+            if layout.check_split(&(new_end..old_end)).is_err()
+                || layout.check_seals(&(new_end..old_end)).is_err()
+            {
                 return old;
             }
             removed = self.remove_range(&mut layout, new_end..old_end);
+            layout.note_change();
         } else if new_end > old_end {
             match self.grow_heap(&mut layout, old_end, new_end, limits) {
                 Ok(locked) => populate = locked,
@@ -57,8 +60,8 @@ impl Mm {
 
     /// Adds `start..end` to the heap; says whether it is locked memory.
     fn grow_heap(&self, layout: &mut super::Layout, start: u64, end: u64, limits: &Limits) -> Result<bool> {
-        let mut flags = VmFlags::MAYWRITE | VmFlags::MAYEXEC;
-        flags.set(VmFlags::LOCKED, layout.lock_future);
+        let mut flags = VmFlags::MAYWRITE | VmFlags::MAYEXEC | VmFlags::ACCOUNT;
+        flags |= layout.lock_future;
         let vma = Vma::new(start, end, Prot::READ | Prot::WRITE, flags, Backing::Anonymous);
         // One page is kept free above, so that the heap never touches its neighbour.
         if !layout.is_free(start, end - start + PAGE_SIZE) {
@@ -66,7 +69,7 @@ impl Mm {
         }
         layout.check_limits(&vma, 0, limits)?;
         layout.vmas.insert(vma);
-        layout.note_size();
-        Ok(flags.contains(VmFlags::LOCKED))
+        layout.note_change();
+        Ok(flags & LOCKS == VmFlags::LOCKED)
     }
 }

@@ -66,7 +66,7 @@ impl Mm {
         if !grow_stack(&mut layout.vmas, page, &limits) {
             return FaultResult::NotMapped;
         }
-        layout.note_size();
+        layout.note_change();
         match layout.vmas.find(page) {
             Some(vma) => self.touch(vma, page, fault.access, false),
             None => FaultResult::NotMapped,

@@ -9,7 +9,7 @@ use core::{ops::Range, sync::atomic::Ordering};
 
 use ringfence_hal::{AddressSpace, ForkMode};
 
-use super::{Backing, Layout, Mm, VmFlags, Vma, VmaTree};
+use super::{Backing, LOCKS, Layout, Mm, VmFlags, Vma, VmaTree, commit};
 use crate::errno::Result;
 
 impl Mm {
@@ -18,24 +18,30 @@ impl Mm {
         let space = AddressSpace::new()?;
         // Locked for writing: no fault may add rights while the sweep takes them away.
         let layout = self.layout.write();
+        if commit::is_strict() {
+            commit::check(layout.committed, layout.vmas.totals().all)?;
+        }
         let copied = self.copy_private_pages(&layout, &space);
         // Other CPUs may still have writable translations of pages that are shared now.
         self.space.flush_all();
         copied?;
         let vmas = layout.vmas.iter().filter(|v| !v.flags.contains(VmFlags::DONTFORK)).map(|v| {
             let mut vma = v.clone();
-            vma.flags -= VmFlags::LOCKED;
+            vma.flags -= LOCKS;
             vma
         });
-        let child_layout = Layout {
+        let mut child_layout = Layout {
             vmas: VmaTree::from_sorted(vmas),
             brk_start: layout.brk_start,
             brk: layout.brk,
             mmap_base: layout.mmap_base,
-            lock_future: false,
+            lock_future: VmFlags::empty(),
+            has_seals: layout.has_seals,
+            committed: 0,
             peak_pages: 0,
             image: layout.image.clone(),
         };
+        child_layout.note_change();
         let child = Arc::new(Mm::with_layout(space, child_layout));
         let resident = child.space.resident() as i64;
         let anon = self.anon_pages.load(Ordering::Relaxed).min(resident);

@@ -3,8 +3,14 @@
 
 use core::ops::Range;
 
-use super::{Limits, Mm, PAGE_SIZE, VmFlags, map::check_range};
+use super::{LOCKS, Limits, Mm, PAGE_SIZE, VmFlags, map::check_range};
 use crate::errno::{Errno, Result};
+
+/// Marks as locked, and how.
+fn lock_flags(flags: &mut VmFlags, on_fault: bool) {
+    *flags |= VmFlags::LOCKED;
+    flags.set(VmFlags::LOCK_ON_FAULT, on_fault);
+}
 
 impl Mm {
     /// Locks `range`; with `on_fault`, pages are not made present.
@@ -35,7 +41,7 @@ impl Mm {
         {
             return Err(Errno::ENOMEM);
         }
-        layout.vmas.update(range.clone(), |vma| vma.flags |= VmFlags::LOCKED);
+        layout.vmas.update(range.clone(), |vma| lock_flags(&mut vma.flags, on_fault));
         drop(layout);
         if !on_fault {
             // A page that cannot be had (PROT_NONE, beyond the end of a file) does not undo the lock.
@@ -51,7 +57,7 @@ impl Mm {
         let range = check_range(range)?;
         let mut layout = self.layout.write();
         layout.check_split(&range)?;
-        layout.vmas.update(range.clone(), |vma| vma.flags -= VmFlags::LOCKED);
+        layout.vmas.update(range.clone(), |vma| vma.flags -= LOCKS);
         if layout.vmas.covers(range) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
@@ -71,11 +77,14 @@ impl Mm {
         if current && layout.vmas.totals().all > limits.locked / PAGE_SIZE {
             return Err(Errno::ENOMEM);
         }
-        layout.lock_future = future;
+        layout.lock_future = VmFlags::empty();
+        if future {
+            lock_flags(&mut layout.lock_future, on_fault);
+        }
         if !current {
             return Ok(());
         }
-        layout.vmas.update(0..super::USER_END, |vma| vma.flags |= VmFlags::LOCKED);
+        layout.vmas.update(0..super::USER_END, |vma| lock_flags(&mut vma.flags, on_fault));
         drop(layout);
         if on_fault {
             return Ok(());
@@ -94,12 +103,12 @@ impl Mm {
     /// `munlockall`.
     pub(super) fn unlock_all(&self) {
         let mut layout = self.layout.write();
-        layout.lock_future = false;
-        layout.vmas.update(0..super::USER_END, |vma| vma.flags -= VmFlags::LOCKED);
+        layout.lock_future = VmFlags::empty();
+        layout.vmas.update(0..super::USER_END, |vma| vma.flags -= LOCKS);
     }
 
-    /// Whether new mappings are to be locked (`MCL_FUTURE`).
+    /// Whether new mappings are to be locked and made present (`MCL_FUTURE` without `MCL_ONFAULT`).
     pub(super) fn locks_future(&self) -> bool {
-        self.layout.read().lock_future
+        self.layout.read().lock_future == VmFlags::LOCKED
     }
 }

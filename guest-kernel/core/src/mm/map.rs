@@ -3,17 +3,13 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::ops::Range;
 
-use ringfence_hal as hal;
 use ringfence_hal::{Access, Prot};
 
 use super::{
     Backing, FileMapping, Layout, Limits, MAX_MAP_COUNT, MMAP_MIN_ADDR, Mm, PAGE_SIZE, SharedMemory,
-    USER_END, VmFlags, Vma, fault::page_rights, page_align_down, page_align_up,
+    USER_END, VmFlags, Vma, commit, fault::page_rights, page_align_down, page_align_up,
 };
-use crate::{
-    errno::{Errno, Result},
-    sync::Once,
-};
+use crate::errno::{Errno, Result};
 
 /// Where a new mapping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +55,9 @@ impl Mm {
         let backing = self.backing_of(&request, len, &mut flags)?;
 
         let mut layout = self.layout.write();
-        if layout.lock_future {
-            flags |= VmFlags::LOCKED;
+        flags |= layout.lock_future;
+        if !flags.contains(VmFlags::SHARED) && request.prot.contains(Prot::WRITE) {
+            flags.set(VmFlags::ACCOUNT, commit::is_strict() || !flags.contains(VmFlags::NORESERVE));
         }
         let start = layout.place(len, request.placement)?;
         let range = start..start + len;
@@ -69,10 +66,13 @@ impl Mm {
         if matches!(request.placement, Placement::Fixed(_)) {
             replaced = layout.vmas.overlapping(range.clone()).map(|v| overlap(v, &range) / PAGE_SIZE).sum();
         }
+        if replaced > 0 {
+            layout.check_seals(&range)?;
+        }
         layout.check_limits(&vma, replaced, limits)?;
         let removed = if replaced > 0 { self.remove_range(&mut layout, range) } else { Vec::new() };
         layout.vmas.insert(vma);
-        layout.note_size();
+        layout.note_change();
         drop(layout);
         drop(removed);
         Ok(start)
@@ -83,7 +83,11 @@ impl Mm {
         let Some((file, offset)) = &request.file else {
             *flags |= VmFlags::MAYWRITE | VmFlags::MAYEXEC;
             return Ok(match flags.contains(VmFlags::SHARED) {
-                true => Backing::Object { object: SharedMemory::new(len), file: None, offset: 0 },
+                true => {
+                    let promised = commit::is_strict() || !flags.contains(VmFlags::NORESERVE);
+                    let object = if promised { SharedMemory::promised(len)? } else { SharedMemory::new(len) };
+                    Backing::Object { object, file: None, offset: 0 }
+                }
                 false => Backing::Anonymous,
             });
         };
@@ -101,7 +105,9 @@ impl Mm {
             }
             file.object.may_write_shared()?;
         }
-        flags.set(VmFlags::MAYWRITE, !shared || file.may_write);
+        // A sealed file can be mapped shared, but such a mapping never becomes writable.
+        let may_write = file.may_write && (!shared || file.object.may_write_shared().is_ok());
+        flags.set(VmFlags::MAYWRITE, !shared || may_write);
         flags.set(VmFlags::MAYEXEC, file.may_exec);
         if let Some(mappers) = file.object.mappers() {
             mappers.add(self);
@@ -118,8 +124,10 @@ impl Mm {
     pub fn unmap(&self, range: Range<u64>) -> Result<()> {
         let range = check_range(range)?;
         let mut layout = self.layout.write();
+        layout.check_seals(&range)?;
         layout.check_split(&range)?;
         let removed = self.remove_range(&mut layout, range);
+        layout.note_change();
         drop(layout);
         drop(removed);
         Ok(())
@@ -147,11 +155,18 @@ impl Mm {
             }
             range.start = vma.start;
         }
+        layout.check_seals(&range)?;
         layout.check_split(&range)?;
         // As Linux does: what lies before the first hole is changed, then ENOMEM.
         let mut end = range.start;
         let mut result = Ok(());
         let mut more_data = 0;
+        let mut promised = 0;
+        let counts = |vma: &Vma| {
+            prot.contains(Prot::WRITE)
+                && !vma.is_shared()
+                && !vma.flags.intersects(VmFlags::ACCOUNT | VmFlags::NORESERVE)
+        };
         for vma in layout.vmas.overlapping(range.clone()) {
             if vma.start > end {
                 break;
@@ -163,13 +178,23 @@ impl Mm {
             if prot.contains(Prot::WRITE) && !vma.prot.contains(Prot::WRITE) && !vma.is_shared() {
                 more_data += overlap(vma, &range) / PAGE_SIZE;
             }
+            if counts(vma) {
+                promised += overlap(vma, &range) / PAGE_SIZE;
+            }
             end = vma.end.min(range.end);
+        }
+        if promised > 0 {
+            commit::check(promised, layout.vmas.totals().all)?;
         }
         if layout.vmas.totals().data.saturating_add(more_data) > limits.data / PAGE_SIZE && more_data > 0 {
             return Err(Errno::ENOMEM);
         }
         if end > range.start {
-            layout.vmas.update(range.start..end, |vma| vma.prot = prot);
+            layout.vmas.update(range.start..end, |vma| {
+                vma.flags.set(VmFlags::ACCOUNT, vma.flags.contains(VmFlags::ACCOUNT) || counts(vma));
+                vma.prot = prot;
+            });
+            layout.note_change();
             self.space.protect(range.start..end, page_rights(prot));
         }
         if end < range.end && result.is_ok() {
@@ -221,25 +246,12 @@ impl Mm {
     }
 }
 
-/// Frames of the machine.
-fn total_frames() -> u64 {
-    static TOTAL: Once<u64> = Once::new();
-    *TOTAL.call_once(|| hal::frames::stats().total as u64)
-}
-
 /// Whether `mprotect` may set `prot` on `vma`.
 fn may_protect(vma: &Vma, prot: Prot) -> Result<()> {
     let denied = (prot.contains(Prot::WRITE) && !vma.flags.contains(VmFlags::MAYWRITE))
         || (prot.contains(Prot::EXEC) && !vma.flags.contains(VmFlags::MAYEXEC));
     if denied {
         return Err(Errno::EACCES);
-    }
-    if let Backing::Object { object, .. } = &vma.backing
-        && vma.is_shared()
-        && prot.contains(Prot::WRITE)
-        && !vma.prot.contains(Prot::WRITE)
-    {
-        object.may_write_shared()?;
     }
     Ok(())
 }
@@ -319,16 +331,14 @@ impl Layout {
         {
             return Err(Errno::ENOMEM);
         }
+        if vma.flags.contains(VmFlags::LOCKED) && limits.locked == 0 {
+            return Err(Errno::EPERM);
+        }
         if vma.flags.contains(VmFlags::LOCKED) && after.locked > limits.locked / PAGE_SIZE {
             return Err(Errno::EAGAIN);
         }
-        // What could never be had is refused at once, as Linux's heuristic overcommit does.
-        if vma.prot.contains(Prot::WRITE)
-            && !vma.is_shared()
-            && !vma.flags.contains(VmFlags::NORESERVE)
-            && vma.pages() > total_frames()
-        {
-            return Err(Errno::ENOMEM);
+        if vma.flags.contains(VmFlags::ACCOUNT) {
+            commit::check(vma.pages(), totals.all)?;
         }
         Ok(())
     }

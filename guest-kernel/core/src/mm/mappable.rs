@@ -10,7 +10,10 @@ use alloc::sync::Arc;
 
 use ringfence_hal as hal;
 
-use crate::{errno::Result, fs::FileRef};
+use crate::{
+    errno::{Errno, Result},
+    fs::FileRef,
+};
 
 /// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
 ///
@@ -32,6 +35,16 @@ pub trait Mappable: Any + Send + Sync {
     /// the neighbours of a faulting page.
     fn cached_page(&self, _index: u64) -> Option<hal::Frame> {
         None
+    }
+
+    /// The first index from `index` on that may be cached: what lies between need not be looked at.
+    fn next_cached(&self, index: u64) -> Option<u64> {
+        Some(index)
+    }
+
+    /// Makes bytes `start..end` zero as punching a hole does (`MADV_REMOVE`). May sleep.
+    fn punch(&self, _start: u64, _end: u64) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
     }
 
     /// Length in bytes. A touch of a page that lies wholly beyond it is a SIGBUS.

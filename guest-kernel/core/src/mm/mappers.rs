@@ -10,7 +10,7 @@ use alloc::{
     vec::Vec,
 };
 
-use super::{Backing, Mappable, Mm, PAGE_SIZE, Vma};
+use super::{Backing, Mappable, Mm, PAGE_SIZE, VmFlags, Vma};
 use crate::sync::SpinLock;
 
 /// The address spaces that (may) map an object.
@@ -33,6 +33,20 @@ impl Mappers {
         if !list.iter().any(|weak| weak.ptr_eq(&new)) {
             list.push(new);
         }
+    }
+
+    /// Whether somebody maps `object` shared and may make, or has made, the mapping writable.
+    pub fn any_writable(&self, object: &dyn Mappable) -> bool {
+        let mms: Vec<Arc<Mm>> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
+        mms.iter().any(|mm| {
+            let layout = mm.layout.read();
+            layout.vmas.iter().any(|vma| {
+                vma.is_shared()
+                    && vma.flags.contains(VmFlags::MAYWRITE)
+                    && matches!(&vma.backing, Backing::Object { object: mapped, .. }
+                        if core::ptr::addr_eq(Arc::as_ptr(mapped), object))
+            })
+        })
     }
 
     /// Unmaps all pages of `object` from index `first` on, private copies of them included.

@@ -22,9 +22,11 @@
 //! | `fork` | duplicating an address space |
 //! | `remote` | reading and writing memory of another process |
 //! | `report` | what procfs shows |
+//! | `commit` | promises of memory: overcommit |
+//! | `policy` | NUMA policies of a machine with one node |
 //! | `charge` | who pays for a frame: where a memory controller comes in |
 //! | `reclaim`, `oom` | giving caches up when memory is out; then choosing whom to kill |
-//! | `syscalls`, `process_vm` | the system calls themselves |
+//! | `syscalls`, `process_vm`, `cache` | the system calls themselves |
 //!
 //! # Locks
 //! Order: inode mutex (held over user copies) → `Mm::layout` → an object's page lock → the lock inside
@@ -41,7 +43,9 @@
 
 mod advise;
 mod brk;
+mod cache;
 pub mod charge;
+pub mod commit;
 mod entry;
 mod fault;
 mod fork;
@@ -51,6 +55,7 @@ mod mappable;
 mod mappers;
 pub mod oom;
 mod pages;
+pub mod policy;
 mod process_vm;
 pub mod reclaim;
 mod remap;
@@ -76,21 +81,22 @@ pub use remote::WordKey;
 pub use report::{MmStats, SmapsCounts, VmaInfo, VmaName};
 pub use shmem::SharedMemory;
 pub use tree::{Totals, VmaTree};
-pub use vma::{Backing, VmFlags, Vma};
+pub use vma::{Backing, LOCKS, VmFlags, Vma};
 
 use ringfence_hal as hal;
 use ringfence_hal::AddressSpace;
 
 use crate::{
     drivers::balloon,
-    errno::Result,
+    errno::{Errno, Result},
     fs::FileRef,
     sync::{RwSpinLock, SpinLock},
     syscall::Syscall,
 };
 
 /// The system calls of this module.
-pub const SYSCALLS: &[&[Syscall]] = &[syscalls::SYSCALLS, process_vm::SYSCALLS];
+pub const SYSCALLS: &[&[Syscall]] =
+    &[syscalls::SYSCALLS, process_vm::SYSCALLS, cache::SYSCALLS, policy::SYSCALLS];
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = hal::PAGE_SIZE as u64;
@@ -189,7 +195,11 @@ struct Layout {
     /// Mappings are placed below this address, the highest first.
     mmap_base: u64,
     /// `mlockall(MCL_FUTURE)`: flags of new mappings.
-    lock_future: bool,
+    lock_future: VmFlags,
+    /// Some mapping is sealed (`mseal`).
+    has_seals: bool,
+    /// Pages announced to [`commit`].
+    committed: u64,
     /// Largest total size so far, in pages.
     peak_pages: u64,
     image: Image,
@@ -203,7 +213,9 @@ impl Mm {
             brk_start: 0,
             brk: 0,
             mmap_base,
-            lock_future: false,
+            lock_future: VmFlags::empty(),
+            has_seals: false,
+            committed: 0,
             peak_pages: 0,
             image: Image::default(),
         };
@@ -267,9 +279,24 @@ impl Mm {
 }
 
 impl Layout {
-    /// Notes the largest size so far.
-    fn note_size(&mut self) {
-        self.peak_pages = self.peak_pages.max(self.vmas.totals().all);
+    /// Notes what has changed: the largest size so far, and the memory promised.
+    fn note_change(&mut self) {
+        let totals = self.vmas.totals();
+        self.peak_pages = self.peak_pages.max(totals.all);
+        if totals.committed != self.committed {
+            commit::add(totals.committed as i64 - self.committed as i64);
+            self.committed = totals.committed;
+        }
+    }
+
+    /// EPERM if a part of `range` is sealed.
+    fn check_seals(&self, range: &core::ops::Range<u64>) -> Result<()> {
+        let sealed =
+            |vma: &Vma| vma.flags.contains(VmFlags::SEALED) && vma.start < range.end && range.start < vma.end;
+        if self.has_seals && self.vmas.overlapping(range.clone()).any(sealed) {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
     }
 }
 
@@ -278,6 +305,7 @@ impl Drop for Mm {
     /// (then empty) page tables.
     fn drop(&mut self) {
         self.space.unmap(0..USER_END);
+        commit::add(-(self.layout.get_mut().committed as i64));
     }
 }
 

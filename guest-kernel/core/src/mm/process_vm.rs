@@ -3,21 +3,30 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use super::{Mm, PAGE_SIZE};
+use super::{
+    Mm, PAGE_SIZE,
+    advise::{Advice, advice_range},
+};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    fs::sys::{IoVec, read_iovec},
+    fs::{
+        pidfd,
+        sys::{IoVec, read_iovec},
+    },
     io::{Segments, Sink, Source},
     sched,
-    syscall::{Ctx, Syscall, UserPtr},
+    syscall::{Ctx, Fd, Syscall, UserPtr},
     syscalls,
     task::Capabilities,
 };
 
 /// The memory of the process `pid`, if the caller might trace it.
-fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
-    let other = task.kernel().pids.task(pid)?;
+pub(super) fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
+    memory_of(task, &task.kernel().pids.task(pid)?)
+}
+
+fn memory_of(task: &TaskRef, other: &TaskRef) -> Result<Arc<Mm>> {
     if !Arc::ptr_eq(other.process(), task.process()) {
         let me = task.credentials();
         let it = other.credentials();
@@ -104,7 +113,58 @@ fn process_vm_writev(
     })
 }
 
+fn process_madvise(
+    ctx: &mut Ctx<'_>,
+    fd: Fd,
+    ranges: UserPtr<IoVec>,
+    count: usize,
+    advice: i32,
+    flags: u32,
+) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let ranges = read_iovec(ranges, count)?;
+    let (process, _) = pidfd::process_of(ctx.task, fd.0)?;
+    let other = process.threads().into_iter().next().ok_or(Errno::ESRCH)?;
+    let advice = Advice::from_raw(advice)?;
+    // Only what cannot change what the other process sees.
+    if !matches!(advice, Advice::Age | Advice::Hint) {
+        return Err(Errno::EINVAL);
+    }
+    let mm = memory_of(ctx.task, &other).map_err(|e| if e == Errno::EPERM { e } else { Errno::ESRCH })?;
+    if !ctx.task.credentials().capable(Capabilities::SYS_NICE) {
+        return Err(Errno::EPERM);
+    }
+    let mut done = 0;
+    for segment in &ranges {
+        let advised = advice_range(segment.addr, segment.len as u64)
+            .and_then(|range| range.map_or(Ok(()), |range| mm.advise(range, advice, &mut || true)));
+        match advised {
+            Ok(()) => done += segment.len,
+            Err(e) if done == 0 => return Err(e),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Takes the memory of a process that is being killed away at once.
+fn process_mrelease(ctx: &mut Ctx<'_>, fd: Fd, flags: u32) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (process, _) = pidfd::process_of(ctx.task, fd.0)?;
+    if process.threads().is_empty() {
+        return Err(Errno::ESRCH);
+    }
+    // Its tasks give the memory back on their way out, which nothing here can delay.
+    if process.is_exiting() { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     310 process_vm_readv(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
     311 process_vm_writev(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
+    440 process_madvise(pidfd: Fd, iovec: UserPtr<IoVec>, vlen: usize, advice: i32, flags: u32) Full "";
+    448 process_mrelease(pidfd: Fd, flags: u32) Partial "memory goes when the process's tasks have run";
 };

@@ -1,6 +1,7 @@
 //! `mremap`: growing, shrinking and moving mappings.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::ops::Range;
 
 use super::{
     Backing, Layout, Limits, Mm, PAGE_SIZE, Placement, USER_END, VmFlags, Vma, map::check_range,
@@ -51,10 +52,41 @@ impl Mm {
         let mut dropped = Vec::new();
         let mut layout = self.layout.write();
         let result = self.remap_locked(&mut layout, request, old_len, new_len, limits, &mut dropped);
-        layout.note_size();
+        layout.note_change();
         drop(layout);
         drop(dropped);
         result
+    }
+
+    /// `remap_file_pages`: maps the object of the shared mapping at `range` there again, from byte `offset` on.
+    ///
+    /// # Errors
+    /// EINVAL (not one shared mapping), EPERM (sealed).
+    pub(super) fn remap_pages(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        offset: u64,
+        lazy: bool,
+        between: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
+        let mut dropped = Vec::new();
+        let mut layout = self.layout.write();
+        let vma = layout.vmas.find(range.start).filter(|v| v.is_shared() && range.end <= v.end);
+        let mut new = vma.ok_or(Errno::EINVAL)?.part(range.start, range.end);
+        if let Backing::Object { offset: old, .. } = &mut new.backing {
+            *old = offset;
+        }
+        layout.check_seals(&range)?;
+        layout.check_split(&range)?;
+        dropped.extend(self.remove_range(&mut layout, range.clone()));
+        layout.vmas.insert(new);
+        layout.note_change();
+        drop(layout);
+        drop(dropped);
+        if !lazy {
+            let _ = self.populate(range, None, between);
+        }
+        Ok(())
     }
 
     fn remap_locked(
@@ -70,6 +102,10 @@ impl Mm {
         let vma = layout.vmas.find(old).ok_or(Errno::EFAULT)?;
         if old_len == 0 && !vma.is_shared() {
             return Err(Errno::EINVAL);
+        }
+        layout.check_seals(&(old..old + old_len.max(PAGE_SIZE)))?;
+        if let Some(new) = request.fixed {
+            layout.check_seals(&(new..new + new_len))?;
         }
         layout.check_split(&(old..old + old_len.max(PAGE_SIZE)))?;
         let stays = request.fixed.is_none() && !request.keep_old;

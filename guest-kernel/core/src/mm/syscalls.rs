@@ -7,7 +7,7 @@ use ringfence_hal as hal;
 use ringfence_hal::Prot;
 
 use super::{
-    FileMapping, MapRequest, Mm, PAGE_SIZE, Placement, RemapRequest, USER_END, VmFlags,
+    FileMapping, LOCKS, MapRequest, Mm, PAGE_SIZE, Placement, RemapRequest, USER_END, VmFlags,
     advise::{Advice, advice_range},
     entry::limits_of,
     page_align_up,
@@ -171,6 +171,28 @@ fn pkey_mprotect(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, prot: u32, pkey: i
     mprotect(ctx, addr, len, prot)
 }
 
+/// `pkey_alloc` on a processor without protection keys: well-formed or not, EINVAL.
+fn pkey_alloc(_ctx: &mut Ctx<'_>, _flags: u64, _rights: u64) -> Result {
+    Err(Errno::EINVAL)
+}
+
+fn pkey_free(_ctx: &mut Ctx<'_>, _pkey: i32) -> Result {
+    Err(Errno::EINVAL)
+}
+
+/// `remap_file_pages`, as Linux emulates it: a new mapping of other pages of the same object.
+fn remap_file_pages(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, prot: u64, page: u64, flags: u32) -> Result {
+    let start = super::page_align_down(addr.0);
+    let len = super::page_align_down(len);
+    let end = start.checked_add(len).filter(|end| *end > start).ok_or(Errno::EINVAL)?;
+    let offset = page.checked_mul(PAGE_SIZE).filter(|o| o.checked_add(len).is_some()).ok_or(Errno::EINVAL)?;
+    if prot != 0 {
+        return Err(Errno::EINVAL);
+    }
+    ctx.task.mm()?.remap_pages(start..end, offset, flags & map_flags::NONBLOCK != 0, &mut pause(ctx.task))?;
+    Ok(0)
+}
+
 fn brk(ctx: &mut Ctx<'_>, addr: UserAddr) -> Result {
     Ok(ctx.task.mm()?.brk(addr.0, &limits_of(ctx.task)) as usize)
 }
@@ -192,7 +214,7 @@ fn mremap(ctx: &mut Ctx<'_>, old: UserAddr, old_len: u64, new_len: u64, flags: u
     };
     let mm = ctx.task.mm()?;
     let at = mm.remap(&request, &limits_of(ctx.task))?;
-    if new_len > old_len && mm.vma_after(at).is_some_and(|v| v.flags.contains(VmFlags::LOCKED)) {
+    if new_len > old_len && mm.vma_after(at).is_some_and(|v| v.flags & LOCKS == VmFlags::LOCKED) {
         let _ = mm.populate(at..at.saturating_add(new_len), None, &mut pause(ctx.task));
     }
     Ok(at as usize)
@@ -311,11 +333,14 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     25 mremap(old_address: UserAddr, old_size: u64, new_size: u64, flags: u32, new_address: UserAddr) Full "";
     26 msync(addr: UserAddr, length: u64, flags: u32) Full "";
     27 mincore(addr: UserAddr, length: u64, vec: UserAddr) Full "";
-    28 madvise(addr: UserAddr, length: u64, advice: i32) Partial "MADV_REMOVE, MADV_COLLAPSE and page poisoning are refused; MADV_FREE drops at once";
+    28 madvise(addr: UserAddr, length: u64, advice: i32) Partial "MADV_COLLAPSE, page merging and poisoning are refused; MADV_FREE drops at once";
     149 mlock(addr: UserAddr, len: u64) Full "";
     150 munlock(addr: UserAddr, len: u64) Full "";
     151 mlockall(flags: u32) Full "";
     152 munlockall() Full "";
     325 mlock2(addr: UserAddr, len: u64, flags: u32) Full "";
+    216 remap_file_pages(addr: UserAddr, size: u64, prot: u64, pgoff: u64, flags: u32) Full "";
     329 pkey_mprotect(addr: UserAddr, len: u64, prot: u32, pkey: i32) Partial "there are no protection keys";
+    330 pkey_alloc(flags: u64, access_rights: u64) Full "as on a processor without protection keys";
+    331 pkey_free(pkey: i32) Full "as on a processor without protection keys";
 };

@@ -27,6 +27,8 @@ pub struct Totals {
     pub exec: u64,
     /// Locked mappings.
     pub locked: u64,
+    /// Mappings that count as promised memory.
+    pub committed: u64,
 }
 
 impl Totals {
@@ -52,6 +54,9 @@ impl Totals {
         if vma.flags.contains(VmFlags::LOCKED) {
             self.locked = f(self.locked, n);
         }
+        if vma.flags.contains(VmFlags::ACCOUNT) {
+            self.committed = f(self.committed, n);
+        }
     }
 }
 
@@ -69,7 +74,7 @@ impl VmaTree {
     pub const fn new() -> Self {
         VmaTree {
             map: BTreeMap::new(),
-            totals: Totals { all: 0, data: 0, stack: 0, exec: 0, locked: 0 },
+            totals: Totals { all: 0, data: 0, stack: 0, exec: 0, locked: 0, committed: 0 },
             hint: 0,
             hint_gap: u64::MAX,
         }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use bitflags::bitflags;
 use ringfence_hal::Prot;
 
-use super::{Mappable, PAGE_SIZE};
+use super::{Mappable, PAGE_SIZE, policy::Policy};
 use crate::fs::FileRef;
 
 bitflags! {
@@ -41,8 +41,17 @@ bitflags! {
         const SEQUENTIAL = 1 << 12;
         /// Hints of `madvise` about the access pattern: random (no fault-around).
         const RANDOM = 1 << 13;
+        /// Cannot be unmapped, moved or given another protection (`mseal`).
+        const SEALED = 1 << 14;
+        /// Counts as promised memory: is, or was, private and writable.
+        const ACCOUNT = 1 << 15;
+        /// Locked pages are those that were touched (`MLOCK_ONFAULT`).
+        const LOCK_ON_FAULT = 1 << 16;
     }
 }
+
+/// The flags about locking.
+pub const LOCKS: VmFlags = VmFlags::LOCKED.union(VmFlags::LOCK_ON_FAULT);
 
 /// Where the pages of a mapping come from.
 #[derive(Clone)]
@@ -72,6 +81,8 @@ pub struct Vma {
     pub flags: VmFlags,
     /// Where pages come from.
     pub backing: Backing,
+    /// `mbind`.
+    pub policy: Policy,
     /// Set once a private page was made here. A private file mapping without any is not copied by `fork`:
     /// the child faults the pages in again from the cache.
     private_pages: AtomicBool,
@@ -80,7 +91,8 @@ pub struct Vma {
 impl Vma {
     /// A mapping without pages.
     pub fn new(start: u64, end: u64, prot: Prot, flags: VmFlags, backing: Backing) -> Self {
-        Vma { start, end, prot, flags, backing, private_pages: AtomicBool::new(false) }
+        let private_pages = AtomicBool::new(false);
+        Vma { start, end, prot, flags, backing, policy: Policy::default(), private_pages }
     }
 
     /// Its length in pages.
@@ -142,13 +154,18 @@ impl Vma {
             prot: self.prot,
             flags: self.flags,
             backing,
+            policy: self.policy,
             private_pages: AtomicBool::new(self.has_private_pages()),
         }
     }
 
     /// Whether `next`, which begins where this one ends, could be one mapping with it.
     pub(super) fn merges_with(&self, next: &Vma) -> bool {
-        if self.end != next.start || self.prot != next.prot || self.flags != next.flags {
+        if self.end != next.start
+            || self.prot != next.prot
+            || self.flags != next.flags
+            || self.policy != next.policy
+        {
             return false;
         }
         match (&self.backing, &next.backing) {

@@ -169,6 +169,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     } else {
         *task.signals.altstack.lock() = AltStack::default();
     }
+    task.mempolicy.store(parent.mempolicy.load(Ordering::Relaxed), Ordering::Relaxed);
     task.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     task.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     if parent.no_new_privs() {

@@ -89,6 +89,8 @@ pub struct Task {
     /// `PR_SET_PDEATHSIG`.
     pub(crate) parent_death_signal: AtomicI32,
     no_new_privs: AtomicBool,
+    /// `set_mempolicy(2)`: a `mm::policy::Policy`.
+    pub(crate) mempolicy: AtomicU32,
     /// `personality(2)`.
     pub(crate) personality: AtomicU32,
     /// `ioprio_set(2)`.
@@ -137,6 +139,7 @@ impl Task {
             minor_faults: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
+            mempolicy: AtomicU32::new(0),
             personality: AtomicU32::new(0),
             ioprio: AtomicU32::new(0),
             restart: SpinLock::new(None),

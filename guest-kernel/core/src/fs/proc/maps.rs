@@ -107,9 +107,13 @@ fn flags(vma: &VmaInfo) -> impl Iterator<Item = &'static str> {
         (f(VmFlags::GROWSDOWN), "gd"),
         (f(VmFlags::LOCKED), "lo"),
         (f(VmFlags::DONTFORK), "dc"),
+        (f(VmFlags::ACCOUNT), "ac"),
         (f(VmFlags::NORESERVE), "nr"),
         (f(VmFlags::WIPEONFORK), "wf"),
         (f(VmFlags::DONTDUMP), "dd"),
+        (f(VmFlags::HUGEPAGE), "hg"),
+        (f(VmFlags::NOHUGEPAGE), "nh"),
+        (f(VmFlags::SEALED), "sl"),
     ]
     .into_iter()
     .filter(|(set, _)| *set)

@@ -8,7 +8,8 @@ use crate::{
     drivers,
     errno::{Errno, Result},
     fs::{dentry, fd_table::NR_OPEN, inotify, pipe},
-    mm, random,
+    mm::{self, commit},
+    random,
     sync::Once,
     task::{Capabilities, RELEASE, VERSION, credentials::LAST_CAPABILITY, pid::PID_MAX},
 };
@@ -20,6 +21,25 @@ macro_rules! fixed {
             emit!(out, "{}\n", $($text)+);
             Ok(())
         })
+    };
+}
+
+/// A file with a number in a static, which a privileged task may set; the other static named becomes 0 then.
+macro_rules! setting {
+    ($name:literal, $number:path, $valid:expr $(, $other:path)?) => {
+        writable(
+            $name,
+            |_, out| {
+                emit!(out, "{}\n", $number.load(Ordering::Relaxed));
+                Ok(())
+            },
+            |s, bytes| {
+                let value = number(s, bytes, $valid)?;
+                $($other.store(0, Ordering::Relaxed);)?
+                $number.store(value, Ordering::Relaxed);
+                Ok(())
+            },
+        )
     };
 }
 
@@ -121,8 +141,9 @@ const VM: &[Entry] = &[
     fixed!("min_free_kbytes", 1024),
     fixed!("mmap_min_addr", mm::MMAP_MIN_ADDR),
     fixed!("nr_hugepages", 0),
-    fixed!("overcommit_memory", 1),
-    fixed!("overcommit_ratio", 50),
+    setting!("overcommit_kbytes", commit::KBYTES, 0..=u64::MAX >> 10, commit::RATIO),
+    setting!("overcommit_memory", commit::MODE, 0..=2),
+    setting!("overcommit_ratio", commit::RATIO, 0..=i32::MAX as u64, commit::KBYTES),
     fixed!("swappiness", 0),
 ];
 

@@ -17,6 +17,7 @@ use crate::{
 
 const MFD_CLOEXEC: u32 = 1;
 const MFD_ALLOW_SEALING: u32 = 2;
+const MFD_HUGETLB: u32 = 4;
 const MFD_NOEXEC_SEAL: u32 = 8;
 const MFD_EXEC: u32 = 16;
 
@@ -43,6 +44,10 @@ fn home() -> Result<(Arc<Tmpfs>, Arc<Mount>)> {
 }
 
 fn memfd_create(ctx: &mut Ctx<'_>, name: UserStr, flags: u32) -> Result {
+    if flags & MFD_HUGETLB != 0 {
+        // As a Linux without hugetlbfs.
+        return Err(Errno::ENOSYS);
+    }
     if flags & !(MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC) != 0
         || flags & (MFD_EXEC | MFD_NOEXEC_SEAL) == MFD_EXEC | MFD_NOEXEC_SEAL
     {
@@ -55,7 +60,11 @@ fn memfd_create(ctx: &mut Ctx<'_>, name: UserStr, flags: u32) -> Result {
     let (fs, mount) = home()?;
     let sealing = flags & (MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL) != 0;
     let mode = if flags & MFD_NOEXEC_SEAL != 0 { 0o666 } else { 0o777 };
-    let inode: InodeRef = fs.unnamed_file(mode, subject.uid, subject.gid, sealing)?;
+    let file = fs.unnamed_file(mode, subject.uid, subject.gid, sealing)?;
+    if flags & MFD_NOEXEC_SEAL != 0 {
+        file.seal_mode();
+    }
+    let inode: InodeRef = file;
     inode.open(OpenFlags::RDWR, Some(ctx.task))?;
     let dentry = Dentry::detached(&label, inode.clone());
     dentry.mark_deleted();
@@ -66,5 +75,5 @@ fn memfd_create(ctx: &mut Ctx<'_>, name: UserStr, flags: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    319 memfd_create(name: UserStr, flags: u32) Partial "no huge pages; MFD_NOEXEC_SEAL does not seal the mode";
+    319 memfd_create(name: UserStr, flags: u32) Partial "no huge pages: MFD_HUGETLB is ENOSYS, as without hugetlbfs";
 };

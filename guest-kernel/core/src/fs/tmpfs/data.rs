@@ -40,7 +40,9 @@ pub const SEAL_GROW: u32 = 4;
 pub const SEAL_WRITE: u32 = 8;
 /// `F_SEAL_FUTURE_WRITE`.
 pub const SEAL_FUTURE_WRITE: u32 = 16;
-const SEALS: u32 = 31;
+/// `F_SEAL_EXEC`: the mode's execute bits stay.
+pub const SEAL_EXEC: u32 = 32;
+const SEALS: u32 = 63;
 
 /// Content of a regular file.
 pub(super) struct FileData {
@@ -334,8 +336,20 @@ impl FileData {
         self.seals.load(Ordering::Relaxed)
     }
 
-    /// `F_ADD_SEALS`. Writable shared mappings that exist already are not looked for.
-    pub(super) fn add_seals(&self, seals: u32) -> Result<()> {
+    pub(super) fn seal_mode(&self) {
+        self.seals.store(SEAL_EXEC, Ordering::Relaxed);
+    }
+
+    /// As [`Mappable::next_cached`].
+    pub(super) fn next_cached(&self, index: u64) -> Option<u64> {
+        match &self.origin {
+            Some(_) if self.cached_page(index).is_some() => Some(index),
+            _ => self.pages.next_present(index),
+        }
+    }
+
+    /// `F_ADD_SEALS`. `EBUSY` to seal against writing while `writable` finds a shared mapping that may write.
+    pub(super) fn add_seals(&self, seals: u32, writable: impl FnOnce(&Self) -> bool) -> Result<()> {
         if seals & !SEALS != 0 {
             return Err(Errno::EINVAL);
         }
@@ -343,7 +357,12 @@ impl FileData {
         if self.seals() & SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
         }
-        self.seals.fetch_or(seals, Ordering::Relaxed);
+        // Set first: a mapping made from now on cannot become writable.
+        let old = self.seals.fetch_or(seals, Ordering::SeqCst);
+        if seals & !old & SEAL_WRITE != 0 && writable(self) {
+            self.seals.store(old, Ordering::SeqCst);
+            return Err(Errno::EBUSY);
+        }
         Ok(())
     }
 }

@@ -172,9 +172,17 @@ impl TmpInode {
         Ok(self.file()?.seals())
     }
 
+    /// The only seal of a `memfd_create(MFD_NOEXEC_SEAL)` file at first.
+    pub fn seal_mode(&self) {
+        if let Body::File(data) = &self.body {
+            data.seal_mode();
+        }
+    }
+
     /// `F_ADD_SEALS`. `EPERM` if it is sealed against that.
     pub fn add_seals(&self, seals: u32) -> Result<()> {
-        self.file()?.add_seals(seals)
+        let writable = |data: &FileData| data.mappers.any_writable(self);
+        self.file()?.add_seals(seals, writable)
     }
 
     pub(super) fn take_children(&self, out: &mut Vec<Arc<TmpInode>>) {
@@ -385,6 +393,12 @@ impl Inode for TmpInode {
         }
         let now = Timestamp::now();
         let mut a = self.attributes.lock();
+        if let (Some(mode), Body::File(data)) = (change.mode, &self.body)
+            && (mode ^ a.mode) & 0o111 != 0
+            && data.seals() & super::data::SEAL_EXEC != 0
+        {
+            return Err(Errno::EPERM);
+        }
         a.mode = change.mode.map_or(a.mode, |m| m & 0o7777);
         a.uid = change.uid.unwrap_or(a.uid);
         a.gid = change.gid.unwrap_or(a.gid);
@@ -617,6 +631,15 @@ impl Mappable for TmpInode {
 
     fn cached_page(&self, index: u64) -> Option<Frame> {
         self.file().ok()?.cached_page(index)
+    }
+
+    fn next_cached(&self, index: u64) -> Option<u64> {
+        self.file().ok()?.next_cached(index)
+    }
+
+    fn punch(&self, start: u64, end: u64) -> Result<()> {
+        let mode = FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE;
+        Inode::fallocate(self, mode, start, end - start)
     }
 
     fn len(&self) -> u64 {

@@ -56,6 +56,7 @@ use super::{
 use crate::{
     drivers::balloon,
     errno::{Errno, Result},
+    mm::commit,
     sync::SpinLock,
 };
 
@@ -112,11 +113,14 @@ struct Shared {
 impl Shared {
     /// Counts a page. `ENOSPC`.
     fn charge_page(&self) -> Result<()> {
-        charge(&self.pages, self.max_pages)
+        charge(&self.pages, self.max_pages)?;
+        commit::add(1);
+        Ok(())
     }
 
     fn release_pages(&self, n: usize) {
         self.pages.fetch_sub(n as u64, Ordering::Relaxed);
+        commit::add(-(n as i64));
         if n >= WORTH_REPORTING {
             balloon::memory_freed();
         }

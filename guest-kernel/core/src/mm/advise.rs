@@ -129,7 +129,7 @@ impl Mm {
             if vma.flags.contains(VmFlags::LOCKED) {
                 return Err(Errno::EINVAL);
             }
-            if !vma.is_shared() || !vma.prot.contains(Prot::WRITE) {
+            if !vma.flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE) {
                 return Err(Errno::EACCES);
             }
             let (object, offset) = (object.clone(), offset + (first - vma.start));

@@ -91,7 +91,7 @@ impl Mm {
                 false => Backing::Anonymous,
             });
         };
-        offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
+        offset.checked_add(len).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
         if !offset.is_multiple_of(PAGE_SIZE) || flags.contains(VmFlags::GROWSDOWN) {
             return Err(Errno::EINVAL);
         }
@@ -186,7 +186,9 @@ impl Mm {
         if promised > 0 {
             commit::check(promised, layout.vmas.totals().all)?;
         }
-        if layout.vmas.totals().data.saturating_add(more_data) > limits.data / PAGE_SIZE && more_data > 0 {
+        if layout.vmas.totals().data.saturating_add(more_data) > limits.data_mappings / PAGE_SIZE
+            && more_data > 0
+        {
             return Err(Errno::ENOMEM);
         }
         if end > range.start {
@@ -327,7 +329,8 @@ impl Layout {
         after.add(vma);
         if self.vmas.count() >= MAX_MAP_COUNT
             || after.all.saturating_sub(replaced) > limits.address_space / PAGE_SIZE
-            || (after.data > totals.data && after.data.saturating_sub(replaced) > limits.data / PAGE_SIZE)
+            || (after.data > totals.data
+                && after.data.saturating_sub(replaced) > limits.data_mappings / PAGE_SIZE)
         {
             return Err(Errno::ENOMEM);
         }

@@ -125,8 +125,10 @@ pub fn page_align_down(value: u64) -> u64 {
 pub struct Limits {
     /// `RLIMIT_AS`.
     pub address_space: u64,
-    /// `RLIMIT_DATA`.
+    /// `RLIMIT_DATA`, for the heap.
     pub data: u64,
+    /// `RLIMIT_DATA`, for mappings: the hard limit if the soft one is 0 (as Linux does for Valgrind).
+    pub data_mappings: u64,
     /// `RLIMIT_STACK`.
     pub stack: u64,
     /// `RLIMIT_MEMLOCK`; `u64::MAX` with `CAP_IPC_LOCK`.
@@ -135,8 +137,13 @@ pub struct Limits {
 
 impl Limits {
     /// No limits.
-    pub const NONE: Limits =
-        Limits { address_space: u64::MAX, data: u64::MAX, stack: u64::MAX, locked: u64::MAX };
+    pub const NONE: Limits = Limits {
+        address_space: u64::MAX,
+        data: u64::MAX,
+        data_mappings: u64::MAX,
+        stack: u64::MAX,
+        locked: u64::MAX,
+    };
 }
 
 /// Where the parts of the loaded program lie: for `/proc/PID/stat`, `cmdline`, `environ`, `auxv`, `exe`.

@@ -35,6 +35,8 @@ const STRICT: u32 = 1;
 const MOVE: u32 = 2;
 const MOVE_ALL: u32 = 4;
 
+/// Nodes there are.
+const ONLINE_NODES: u64 = 1;
 /// Bits of a node mask that a kernel with `NODES_SHIFT` 10 knows.
 const MAX_NODES: u64 = 1024;
 
@@ -113,7 +115,11 @@ fn write_nodes(mask: UserPtr<u64>, max: u64, zero: bool) -> Result<()> {
     if mask.is_null() {
         return Ok(());
     }
-    for i in 0..max.wrapping_sub(1).div_ceil(64).min(PAGE_SIZE / 8) {
+    let words = max.wrapping_sub(1).div_ceil(64);
+    if words > PAGE_SIZE / 8 {
+        return Err(Errno::EINVAL);
+    }
+    for i in 0..words.max(1) {
         mask.index(i as usize).write(&u64::from(zero && i == 0))?;
     }
     Ok(())
@@ -137,7 +143,7 @@ fn get_mempolicy(
     const NODE: u32 = 1;
     const ADDR: u32 = 2;
     const ALLOWED: u32 = 4;
-    if !mask.is_null() && max < MAX_NODES || flags & !(NODE | ADDR | ALLOWED) != 0 {
+    if !mask.is_null() && max < ONLINE_NODES || flags & !(NODE | ADDR | ALLOWED) != 0 {
         return Err(Errno::EINVAL);
     }
     if flags & ALLOWED != 0 {
@@ -281,12 +287,14 @@ fn move_pages(
     Ok(0)
 }
 
-/// The node of a page, or a negative error number: EFAULT for no mapping or the zero page, ENOENT for no page.
+/// The node of a page, or a negative error number: EFAULT for no mapping, anonymous memory that was not touched and the
+/// zero page, ENOENT for other pages that are not there.
 fn node_of(mm: &Mm, page: u64) -> i32 {
     let error = |e: Errno| -(i32::from(e.raw()));
     let layout = mm.layout.read();
     let Some(vma) = layout.vmas.find(page) else { return error(Errno::EFAULT) };
     match mm.space.get(page) {
+        None if vma.is_anonymous() => error(Errno::EFAULT),
         None => error(Errno::ENOENT),
         Some(m) if matches!(vma.backing, Backing::Anonymous) => {
             let zero = zero_frame().is_some_and(|zero| zero.pfn() == m.frame.pfn());

@@ -33,8 +33,10 @@ impl Mm {
     /// EINVAL (arguments), EFAULT (not one mapping), ENOMEM (no room, limits), EAGAIN (`RLIMIT_MEMLOCK`).
     pub fn remap(self: &Arc<Self>, request: &RemapRequest, limits: &Limits) -> Result<u64> {
         let old_len = page_align_up(request.old_len).ok_or(Errno::EINVAL)?;
-        let new_len =
-            page_align_up(request.new_len).filter(|n| *n > 0 && *n <= USER_END).ok_or(Errno::EINVAL)?;
+        let new_len = page_align_up(request.new_len).filter(|n| *n > 0).ok_or(Errno::EINVAL)?;
+        if new_len > USER_END {
+            return Err(if request.fixed.is_some() { Errno::EINVAL } else { Errno::ENOMEM });
+        }
         let old_end = request.old.checked_add(old_len).ok_or(Errno::EINVAL)?;
         if !request.old.is_multiple_of(PAGE_SIZE)
             || old_end > USER_END

@@ -103,6 +103,7 @@ fn mmap(
     }
     let shared = match flags & f::TYPE {
         f::SHARED => true,
+        f::SHARED_VALIDATE if flags & f::ANONYMOUS != 0 => return Err(Errno::EINVAL),
         f::SHARED_VALIDATE if flags & !f::KNOWN != 0 => return Err(Errno::EOPNOTSUPP),
         f::SHARED_VALIDATE => true,
         f::PRIVATE => false,

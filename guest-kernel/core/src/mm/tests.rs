@@ -266,7 +266,7 @@ fn brk_grows_shrinks_and_stops_at_a_neighbour() {
     assert_eq!(read(&mm, 0x50_1000), Some(0));
     map(&mm, 1, Placement::Fixed(0x51_0000), RW, VmFlags::empty());
     assert_eq!(mm.brk(0x51_2000, &Limits::NONE), 0x50_2000);
-    let limits = Limits { data: 0x3000, ..Limits::NONE };
+    let limits = Limits { data: 0x3000, data_mappings: 0x3000, ..Limits::NONE };
     assert_eq!(mm.brk(0x50_4000, &limits), 0x50_2000);
 }
 

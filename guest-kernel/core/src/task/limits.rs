@@ -130,6 +130,10 @@ impl Limits {
         crate::mm::Limits {
             address_space: self.soft(Resource::AddressSpace),
             data: self.soft(Resource::Data),
+            data_mappings: match self.get(Resource::Data) {
+                Limit { soft: 0, hard } => hard,
+                Limit { soft, .. } => soft,
+            },
             stack: self.soft(Resource::Stack),
             locked: self.soft(Resource::LockedMemory),
         }

@@ -12,6 +12,7 @@ macro_rules! areas {
 areas! {
     clone
     futex
+    memory
     open
     pipe
     process

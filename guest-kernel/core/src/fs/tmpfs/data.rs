@@ -176,22 +176,30 @@ impl FileData {
         let end = offset.checked_add(source.remaining() as u64).filter(|e| *e <= i64::MAX as u64);
         let end = end.ok_or(Errno::EFBIG)?;
         let seals = self.seals.load(Ordering::Relaxed);
-        if seals & (SEAL_WRITE | SEAL_FUTURE_WRITE) != 0 || (seals & SEAL_GROW != 0 && end > self.size()) {
+        if seals & (SEAL_WRITE | SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
         }
-        let result = self.write_pages(fs, offset, source);
+        // Up to the page that would make it grow.
+        let limit = if seals & SEAL_GROW != 0 { self.size() } else { end };
+        let result = self.write_pages(fs, offset, limit, source);
         let n = source.done() - start;
         if n > 0 {
             self.size.fetch_max(offset + n as u64, Ordering::AcqRel);
         }
-        result.map(|()| (offset + n as u64, n))
+        match result {
+            Err(e) if n == 0 => Err(e),
+            _ => Ok((offset + n as u64, n)),
+        }
     }
 
-    fn write_pages(&self, fs: &Shared, offset: u64, source: &mut Source<'_>) -> Result<()> {
+    fn write_pages(&self, fs: &Shared, offset: u64, limit: u64, source: &mut Source<'_>) -> Result<()> {
         let mut at = offset;
         while source.remaining() > 0 {
             let within = at % PAGE;
             let n = (PAGE - within).min(source.remaining() as u64);
+            if at + n > limit {
+                return Err(Errno::EPERM);
+            }
             let frame = self.own_page(fs, at / PAGE)?;
             source.take_into_frame(&frame, within as usize, n as usize)?;
             at += n;

@@ -13,6 +13,7 @@
 //! | [`task`], [`sched`], [`sync`] | tasks and processes, the scheduler, wait queues and sleeping locks |
 //! | [`signal`], [`futex`], [`time`] | signals, futexes, clocks and timers |
 //! | [`mm`], [`exec`] | address spaces, page faults, loading programs |
+//! | [`cgroup`] | control groups |
 //! | [`fs`] | the virtual file system and the file systems |
 //! | [`net`] | sockets |
 //! | [`ns`] | namespaces |
@@ -28,6 +29,7 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 
+pub mod cgroup;
 pub mod control;
 pub mod drivers;
 pub mod errno;

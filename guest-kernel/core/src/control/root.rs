@@ -23,6 +23,7 @@ const PSEUDO: &[(&str, &str, &str, MountFlags)] = &[
     ("devpts", "/dev/pts", "", NOSUID_NOEXEC),
     ("tmpfs", "/dev/shm", "mode=1777", MountFlags::NOSUID.union(MountFlags::NODEV)),
     ("sysfs", "/sys", "", NOSUID_NOEXEC.union(MountFlags::NODEV).union(MountFlags::READ_ONLY)),
+    ("cgroup2", "/sys/fs/cgroup", "", NOSUID_NOEXEC.union(MountFlags::NODEV)),
 ];
 
 const NOSUID_NOEXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
@@ -74,7 +75,7 @@ fn mount_pseudo(
         Err(Errno::ENOENT) => make_directory(&walk, &root, place)?,
         Err(e) => return Err(e),
     };
-    let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes())?);
+    let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), None)?);
     let dentry = superblock.root().clone();
     namespace.mount(&Mount::new(superblock, dentry, flags, kind.as_bytes()), at)
 }

@@ -8,12 +8,13 @@ use super::{
     tmpfs::{Tmpfs, TmpfsOptions},
 };
 use crate::{
+    TaskRef,
     errno::{Errno, Result},
     sync::SpinLock,
 };
 
-/// Makes (or finds) an instance from mount options.
-pub type Constructor = fn(options: &[u8]) -> Result<Arc<dyn FileSystem>>;
+/// Makes (or finds) an instance from mount options, for whoever mounts it; `None` is the kernel.
+pub type Constructor = fn(options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>>;
 
 static EXTRA: SpinLock<Vec<(&'static str, Constructor)>> = SpinLock::new(Vec::new());
 
@@ -30,14 +31,14 @@ pub fn names() -> Vec<&'static str> {
 }
 
 /// An instance of type `kind`. `ENODEV` if there is no such type.
-pub fn create(kind: &[u8], options: &[u8]) -> Result<Arc<dyn FileSystem>> {
+pub fn create(kind: &[u8], options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>> {
     match kind {
         b"tmpfs" | b"ramfs" => return Ok(Tmpfs::new(&parse_tmpfs(options)?)?),
         b"devtmpfs" => return Ok(devtmpfs::instance()?),
         _ => {}
     }
     let found = EXTRA.lock().iter().find(|(name, _)| name.as_bytes() == kind).map(|(_, c)| *c);
-    found.ok_or(Errno::ENODEV)?(options)
+    found.ok_or(Errno::ENODEV)?(options, task)
 }
 
 /// `size=`, `nr_blocks=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of `tmpfs(5)`.

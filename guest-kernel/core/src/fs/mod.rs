@@ -116,4 +116,5 @@ pub fn init() {
     mem::register();
     tty::register();
     proc::register();
+    crate::cgroup::files::register();
 }

@@ -69,7 +69,7 @@ pub fn make(task: &TaskRef, flags: CloneFlags) -> Result<Fresh> {
             new.net = NetNamespace::new(owner);
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
-            new.cgroup = CgroupNamespace::new(owner);
+            new.cgroup = CgroupNamespace::new(owner, task.process().cgroup.group());
         }
         fresh.namespaces = Some(Arc::new(new));
     }

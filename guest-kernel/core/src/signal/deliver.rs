@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     TaskRef,
+    cgroup::freezer,
     errno::{Errno, Result},
     sched::work,
     task::{exit, process::ExitStatus},
@@ -31,6 +32,10 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
         }
         if task.signals.is_killed() {
             exit::exit_task(task, ExitStatus::Code(0));
+        }
+        if task.process().freezing.load(Ordering::Acquire) && !super::fatal_pending(task) {
+            freezer::wait_while_frozen(task);
+            continue;
         }
         if task.process().stop_signal.load(Ordering::Acquire) != 0 {
             stop::wait_while_stopped(task);

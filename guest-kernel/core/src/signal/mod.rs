@@ -51,12 +51,25 @@ pub fn pending(task: &Task) -> bool {
     task.killed()
         || !deliverable(task).is_empty()
         || task.process().stop_signal.load(core::sync::atomic::Ordering::Relaxed) != 0
+        || task.process().freezing.load(core::sync::atomic::Ordering::Relaxed)
 }
 
 /// Pending signals that are not blocked.
 pub fn deliverable(task: &Task) -> SigSet {
     let pending = task.signals.pending.set().union(task.process().shared_pending.set());
     pending.without(task.signals.mask())
+}
+
+/// Whether a signal without handler that ends the process (without a core) is waiting to be taken: that happens even
+/// to who is frozen.
+pub fn fatal_pending(task: &Task) -> bool {
+    let sighand = task.process().sighand();
+    let set = deliverable(task);
+    (1..=64).filter_map(Signal::new).any(|signal| {
+        set.has(signal)
+            && sighand.get(signal).handler == types::SIG_DFL
+            && matches!(signal.default_action(), types::Default::Terminate)
+    })
 }
 
 /// Sets the calling task's mask and has it look again at what that lets in.

@@ -39,8 +39,10 @@ pub(super) fn stop(task: &TaskRef, signal: Signal) {
 /// Sleeps while the process is stopped.
 pub(super) fn wait_while_stopped(task: &TaskRef) {
     let process = task.process();
-    let running = || (process.stop_signal.load(Ordering::Acquire) == 0).then_some(());
-    // Only a kill ends this wait early, and the caller looks for that.
+    let go_on =
+        || process.stop_signal.load(Ordering::Acquire) == 0 || process.freezing.load(Ordering::Acquire);
+    let running = || go_on().then_some(());
+    // Only a kill (or a freezer, for a wait of its own) ends this wait early, and the caller looks for that.
     let _ = wait_event(task, &process.stop_queue, Interruptible::Killable, None, running);
 }
 

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{Parts, Process, Task, limits::Resource};
 use crate::{
     Sentry, TaskRef,
+    cgroup::{self, Cgroup, ForkSlot},
     errno::{Errno, Result},
     ns, sched,
     signal::{AltStack, Signal},
@@ -95,6 +96,8 @@ struct Request {
     child_tid: UserPtr<i32>,
     /// Where `CLONE_PIDFD` puts the descriptor.
     pidfd: UserPtr<i32>,
+    /// The group that `CLONE_INTO_CGROUP` asks for.
+    cgroup: Option<Arc<Cgroup>>,
 }
 
 fn check(r: &Request) -> Result<()> {
@@ -107,7 +110,7 @@ fn check(r: &Request) -> Result<()> {
     if f.contains(F::NEWNS | F::FS) || f.contains(F::NEWUSER | F::FS) || f.contains(F::NEWUSER | F::THREAD) {
         return Err(Errno::EINVAL);
     }
-    if f.intersects(F::NEWTIME | F::NEWPID | F::INTO_CGROUP) {
+    if f.intersects(F::NEWTIME | F::NEWPID) {
         return Err(Errno::EINVAL);
     }
     if f.contains(F::PIDFD) && f.intersects(F::THREAD | F::DETACHED) {
@@ -138,6 +141,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         return Err(Errno::EAGAIN);
     }
 
+    let mut slot = ForkSlot::reserve(parent, r.cgroup.clone())?;
     let mm = parent.mm()?;
     let child_mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
     let files = parent.files()?;
@@ -215,9 +219,15 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
 
     let visible = kernel.pids.tree(|t| {
         // Under the tree lock nobody can tell the group to exit without seeing the new thread.
-        if parent.killed() {
+        let thread = flags.contains(CloneFlags::THREAD);
+        let settled = if parent.killed() {
+            Err(Errno::ERESTARTNOINTR)
+        } else {
+            slot.settle(parent.process(), &process, &child, thread)
+        };
+        if settled.is_err() {
             t.forget_if_free(tid);
-            return false;
+            return settled;
         }
         process.links.lock().threads.push(child.clone());
         t.set_task(tid, &child);
@@ -227,14 +237,15 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
                 p.links.lock().children.push(process.clone());
             }
         }
-        true
+        Ok(())
     });
-    if !visible {
+    if let Err(e) = visible {
         if let Some(fd) = pidfd {
             drop(parent.files()?.remove(fd));
         }
-        return Err(Errno::ERESTARTNOINTR);
+        return Err(e);
     }
+    slot.done();
 
     if flags.contains(CloneFlags::PARENT_SETTID) {
         let _ = r.parent_tid.write(&tid); // as Linux: a bad pointer is not an error any more at this point
@@ -305,6 +316,7 @@ fn clone(
         child_tid,
         // This call has one word for both.
         pidfd: parent_tid,
+        cgroup: None,
     };
     if request.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -341,6 +353,22 @@ pub struct CloneArgs {
 /// Size of the first published `struct clone_args`.
 const CLONE_ARGS_SIZE_VER0: usize = 64;
 
+/// The group that `CLONE_INTO_CGROUP` asks for by a descriptor of its directory, if the caller may put a child there.
+fn cgroup_to_be_in(
+    task: &TaskRef,
+    flags: CloneFlags,
+    a: &CloneArgs,
+    size: usize,
+) -> Result<Option<Arc<Cgroup>>> {
+    if !flags.contains(CloneFlags::INTO_CGROUP) {
+        return Ok(None);
+    }
+    let fd = i32::try_from(a.cgroup).ok().filter(|_| size >= size_of::<CloneArgs>()).ok_or(Errno::EINVAL)?;
+    let group = cgroup::files::group_of(&task.files()?.get_any(fd)?)?;
+    cgroup::check_may_enter(task, &group, flags.contains(CloneFlags::THREAD))?;
+    Ok(Some(group))
+}
+
 fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
     if size < CLONE_ARGS_SIZE_VER0 {
         return Err(Errno::EINVAL);
@@ -364,6 +392,7 @@ fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
         parent_tid: UserPtr::new(a.parent_tid),
         child_tid: UserPtr::new(a.child_tid),
         pidfd: UserPtr::new(a.pidfd),
+        cgroup: cgroup_to_be_in(ctx.task, flags, &a, size)?,
     };
     spawn(ctx, &request)
 }
@@ -378,5 +407,5 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     57 fork() Full "";
     58 vfork() Full "";
     218 set_tid_address(tidptr: UserPtr<i32>) Full "";
-    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no pid and time namespaces, no set_tid or cgroup yet";
+    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no pid and time namespaces, no set_tid yet";
 };

@@ -15,7 +15,7 @@ use super::{
     process::{ExitStatus, Remains, State},
 };
 use crate::{
-    TaskRef,
+    TaskRef, cgroup,
     errno::Result,
     futex, sched,
     signal::{
@@ -68,7 +68,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
     let process = task.process().clone();
     let kernel = task.kernel();
     *process.remains.lock() = Some(Remains { comm: task.comm(), credentials: task.credentials() });
-    let (last, removed) = kernel.pids.tree(|t| {
+    let (last, removed, left) = kernel.pids.tree(|t| {
         let mut links = process.links.lock();
         links.threads.retain(|other| !same_task(other, task));
         let last = links.threads.is_empty();
@@ -76,9 +76,10 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
         if last {
             process.begin_exit(status);
         }
-        (last, t.remove_task(task.tid()))
+        (last, t.remove_task(task.tid()), cgroup::exited(&process, last))
     });
     drop(removed);
+    left.announce();
     process.exit_events.wake_all(PollEvents::empty());
     last.then_some(process)
 }
@@ -146,6 +147,7 @@ pub(super) fn reap(task: &TaskRef, child: &Arc<Process>) {
         t.remove_process(child.pid)
     });
     drop(removed);
+    cgroup::reaped(child);
 }
 
 /// Gives the children of a dying process to its nearest subreaper or to the first process.

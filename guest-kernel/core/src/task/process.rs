@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, 
 use super::{Credentials, Pid, ProcessGroup, limits::Limits};
 use crate::{
     TaskRef,
+    cgroup::Membership,
     signal::{Pending, SigHand},
     sync::{Queue, SpinLock, WaitQueue},
     time::ProcessTimers,
@@ -127,6 +128,10 @@ pub struct Process {
     pub dumpable: AtomicBool,
     /// What is left of its last thread once that has ended.
     pub remains: SpinLock<Option<Remains>>,
+    /// Its control group.
+    pub cgroup: Membership,
+    /// Its control group is to be frozen: its threads sleep before they return to user mode.
+    pub freezing: AtomicBool,
     /// `hal::time::now()` when it was made.
     pub start_time: u64,
 }
@@ -164,6 +169,8 @@ impl Process {
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
             remains: SpinLock::new(None),
+            cgroup: Membership::default(),
+            freezing: AtomicBool::new(false),
             start_time: ringfence_hal::time::now(),
         })
     }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     Events, active,
-    watch::{self, key_of, notify},
+    watch::{self, Key, key_of, notify},
 };
 use crate::fs::{Dentry, FileType, InodeRef, OpenFile, OpenFlags, SetAttributes};
 
@@ -58,6 +58,13 @@ pub fn modified(dentry: &Dentry) {
     if active() {
         dentry_event(dentry, Events::MODIFY);
     }
+}
+
+/// The content of a file changed that nobody wrote, such as one of `cgroup2`: it and its directory by device and number.
+#[cold]
+pub fn changed_by_itself(file: Key, dir: Key, name: &[u8]) {
+    notify(dir, Events::MODIFY, 0, Some(&Arc::from(name)), false);
+    notify(file, Events::MODIFY, 0, None, false);
 }
 
 /// The last descriptor of an open file was closed. Its dentry reference is the caller's own.

@@ -28,6 +28,7 @@ mod watch;
 
 use bitflags::bitflags;
 
+pub use hooks::changed_by_itself;
 pub(super) use hooks::{
     accessed, attributes_changed, closed, created, inode_changed, linked, modified, opened, renamed,
     renamed_pair, unlinked, unmounted,

@@ -50,7 +50,7 @@ pub fn limits() -> &'static Limits {
 }
 
 /// Device and number of an inode.
-pub(super) type Key = (u64, u64);
+pub type Key = (u64, u64);
 
 pub(super) fn key_of(inode: &InodeRef) -> Key {
     let m = inode.metadata();

@@ -6,6 +6,7 @@ use ringfence_hal as hal;
 
 use super::{Destination, Entry, Scope, Text, dir, file, link, status, sysctl, text::emit};
 use crate::{
+    cgroup,
     errno::Result,
     fs::filesystems,
     kernel::kernel,
@@ -33,6 +34,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     dir("sys", sysctl::ENTRIES),
     dir("tty", &[file("drivers", tty_drivers)]),
+    file("cgroups", cgroups),
     file("cpuinfo", cpuinfo),
     file("devices", devices),
     file("diskstats", |_, _| Ok(())),
@@ -180,6 +182,14 @@ fn cpuinfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
         emit!(out, "flags\t\t: {}\nbugs\t\t:\n", hal::cpu::features());
         emit!(out, "clflush size\t: 64\ncache_alignment\t: 64\n\n");
     }
+    Ok(())
+}
+
+/// Controllers, as version 1 had them: all are in hierarchy 0, which is that of version 2.
+fn cgroups(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+    let count = cgroup::root().subtree_count();
+    cgroup::CONTROLLERS.iter().for_each(|(_, name)| emit!(out, "{name}\t0\t{count}\t1\n"));
     Ok(())
 }
 

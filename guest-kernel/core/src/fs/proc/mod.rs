@@ -110,7 +110,7 @@ fn instance() -> &'static Arc<Procfs> {
 
 /// Makes the types known: proc, and sysfs.
 pub fn register() {
-    super::filesystems::register("proc", |_options| Ok(instance().clone()));
+    super::filesystems::register("proc", |_options, _task| Ok(instance().clone()));
     sysfs::register();
 }
 

@@ -8,6 +8,7 @@ use super::{
     status, text::emit, who::Target, writable,
 };
 use crate::{
+    cgroup,
     errno::{Errno, Result},
     mm::{Mm, oom},
     task::{Capabilities, comm_of, limits::Resource},
@@ -41,7 +42,7 @@ macro_rules! common_entries {
                 emit!(out, "{}\n", oom::score(&s.target()?.process));
                 Ok(())
             }),
-            file("cgroup", |_, out| { emit!(out, "0::/\n"); Ok(()) }),
+            file("cgroup", cgroup),
             file("wchan", |_, out| { emit!(out, "0"); Ok(()) }),
             file("schedstat", schedstat),
             file("personality", |_, out| { emit!(out, "00000000\n"); Ok(()) }),
@@ -206,5 +207,14 @@ fn schedstat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let switches =
         task.sched.voluntary.load(Ordering::Relaxed) + task.sched.involuntary.load(Ordering::Relaxed);
     emit!(out, "{} 0 {switches}\n", task.sched.runtime());
+    Ok(())
+}
+
+/// The path of its control group, as the viewer's namespace has it.
+fn cgroup(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let group = s.target()?.process.cgroup.group();
+    emit!(out, "0::");
+    out.bytes(&group.path_from(&cgroup::root_of(s.viewer)));
+    emit!(out, "{}\n", if group.is_dead() { " (deleted)" } else { "" });
     Ok(())
 }

@@ -54,7 +54,7 @@ struct Sysfs {
 /// Makes the type known.
 pub(super) fn register() {
     static INSTANCE: Once<Arc<Sysfs>> = Once::new();
-    filesystems::register("sysfs", |_options| {
+    filesystems::register("sysfs", |_options, _task| {
         Ok(INSTANCE.call_once(|| Arc::new(Sysfs { dev: alloc_anonymous_dev() })).clone())
     });
 }

@@ -71,7 +71,7 @@ fn mount(
         return Ok(0);
     }
     let kind = text(kind, DATA_MAX)?;
-    let fs = filesystems::create(&kind, &options)?;
+    let fs = filesystems::create(&kind, &options, Some(ctx.task))?;
     let superblock = Superblock::new(fs);
     let root = superblock.root().clone();
     let source = text(source, DATA_MAX)?;

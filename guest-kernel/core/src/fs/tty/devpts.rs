@@ -64,7 +64,7 @@ fn instance() -> &'static Arc<Devpts> {
 
 /// Makes the file system type and the devices known.
 pub fn register() {
-    crate::fs::filesystems::register("devpts", |_options| Ok(instance().clone()));
+    crate::fs::filesystems::register("devpts", |_options, _task| Ok(instance().clone()));
     device::register_char(TTYAUX_MAJOR, TTY_MINOR..=TTY_MINOR, open_tty);
     device::register_char(TTYAUX_MAJOR, PTMX_MINOR..=PTMX_MINOR, open_ptmx);
     device::register_char(SLAVE_MAJOR, 0..=MAX, |id, _, flags, task| {

@@ -7,6 +7,7 @@ use super::{Attributes, CONTROLLERS, Cgroup, Controllers, freezer};
 use crate::{
     errno::{Errno, Result},
     kernel::kernel,
+    sched,
     sync::Mutex,
     task::Process,
 };
@@ -54,6 +55,11 @@ impl Cgroup {
     }
 
     fn check_limits(&self) -> Result<()> {
+        // Deeper trees are made by nobody, and what is done for each level is done on the kernel's stack.
+        const DEPTH_MAX: usize = 32;
+        if core::iter::successors(Some(self), |group| group.parent.as_deref()).count() > DEPTH_MAX {
+            return Err(Errno::EAGAIN);
+        }
         let mut depth = 1;
         let mut at = Some(self);
         while let Some(group) = at {
@@ -94,6 +100,7 @@ impl Cgroup {
             group.dying.fetch_add(1, Ordering::Relaxed);
         });
         freezer::update(&parent);
+        sched::forget_group(self.id);
         drop(removed);
         Ok(())
     }
@@ -129,8 +136,22 @@ impl Cgroup {
     }
 
     /// The children's controllers have changed.
-    fn controllers_changed(&self, children: &[Arc<Cgroup>], _enabled: Controllers, disabled: Controllers) {
+    fn controllers_changed(
+        self: &Arc<Self>,
+        children: &[Arc<Cgroup>],
+        enabled: Controllers,
+        disabled: Controllers,
+    ) {
+        if (enabled | disabled).contains(Controllers::CPU) {
+            for process in self.members(true) {
+                process.threads().iter().for_each(sched::regroup);
+            }
+        }
         for child in children {
+            if disabled.contains(Controllers::CPU) {
+                child.reset_cpu();
+                sched::forget_group(child.id);
+            }
             if disabled.contains(Controllers::PIDS) {
                 child.pids.max.store(super::MAX, Ordering::Relaxed);
             }
@@ -177,6 +198,7 @@ impl Cgroup {
             Ok(Some((old, populated, left)))
         })?;
         let Some((old, populated, left)) = moved else { return Ok(()) };
+        process.threads().iter().for_each(sched::regroup);
         freezer::moved(process, self);
         self.notify_populated(populated);
         if let Some(old) = &old {

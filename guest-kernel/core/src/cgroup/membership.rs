@@ -1,7 +1,9 @@
 //! Which group a process is in, and how fork and exit count.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ringfence_hal as hal;
 
 use super::{Cgroup, freezer};
 use crate::{
@@ -16,12 +18,14 @@ use crate::{
 pub struct Membership {
     /// The group's number, 0 for the root: what is asked where it has to be quick.
     id: AtomicU32,
+    /// When the process came into it, in nanoseconds.
+    joined: AtomicU64,
     group: SpinLock<Option<Arc<Cgroup>>>,
 }
 
 impl Default for Membership {
     fn default() -> Self {
-        Membership { id: AtomicU32::new(0), group: SpinLock::new(None) }
+        Membership { id: AtomicU32::new(0), joined: AtomicU64::new(0), group: SpinLock::new(None) }
     }
 }
 
@@ -48,10 +52,16 @@ impl Membership {
         self.id.load(Ordering::Acquire)
     }
 
+    /// When the process came into the group, in nanoseconds.
+    pub fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
+    }
+
     /// Changes the group; the pid table's tree lock is held.
     pub(super) fn set(&self, group: Option<&Arc<Cgroup>>) {
         let group = group.filter(|group| !group.is_root());
         let mut current = self.group.lock();
+        self.joined.store(hal::time::now(), Ordering::Relaxed);
         self.id.store(group.map_or(0, |group| group.id()), Ordering::Release);
         let old = core::mem::replace(&mut *current, group.cloned());
         drop(current);

@@ -24,6 +24,7 @@
 //! | `hierarchy` | making, removing, enabling controllers, moving processes |
 //! | `freezer` | `cgroup.freeze`, `cgroup.kill` |
 //! | `pids` | how many tasks |
+//! | `cpu` | CPU time: quotas; weights are the run queue's business |
 //! | `files` | the file system |
 //!
 //! # Counting
@@ -36,6 +37,7 @@
 //! [`hierarchy::LOCK`] (sleeping; changes of the tree, of enabled controllers, and of who is where) → the pid table's tree
 //! lock → a process's links → `Cgroup::children` or a [`Membership`]'s lock, which are leaves.
 
+mod cpu;
 pub mod files;
 pub mod freezer;
 pub mod hierarchy;
@@ -76,7 +78,8 @@ pub const CONTROLLERS: [(Controllers, &str); 3] =
     [(Controllers::CPU, "cpu"), (Controllers::MEMORY, "memory"), (Controllers::PIDS, "pids")];
 
 /// Those that enforce what they say.
-const AVAILABLE: Controllers = if cfg!(test) { Controllers::all() } else { Controllers::PIDS };
+const AVAILABLE: Controllers =
+    if cfg!(test) { Controllers::all() } else { Controllers::PIDS.union(Controllers::CPU) };
 
 /// A limit that is not there: `max` in the files.
 pub const MAX: u64 = u64::MAX;
@@ -138,6 +141,7 @@ pub struct Cgroup {
     file_attributes: SpinLock<BTreeMap<&'static str, Attributes>>,
     freezer: freezer::Freezer,
     pids: pids::Pids,
+    cpu: cpu::Cpu,
 }
 
 static ROOT: Once<Arc<Cgroup>> = Once::new();
@@ -175,6 +179,7 @@ impl Cgroup {
             file_attributes: SpinLock::new(BTreeMap::new()),
             freezer: freezer::Freezer::default(),
             pids: pids::Pids::new(),
+            cpu: cpu::Cpu::new(),
         })
     }
 

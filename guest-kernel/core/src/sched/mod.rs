@@ -21,8 +21,12 @@
 //! under the same lock, will see that it is runnable and return at once; else it is queued. A task whose registers are still being saved (`on_cpu`) stays on the queue of that
 //! very CPU and is never stolen, so no task runs on two CPUs.
 //!
-//! Lock order: a run queue's lock is the innermost of the kernel; two are never held together.
+//! Control groups with the cpu controller are the business of `groups`; a task of the root pays a look at its process.
+//!
+//! Lock order: a run queue's lock is the innermost of the kernel but for those of a CPU's timers and of a process's group;
+//! two are never held together.
 
+mod groups;
 mod idle;
 mod runqueue;
 mod timers;
@@ -30,7 +34,10 @@ mod timers;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub use idle::{adopt_boot_cpu, idle_loop};
-pub use runqueue::{context_switches, idle_times, load_averages, runnable_tasks};
+pub use runqueue::{
+    context_switches, for_running, forget_group, groups_changed, idle_times, load_averages, regroup,
+    runnable_tasks,
+};
 pub use timers::{Timer, TimerTarget, on_timer_interrupt};
 
 use alloc::sync::Arc;

@@ -1,19 +1,55 @@
 //! Run queues: who runs next, and on which CPU.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use ringfence_hal as hal;
 use ringfence_hal::{PerCpu, sync::Once};
 
-use super::{BLOCKED, RUNNABLE, timers, work};
-use crate::{Sentry, TaskRef, sync::SpinLock};
+use super::{BLOCKED, RUNNABLE, groups::Groups, timers, work};
+use crate::{Sentry, TaskRef, cgroup::Cgroup, sync::SpinLock};
 
 pub(super) struct RunQueue {
+    /// Tasks of the root group.
     queue: VecDeque<TaskRef>,
+    groups: Groups,
     /// What runs there; `None` until the CPU is up.
     current: Option<TaskRef>,
     idle: Option<TaskRef>,
+}
+
+impl RunQueue {
+    /// Puts a task at the end of the queue it belongs to.
+    #[inline]
+    fn enqueue(&mut self, task: TaskRef) {
+        match group_of(&task) {
+            None => self.queue.push_back(task),
+            Some(group) => self.groups.enqueue(task, &group),
+        }
+    }
+
+    /// Tasks queued.
+    fn len(&self) -> usize {
+        self.queue.len() + self.groups.queued()
+    }
+
+    /// Whether a task is queued that may run.
+    fn has_work(&self) -> bool {
+        !self.queue.is_empty() || self.groups.has_eligible()
+    }
+
+    /// Takes out a task that may run and that `wanted` accepts.
+    fn take(&mut self, wanted: impl Fn(&TaskRef) -> bool) -> Option<TaskRef> {
+        let first = self.queue.iter().position(&wanted);
+        first.and_then(|i| self.queue.remove(i)).or_else(|| self.groups.take(wanted))
+    }
+}
+
+/// The group in which `task` competes; `None` is the root.
+#[inline]
+fn group_of(task: &TaskRef) -> Option<Arc<Cgroup>> {
+    let membership = &task.process().cgroup;
+    if membership.is_root() { None } else { membership.get().and_then(|group| group.cpu_group()) }
 }
 
 struct Cpu {
@@ -28,7 +64,12 @@ static IDLE: AtomicU64 = AtomicU64::new(0);
 fn cpus() -> &'static PerCpu<Cpu> {
     CPUS.call_once(|| {
         PerCpu::new(|_| Cpu {
-            rq: SpinLock::new(RunQueue { queue: VecDeque::new(), current: None, idle: None }),
+            rq: SpinLock::new(RunQueue {
+                queue: VecDeque::new(),
+                groups: Groups::new(),
+                current: None,
+                idle: None,
+            }),
             switches: AtomicU64::new(0),
         })
     })
@@ -50,7 +91,7 @@ pub fn runnable_tasks() -> usize {
     (0..hal::cpu::count())
         .map(|c| {
             let rq = cpus().of(c).rq.lock();
-            rq.queue.len() + usize::from(rq.current.as_ref().is_some_and(|t| !t.sched.is_idle))
+            rq.len() + usize::from(rq.current.as_ref().is_some_and(|t| !t.sched.is_idle))
         })
         .sum()
 }
@@ -97,7 +138,7 @@ pub(super) fn wake_blocked(task: &TaskRef) -> bool {
             return true; // has not switched away: `schedule` will find it runnable
         }
         if task.sched.on_cpu.load(Ordering::Acquire) {
-            rq.queue.push_back(task.clone()); // its registers are being saved: only this CPU may run it next
+            rq.enqueue(task.clone()); // its registers are being saved: only this CPU may run it next
             drop(rq);
             notify(home);
             return true;
@@ -108,7 +149,7 @@ pub(super) fn wake_blocked(task: &TaskRef) -> bool {
             task.sched.cpu.store(target, Ordering::Release);
             rq = cpus().of(target).rq.lock();
         }
-        rq.queue.push_back(task.clone());
+        rq.enqueue(task.clone());
         drop(rq);
         notify(target);
         return true;
@@ -154,15 +195,20 @@ fn notify(cpu: usize) {
 pub(super) fn slice_needed() {
     let current = cpus().get().rq.lock().current.clone();
     if let Some(current) = current.filter(|c| !c.sched.is_idle) {
-        timers::arm_slice(current.sched.slice());
+        let length = current.sched.slice();
+        if current.process().cgroup.is_root() {
+            timers::arm_slice(length);
+        } else {
+            timers::shorten_slice(length); // a quota may have armed a longer one
+        }
     }
 }
 
 /// The slice is over: have the running task give way when it returns to ring 3.
 pub(super) fn slice_over() {
     let rq = cpus().get().rq.lock();
-    if !rq.queue.is_empty()
-        && let Some(current) = &rq.current
+    if let Some(current) = &rq.current
+        && (rq.len() > 0 || !current.process().cgroup.is_root())
     {
         current.work().fetch_or(work::RESCHEDULE, Ordering::Release);
     }
@@ -170,7 +216,7 @@ pub(super) fn slice_over() {
 
 /// Whether this CPU has something to run.
 pub(super) fn has_work() -> bool {
-    !cpus().get().rq.lock().queue.is_empty()
+    cpus().get().rq.lock().has_work()
 }
 
 /// Takes a task from another CPU's queue.
@@ -178,9 +224,7 @@ fn steal(me: usize) -> Option<TaskRef> {
     let n = hal::cpu::online();
     for cpu in (1..n).map(|i| (me + i) % n) {
         let mut rq = cpus().of(cpu).rq.lock();
-        let found =
-            rq.queue.iter().position(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me));
-        if let Some(task) = found.and_then(|i| rq.queue.remove(i)) {
+        if let Some(task) = rq.take(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me)) {
             task.sched.cpu.store(me, Ordering::Release);
             return Some(task);
         }
@@ -192,10 +236,17 @@ fn steal(me: usize) -> Option<TaskRef> {
 pub(super) fn schedule(task: &TaskRef) {
     let me = hal::cpu::id();
     let cpu = cpus().of(me);
+    if !task.process().cgroup.is_root() {
+        return schedule_groups(task, me, cpu);
+    }
     let next = {
         let mut rq = cpu.rq.lock();
+        if rq.groups.queued() > 0 {
+            drop(rq);
+            return schedule_groups(task, me, cpu);
+        }
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
-        let next = match pop_allowed(&mut rq, me) {
+        let next = match pop_allowed(&mut rq.queue, me) {
             Some(next) => next,
             None if runnable => return,
             None => match &rq.idle {
@@ -219,15 +270,122 @@ pub(super) fn schedule(task: &TaskRef) {
     hal::Thread::<Sentry>::switch_to(next);
 }
 
-fn pop_allowed(rq: &mut RunQueue, me: usize) -> Option<TaskRef> {
-    let first = rq.queue.pop_front()?;
+/// As [`schedule`], where control groups have a say: `task` is in one, or others are queued.
+#[cold]
+#[inline(never)]
+fn schedule_groups(task: &TaskRef, me: usize, cpu: &Cpu) {
+    let now = hal::time::now();
+    let ran = charge(task, now);
+    let next = {
+        let mut rq = cpu.rq.lock();
+        let id = group_of(task).map_or(0, |group| group.id());
+        let own = if id == 0 { rq.queue.len() } else { rq.groups.len_of(id) };
+        rq.groups.charge(id, ran, own + 1);
+        // It competes for what comes next, unless it goes to sleep.
+        if task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle {
+            rq.enqueue(task.clone());
+        }
+        let RunQueue { queue, groups, .. } = &mut *rq;
+        let next = match groups.pick(queue, me) {
+            Some(next) => next,
+            None => match &rq.idle {
+                Some(idle) if !task.sched.is_idle => idle.clone(),
+                _ => return,
+            },
+        };
+        rq.current = Some(next.clone());
+        let contended = (rq.len() > 0 && !next.sched.is_idle).then(|| next.sched.slice());
+        let until_charged = next.process().cgroup.get().and_then(|group| group.cpu_slice(now));
+        timers::set_slice(contended.into_iter().chain(until_charged).min());
+        next
+    };
+    if Arc::ptr_eq(&next, task) {
+        return;
+    }
+    next.sched.started.store(now, Ordering::Relaxed);
+    next.sched.on_cpu.store(true, Ordering::Release);
+    cpu.switches.fetch_add(1, Ordering::Relaxed);
+    hal::Thread::<Sentry>::switch_to(next);
+}
+
+/// Counts what the running task has used up to `now`, for itself and its group, and answers how much.
+fn charge(task: &TaskRef, now: u64) -> u64 {
+    let ran = now.saturating_sub(task.sched.started.swap(now, Ordering::Relaxed));
+    task.sched.runtime.fetch_add(ran, Ordering::Relaxed);
+    let membership = &task.process().cgroup;
+    if let Some(group) = membership.get() {
+        // It may have run in another group before.
+        group.charge_cpu(now, ran.min(now.saturating_sub(membership.joined())));
+    }
+    ran
+}
+
+/// Takes the first task that may run on CPU `me`.
+pub(super) fn pop_allowed(queue: &mut VecDeque<TaskRef>, me: usize) -> Option<TaskRef> {
+    let first = queue.pop_front()?;
     if first.sched.allows(me) || first.sched.affinity() & online_mask() == 0 {
         return Some(first);
     }
     // Its affinity changed while it was queued: others first; `idle` of an allowed CPU steals it.
-    rq.queue.push_back(first);
-    let i = rq.queue.iter().position(|t| t.sched.allows(me))?;
-    rq.queue.remove(i)
+    queue.push_back(first);
+    let i = queue.iter().position(|t| t.sched.allows(me))?;
+    queue.remove(i)
+}
+
+/// Calls `f` with each running task and for how many nanoseconds it has been running.
+pub fn for_running(mut f: impl FnMut(&TaskRef, u64)) {
+    for cpu in 0..hal::cpu::online() {
+        let current = cpus().of(cpu).rq.lock().current.clone();
+        if let Some(task) = current.filter(|task| !task.sched.is_idle) {
+            f(&task, hal::time::now().saturating_sub(task.sched.started.load(Ordering::Relaxed)));
+        }
+    }
+}
+
+/// The group of `task` has changed, or what controls it: puts it where it belongs, and has it charged soon if it runs.
+pub fn regroup(task: &TaskRef) {
+    loop {
+        let home = task.sched.cpu.load(Ordering::Acquire);
+        let mut rq = cpus().of(home).rq.lock();
+        // On its way to another CPU it is queued there, by a look at its group after the group had changed.
+        if task.sched.cpu.load(Ordering::Acquire) != home {
+            continue;
+        }
+        let root = rq.queue.iter().position(|queued| Arc::ptr_eq(queued, task));
+        let queued = root.and_then(|i| rq.queue.remove(i)).or_else(|| rq.groups.remove(task));
+        if let Some(queued) = queued {
+            rq.enqueue(queued);
+        }
+        break;
+    }
+    if task.sched.on_cpu.load(Ordering::Acquire) {
+        task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
+        super::kick(task);
+    }
+}
+
+/// Quotas have changed or begun anew: every CPU that has to do with groups looks again.
+pub fn groups_changed() {
+    for cpu in 0..hal::cpu::online() {
+        let rq = cpus().of(cpu).rq.lock();
+        let grouped = rq.current.as_ref().filter(|current| !current.process().cgroup.is_root());
+        if let Some(current) = grouped {
+            current.work().fetch_or(work::RESCHEDULE, Ordering::Release);
+        }
+        let concerned = grouped.is_some() || rq.groups.queued() > 0;
+        drop(rq);
+        if concerned {
+            notify(cpu);
+        }
+    }
+}
+
+/// Group `id` is gone.
+pub fn forget_group(id: u32) {
+    for cpu in 0..hal::cpu::count() {
+        let node = cpus().of(cpu).rq.lock().groups.forget(id);
+        drop(node);
+    }
 }
 
 /// Gets something to run onto this CPU's queue from elsewhere; says whether there is something now.
@@ -237,7 +395,7 @@ pub(super) fn pull() -> bool {
     }
     match steal(hal::cpu::id()) {
         Some(task) => {
-            cpus().get().rq.lock().queue.push_back(task);
+            cpus().get().rq.lock().enqueue(task);
             true
         }
         None => false,

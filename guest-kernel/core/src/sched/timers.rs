@@ -96,6 +96,16 @@ pub(super) fn arm_slice(length: u64) {
     }
 }
 
+/// Has the slice of the running task end in `length` or earlier.
+pub(super) fn shorten_slice(length: u64) {
+    let end = hal::time::now().saturating_add(length);
+    let mut c = cpus().get().lock();
+    if end < c.slice_end {
+        c.slice_end = end;
+        c.arm();
+    }
+}
+
 /// The hardware timer of this CPU fired.
 pub fn on_timer_interrupt() {
     let now = hal::time::now();

@@ -77,8 +77,12 @@ pub(super) struct Change<'a> {
 }
 
 /// The tables, by controller; the empty set is the core.
-static TABLES: [(Controllers, &[Entry]); 2] =
-    [(Controllers::empty(), super::core::ENTRIES), (Controllers::PIDS, super::pids::ENTRIES)];
+static TABLES: [(Controllers, &[Entry]); 4] = [
+    (Controllers::empty(), super::core::ENTRIES),
+    (Controllers::empty(), super::cpu::STAT),
+    (Controllers::CPU, super::cpu::ENTRIES),
+    (Controllers::PIDS, super::pids::ENTRIES),
+];
 
 /// Cookies of files in a directory are below.
 pub(super) const COOKIES: u64 = 256;

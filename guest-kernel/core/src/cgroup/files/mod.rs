@@ -12,9 +12,10 @@
 //! |---|---|
 //! | here | the file system, directories |
 //! | `file` | files: tables of them, reading, writing, polling |
-//! | `core`, `pids` | the tables |
+//! | `core`, `cpu`, `pids` | the tables |
 
 mod core;
+mod cpu;
 mod file;
 mod pids;
 

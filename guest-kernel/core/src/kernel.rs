@@ -50,6 +50,10 @@ impl hal::Kernel for Sentry {
         syscall::dispatch(task, regs);
     }
 
+    fn watched_syscall(task: &TaskRef, regs: &mut UserRegs) {
+        syscall::watched(task, regs);
+    }
+
     fn user_exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
         match e {
             Exception::PageFault(fault) => mm::user_fault(task, fault),

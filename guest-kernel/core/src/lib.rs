@@ -12,6 +12,7 @@
 //! | [`syscall`] | the table, typed arguments, dispatch; [`strace`] prints from the table |
 //! | [`task`], [`sched`], [`sync`] | tasks and processes, the scheduler, wait queues and sleeping locks |
 //! | [`signal`], [`futex`], [`time`] | signals, futexes, clocks and timers |
+//! | [`ptrace`] | tracing of one task by another |
 //! | [`mm`], [`exec`] | address spaces, page faults, loading programs |
 //! | [`cgroup`] | control groups |
 //! | [`fs`] | the virtual file system and the file systems |
@@ -42,6 +43,7 @@ pub mod klog;
 pub mod mm;
 pub mod net;
 pub mod ns;
+pub mod ptrace;
 pub mod random;
 pub mod sched;
 pub mod signal;

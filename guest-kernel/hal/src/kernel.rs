@@ -19,6 +19,12 @@ pub trait Kernel: 'static + Sized {
     /// A system call. The number is in `regs.rax` and `regs.orig_rax`; the result goes into `regs.rax`.
     fn syscall(task: &Arc<Thread<Self>>, regs: &mut UserRegs);
 
+    /// A system call of a thread that is [watched](Thread::set_watched), or of any while
+    /// [`cpu::watch_all`](crate::cpu::watch_all) is on.
+    fn watched_syscall(task: &Arc<Thread<Self>>, regs: &mut UserRegs) {
+        Self::syscall(task, regs);
+    }
+
     /// An exception raised by user code.
     fn user_exception(task: &Arc<Thread<Self>>, regs: &mut UserRegs, e: Exception);
 

@@ -119,7 +119,7 @@ pub fn load(mut request: LoadRequest<'_>) -> Result<Loaded> {
     let random = Random::new(request.randomize);
     let limits = &request.limits;
     let stack_top = USER_END - random.stack;
-    let mm = Mm::new(mmap_base(limits.stack, &random))?;
+    let mm = Mm::new(mmap_base(limits.stack, &random, request.randomize))?;
 
     // A program that is its own dynamic linker goes among the mappings: it may load another at the usual place.
     let base = match (elf.header.relocatable, &interpreter) {
@@ -203,11 +203,11 @@ pub fn read_head(object: &dyn Mappable, buf: &mut [u8]) -> Result {
 }
 
 /// Below the stack, leaving it room to grow to its limit (Linux: `mmap_base`).
-fn mmap_base(stack_limit: u64, random: &Random) -> u64 {
+fn mmap_base(stack_limit: u64, random: &Random, randomize: bool) -> u64 {
     const MIN_GAP: u64 = 128 << 20;
     const STACK_RANDOM: u64 = 1 << 34;
-    let gap = stack_limit.saturating_add(STACK_GUARD_GAP + STACK_RANDOM);
-    let gap = gap.clamp(MIN_GAP + STACK_RANDOM, USER_END / 6 * 5);
+    let room = STACK_GUARD_GAP + if randomize { STACK_RANDOM } else { 0 };
+    let gap = stack_limit.saturating_add(room).clamp(MIN_GAP + room, USER_END / 6 * 5);
     page_align_down(USER_END - gap - random.mmap)
 }
 

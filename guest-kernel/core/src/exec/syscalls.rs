@@ -15,7 +15,7 @@ use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::{PATH_MAX, Path, Subject, Walk, WalkFlags},
-    mm,
+    mm, ptrace,
     signal::AltStack,
     syscall::{Ctx, Fd, Syscall, UserStr, args::UserStrVec},
     syscalls,
@@ -61,12 +61,16 @@ fn execveat(
         path: &shown_path(dir, path),
         arguments: read_arguments(argv, envp, limits.stack)?,
         credentials: &credentials,
-        may_gain: !task.no_new_privs(),
+        may_gain: !task.no_new_privs() && ptrace::may_gain_by_exec(task),
         limits,
         randomize: task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE == 0,
     })?;
+    let former = task.tid();
     end_other_threads(task)?;
     commit(ctx, program);
+    if task.is_traced() {
+        ptrace::exec_event(task, ctx.regs, former);
+    }
     Ok(0)
 }
 
@@ -155,7 +159,9 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
     process.has_execed.store(true, Ordering::Release);
 
     // Registers.
+    let number = ctx.regs.orig_rax;
     *ctx.regs = UserRegs::new(program.image.entry, program.image.stack);
+    ctx.regs.orig_rax = number; // tracers see which call they are in
     let _ = task.set_fs_base(0); // 0 is canonical.
     let _ = task.set_gs_base(0);
     hal::fpu::reset();

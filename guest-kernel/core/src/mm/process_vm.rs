@@ -15,7 +15,7 @@ use crate::{
         sys::{IoVec, read_iovec},
     },
     io::{Segments, Sink, Source},
-    sched,
+    ptrace, sched,
     syscall::{Ctx, Fd, Syscall, UserPtr},
     syscalls,
     task::Capabilities,
@@ -27,15 +27,7 @@ pub(super) fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
 }
 
 fn memory_of(task: &TaskRef, other: &TaskRef) -> Result<Arc<Mm>> {
-    if !Arc::ptr_eq(other.process(), task.process()) {
-        let me = task.credentials();
-        let it = other.credentials();
-        let same = [it.uid, it.euid, it.suid] == [me.uid; 3] && [it.gid, it.egid, it.sgid] == [me.gid; 3];
-        let dumpable = other.process().dumpable.load(core::sync::atomic::Ordering::Relaxed);
-        if !(me.capable_in(&it.user_ns, Capabilities::SYS_PTRACE) || (same && dumpable)) {
-            return Err(Errno::EPERM);
-        }
-    }
+    ptrace::check_access(task, other, ptrace::AccessMode::Real)?;
     other.mm()
 }
 

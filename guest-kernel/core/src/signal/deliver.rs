@@ -12,6 +12,7 @@ use crate::{
     TaskRef,
     cgroup::freezer,
     errno::{Errno, Result},
+    ptrace,
     sched::work,
     task::{exit, process::ExitStatus},
 };
@@ -37,7 +38,11 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
             freezer::wait_while_frozen(task);
             continue;
         }
-        if task.process().stop_signal.load(Ordering::Acquire) != 0 {
+        if task.is_traced() {
+            if ptrace::trap(task, regs) {
+                continue;
+            }
+        } else if task.process().stop_signal.load(Ordering::Acquire) != 0 {
             stop::wait_while_stopped(task);
             continue;
         }
@@ -47,12 +52,20 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
         else {
             break;
         };
+        let info = if task.is_traced() {
+            let Some(info) = ptrace::signal_stop(task, regs, info) else { continue };
+            info
+        } else {
+            info
+        };
         let sighand = task.process().sighand();
         let action = sighand.get(info.signal);
         match action.handler {
             SIG_IGN => {}
             SIG_DFL => match info.signal.default_action() {
                 Default::Ignore | Default::Continue => {}
+                // It got here only because a tracer wanted to see it.
+                _ if super::spares_init(task.process(), &info) => {}
                 Default::Stop => stop::stop(task, info.signal),
                 how @ (Default::Terminate | Default::Core) => {
                     let status =
@@ -65,7 +78,9 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
                     sighand.set(info.signal, SigAction { handler: SIG_DFL, ..action });
                 }
                 restart_for_handler(regs, action.flags());
-                return handle(task, regs, info, action);
+                handle(task, regs, info, action);
+                ptrace::stepped_into_handler(task, regs);
+                return;
             }
         }
     }

@@ -29,6 +29,7 @@ pub mod types;
 use ringfence_hal::{Exception, UserRegs};
 
 pub use deliver::{deliver, with_mask};
+pub(crate) use send::spares_init;
 pub use send::{
     force, kill_process, notify, notify_parent, send_from_host, send_to_group, send_to_process, send_to_task,
 };
@@ -37,7 +38,7 @@ pub(crate) use sys::may_send;
 pub use types::{SigAction, SigInfo, SigSet, Signal};
 
 use crate::{
-    TaskRef,
+    TaskRef, ptrace,
     sched::work,
     syscall::Syscall,
     task::{Process, Task},
@@ -50,8 +51,16 @@ pub const SYSCALLS: &[&[Syscall]] = &[sys::SYSCALLS, frame::SYSCALLS];
 pub fn pending(task: &Task) -> bool {
     task.killed()
         || !deliverable(task).is_empty()
-        || task.process().stop_signal.load(core::sync::atomic::Ordering::Relaxed) != 0
+        || must_stop(task)
         || task.process().freezing.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// Whether job control, or its tracer, wants the task to stop. One that is traced joins a stop of its process once.
+fn must_stop(task: &Task) -> bool {
+    if task.is_traced() {
+        return ptrace::trap_due(task);
+    }
+    task.process().stop_signal.load(core::sync::atomic::Ordering::Relaxed) != 0
 }
 
 /// Pending signals that are not blocked.

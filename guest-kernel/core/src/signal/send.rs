@@ -121,6 +121,9 @@ fn push(pending: &Pending, info: SigInfo) -> Result<()> {
 /// and continue cancel each other. Answers `true` if nothing is left to do.
 fn prepare(process: &Arc<Process>, info: &SigInfo) -> bool {
     let signal = info.signal;
+    if signal == Signal::KILL && process.is_exiting() {
+        crate::ptrace::kill_exiting(process);
+    }
     if process.is_exiting() || (signal.is_unblockable() && spares_init(process, info)) {
         return true;
     }
@@ -142,6 +145,9 @@ fn prepare(process: &Arc<Process>, info: &SigInfo) -> bool {
 }
 
 fn ignored(process: &Process, task: &TaskRef, info: &SigInfo) -> bool {
+    if task.is_traced() {
+        return false; // its tracer sees also what is ignored
+    }
     let action = process.sighand().get(info.signal);
     !task.signals.mask().has(info.signal)
         && (action.ignores(info.signal) || (action.handler == SIG_DFL && spares_init(process, info)))
@@ -150,7 +156,7 @@ fn ignored(process: &Process, task: &TaskRef, info: &SigInfo) -> bool {
 /// The first process is not ended or stopped by what another process of the sandbox sends and it has no handler
 /// for. Unlike the first of a Linux pid namespace it can end itself (`abort`, `kill $$`), and SIGPIPE, its timers
 /// and its terminal act on it as on any program, because it is one.
-fn spares_init(process: &Process, info: &SigInfo) -> bool {
+pub(crate) fn spares_init(process: &Process, info: &SigInfo) -> bool {
     let sender = match info.fields {
         Fields::Sender { pid, .. } | Fields::Queued { pid, .. } => pid,
         Fields::Raw(bytes) => bytes.first_chunk().map_or(0, |pid| i32::from_ne_bytes(*pid)),

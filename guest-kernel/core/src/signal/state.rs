@@ -59,6 +59,11 @@ impl Pending {
         Some(info)
     }
 
+    /// The `n`th that is queued, in the order of arrival.
+    pub fn peek(&self, n: usize) -> Option<SigInfo> {
+        self.queue.lock().get(n).copied()
+    }
+
     /// Drops all of `set`.
     pub fn discard(&self, set: SigSet) {
         if self.set().and(set).is_empty() {

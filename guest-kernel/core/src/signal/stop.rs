@@ -29,6 +29,7 @@ pub(super) fn stop(task: &TaskRef, signal: Signal) {
     }
     process.stop_signal.store(signal.number(), Ordering::Release);
     process.stop_report.store(REPORT_STOPPED | u32::from(signal.number()), Ordering::Release);
+    crate::ptrace::group_stop(process);
     process.threads().iter().for_each(send::notify);
     if let Some(parent) = process.parent() {
         let uid = task.credentials().uid;
@@ -39,8 +40,12 @@ pub(super) fn stop(task: &TaskRef, signal: Signal) {
 /// Sleeps while the process is stopped.
 pub(super) fn wait_while_stopped(task: &TaskRef) {
     let process = task.process();
-    let go_on =
-        || process.stop_signal.load(Ordering::Acquire) == 0 || process.freezing.load(Ordering::Acquire);
+    // A tracer that comes now wants it to stop in another way.
+    let go_on = || {
+        process.stop_signal.load(Ordering::Acquire) == 0
+            || process.freezing.load(Ordering::Acquire)
+            || task.is_traced()
+    };
     let running = || go_on().then_some(());
     // Only a kill (or a freezer, for a wait of its own) ends this wait early, and the caller looks for that.
     let _ = wait_event(task, &process.stop_queue, Interruptible::Killable, None, running);
@@ -48,7 +53,9 @@ pub(super) fn wait_while_stopped(task: &TaskRef) {
 
 /// SIGCONT was sent.
 pub(super) fn resume(process: &Arc<Process>) {
-    if process.stop_signal.swap(0, Ordering::AcqRel) == 0 {
+    let was_stopped = process.stop_signal.swap(0, Ordering::AcqRel) != 0;
+    crate::ptrace::continued(process);
+    if !was_stopped {
         return;
     }
     process.stop_report.store(REPORT_CONTINUED, Ordering::Release);

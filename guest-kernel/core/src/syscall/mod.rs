@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 
-use crate::{TaskRef, errno::Errno, mm, sched::work, signal, strace};
+use crate::{TaskRef, errno::Errno, mm, ptrace, sched::work, signal, strace};
 
 /// Linux keeps this many values of `rax` for errors (`MAX_ERRNO`, plus one).
 const MAX_ERRNO: u64 = 4096;
@@ -33,7 +33,7 @@ pub const MAX_SYSCALL: usize = 512;
 
 static COUNTS: [AtomicU64; MAX_SYSCALL] = [const { AtomicU64::new(0) }; MAX_SYSCALL];
 
-/// What observers there are of system calls; zero on the fast path.
+/// What observers there are of all system calls. While there are any, all are watched.
 static OBSERVERS: AtomicU64 = AtomicU64::new(0);
 /// Count calls by number (`--stats`).
 pub const OBSERVE_COUNTS: u64 = 1;
@@ -50,7 +50,18 @@ pub fn watch_memory() {
 
 /// Turns observers on.
 pub fn observe(what: u64) {
-    OBSERVERS.fetch_or(what, Ordering::Relaxed);
+    OBSERVERS.fetch_or(what, Ordering::SeqCst);
+    hal::cpu::watch_all(true);
+}
+
+fn stop_observing(what: u64) {
+    if OBSERVERS.fetch_and(!what, Ordering::SeqCst) & !what == 0 {
+        hal::cpu::watch_all(false);
+        // Somebody may have come in between.
+        if OBSERVERS.load(Ordering::SeqCst) != 0 {
+            hal::cpu::watch_all(true);
+        }
+    }
 }
 
 /// Calls by number since counting was turned on.
@@ -60,15 +71,31 @@ pub fn counts() -> impl Iterator<Item = (usize, u64)> {
 
 /// The way in: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`, result to `rax`.
 pub fn dispatch(task: &TaskRef, regs: &mut UserRegs) {
-    let number = regs.orig_rax as usize;
-    if OBSERVERS.load(Ordering::Relaxed) != 0 {
-        return observed(task, regs, number);
-    }
-    let rax = match table::HANDLERS.get(number) {
+    let rax = call(task, regs);
+    finish(task, regs, rax);
+}
+
+#[inline]
+fn call(task: &TaskRef, regs: &mut UserRegs) -> u64 {
+    match table::HANDLERS.get(regs.orig_rax as usize) {
         Some(handler) => handler(task, regs),
         None => Errno::ENOSYS.to_rax(),
-    };
-    finish(task, regs, rax);
+    }
+}
+
+/// The way in for those whose calls somebody looks at: a tracer, or an observer of all.
+#[cold]
+pub fn watched(task: &TaskRef, regs: &mut UserRegs) {
+    regs.rax = Errno::ENOSYS.to_rax(); // what a tracer sees, and what a call that it forbids returns
+    if ptrace::syscall_entry(task, regs) {
+        let rax = match OBSERVERS.load(Ordering::Relaxed) {
+            0 => call(task, regs),
+            _ => observed(task, regs),
+        };
+        finish(task, regs, rax);
+    }
+    ptrace::syscall_exit(task, regs);
+    ptrace::stepped_over_call(task, regs);
 }
 
 /// One of our own error numbers, that no program sees (`ERESTARTSYS` and its like).
@@ -85,16 +112,15 @@ fn finish(task: &TaskRef, regs: &mut UserRegs, rax: u64) {
     }
 }
 
-#[cold]
-#[inline(never)]
-fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize) {
+fn observed(task: &TaskRef, regs: &mut UserRegs) -> u64 {
+    let number = regs.orig_rax as usize;
     let entry = table::TABLE.get(number).copied().flatten();
     if OBSERVERS.load(Ordering::Relaxed) & OBSERVE_LOW_MEMORY != 0 {
         if !mm::relieve(task) {
-            return finish(task, regs, Errno::EINTR.to_rax());
+            return Errno::EINTR.to_rax();
         }
         // Not before: while this task waits, no other may go on to allocate.
-        OBSERVERS.fetch_and(!OBSERVE_LOW_MEMORY, Ordering::Relaxed);
+        stop_observing(OBSERVE_LOW_MEMORY);
     }
     if let Some(count) = COUNTS.get(number) {
         count.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +132,7 @@ fn observed(task: &TaskRef, regs: &mut UserRegs, number: usize) {
     if let Some(line) = line {
         strace::exit(task, line, Errno::result_of(rax), hal::time::now().saturating_sub(began));
     }
-    finish(task, regs, rax);
+    rax
 }
 
 /// `hal::Kernel::user_work`: everything that has to happen before ring 3 runs again.
@@ -115,11 +141,11 @@ pub fn user_work(task: &TaskRef, regs: &mut UserRegs) {
         let bits = task.work().load(Ordering::Acquire);
         if bits & work::RESCHEDULE != 0 {
             crate::sched::reschedule(task);
-        } else if bits & work::SIGNAL != 0 {
-            signal::deliver(task, regs);
         } else if bits & work::NOTIFY != 0 {
             task.work().fetch_and(!work::NOTIFY, Ordering::AcqRel);
             crate::task::notify_resume(task, regs);
+        } else if bits & work::SIGNAL != 0 {
+            signal::deliver(task, regs);
         } else {
             return;
         }

@@ -75,6 +75,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::fs::SYSCALLS,
     crate::net::SYSCALLS,
     crate::fs::sys::SYSCALLS,
+    crate::ptrace::SYSCALLS,
 ];
 
 fn missing(_: &TaskRef, _: &mut UserRegs) -> u64 {

@@ -15,7 +15,7 @@ use crate::{
     Sentry, TaskRef,
     cgroup::{self, Cgroup, ForkSlot},
     errno::{Errno, Result},
-    ns, sched,
+    ns, ptrace, sched,
     signal::{AltStack, Signal},
     sync::{Interruptible, PollEvents, Queue, WaitQueue, wait_event},
     syscall::{Ctx, Syscall, UserPtr},
@@ -253,12 +253,32 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     if flags.contains(CloneFlags::CHILD_SETTID) {
         let _ = child_mm.write_remote(r.child_tid.0, tid.as_bytes(), false);
     }
+    let traced = if parent.is_traced() { tell_tracer(parent, &child, r) } else { None };
     sched::start(&child);
+    if let Some(new) = &traced {
+        new.announce(parent, ctx.regs, tid);
+    }
     if let Some(vfork) = vfork {
         let done = || vfork.done.load(Ordering::Acquire).then_some(());
-        let _ = wait_event(parent, &vfork.queue, Interruptible::Killable, None, done);
+        let finished = wait_event(parent, &vfork.queue, Interruptible::Killable, None, done);
+        if let (Some(new), Ok(())) = (&traced, finished) {
+            new.vfork_done(parent, ctx.regs, tid);
+        }
     }
     Ok(tid as usize)
+}
+
+/// The maker is traced: the child may be from now on.
+fn tell_tracer(parent: &TaskRef, child: &TaskRef, r: &Request) -> Option<ptrace::NewTask> {
+    let made = if r.flags.contains(CloneFlags::VFORK) {
+        ptrace::Made::Vfork
+    } else if !r.flags.contains(CloneFlags::THREAD) && r.exit_signal == i32::from(Signal::CHLD.number()) {
+        ptrace::Made::Fork
+    } else {
+        ptrace::Made::Clone
+    };
+    let untraced = r.flags.contains(CloneFlags::UNTRACED);
+    ptrace::fork_event(parent, child, made, untraced, r.flags.contains(CloneFlags::PTRACE))
 }
 
 /// Gives the parent its descriptor of the child to be.
@@ -293,6 +313,7 @@ fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
         r.exit_signal
     };
     process.exit_signal.store(exit_signal, Ordering::Relaxed);
+    process.parent_tid.store(parent.tid(), Ordering::Relaxed);
     process.oom_score_adj.store(me.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
     process.dumpable.store(me.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     process

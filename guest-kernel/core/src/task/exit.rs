@@ -17,7 +17,9 @@ use super::{
 use crate::{
     TaskRef, cgroup,
     errno::Result,
-    futex, sched,
+    futex,
+    kernel::kernel,
+    ptrace, sched,
     signal::{
         self, SigInfo, Signal,
         types::{SIG_IGN, SaFlags, code},
@@ -29,6 +31,10 @@ use crate::{
 
 /// Ends the calling task; `status` counts if it is the last of its process.
 pub fn exit_task(task: &TaskRef, status: ExitStatus) -> ! {
+    if task.is_traced() {
+        let seen = task.process().exit_status().unwrap_or(status);
+        ptrace::exit_event(task, seen);
+    }
     release(task);
     let last = leave_group(task, status);
     if let Some(process) = last {
@@ -61,6 +67,7 @@ fn release(task: &TaskRef) {
     crate::drivers::balloon::memory_freed();
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
+    ptrace::detach_all(task);
 }
 
 /// Takes the task out of its group; answers the process if it was the last one.
@@ -68,6 +75,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
     let process = task.process().clone();
     let kernel = task.kernel();
     *process.remains.lock() = Some(Remains { comm: task.comm(), credentials: task.credentials() });
+    let keeps_number = task.is_traced() && ptrace::thread_exit(task, process.exit_status().unwrap_or(status));
     let (last, removed, left) = kernel.pids.tree(|t| {
         let mut links = process.links.lock();
         links.threads.retain(|other| !same_task(other, task));
@@ -76,7 +84,8 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
         if last {
             process.begin_exit(status);
         }
-        (last, t.remove_task(task.tid()), cgroup::exited(&process, last))
+        let removed = if keeps_number { None } else { t.remove_task(task.tid()) };
+        (last, removed, cgroup::exited(&process, last))
     });
     drop(removed);
     left.announce();
@@ -96,51 +105,74 @@ fn end_process(task: &TaskRef, process: &Arc<Process>) {
         }
     }
     adopt_children(task, process);
-
-    let parent = process.parent();
-    let exit_signal = Signal::new(process.exit_signal.load(Ordering::Relaxed));
-    let ignored = parent.as_ref().is_none_or(|p| exit_signal == Some(Signal::CHLD) && ignores_children(p));
-    {
-        let mut state = process.state.lock();
-        *state = if ignored { State::Reaped } else { State::Zombie(status) };
-    }
-    if ignored {
-        reap(task, process);
-    }
+    *process.state.lock() = State::Zombie(status);
     process.exit_events.wake_all(PollEvents::IN);
-    if let Some(parent) = parent {
-        let (cld, value) = match status {
-            ExitStatus::Code(c) => (code::CLD_EXITED, i32::from(c)),
-            ExitStatus::Signal(s, false) => (code::CLD_KILLED, i32::from(s)),
-            ExitStatus::Signal(s, true) => (code::CLD_DUMPED, i32::from(s)),
-        };
-        match exit_signal {
-            Some(signal) => {
-                signal::notify_parent(&parent, process, task.credentials().uid, cld, value, signal);
-            }
-            None => parent.child_events.wake_all(PollEvents::empty()),
-        }
+    match ptrace::leader_of(process) {
+        // A tracer that is not the parent is told first, and the parent when it has waited.
+        Some(tracee) if ptrace::is_hidden_zombie(process) => tracee.tell_end(status),
+        _ => tell_parent(process),
     }
     if process.pid == 1 {
         crate::control::first_process_ended(task, status);
     }
 }
 
+/// What `CLD_*` and `si_status` say of an end.
+pub(crate) fn cld_of(status: ExitStatus) -> (i32, i32) {
+    match status {
+        ExitStatus::Code(c) => (code::CLD_EXITED, i32::from(c)),
+        ExitStatus::Signal(s, false) => (code::CLD_KILLED, i32::from(s)),
+        ExitStatus::Signal(s, true) => (code::CLD_DUMPED, i32::from(s)),
+    }
+}
+
+/// Tells the parent of a process that has ended, unless it does not want to know.
+pub(crate) fn tell_parent(process: &Arc<Process>) {
+    let status = process.exit_status().unwrap_or(ExitStatus::Code(0));
+    let parent = process.parent();
+    let exit_signal = Signal::new(process.exit_signal.load(Ordering::Relaxed));
+    let ignored = parent.as_ref().is_none_or(|p| exit_signal == Some(Signal::CHLD) && ignores_children(p));
+    if ignored && claim(process) {
+        reap(process);
+    }
+    if let Some(parent) = parent {
+        let (cld, value) = cld_of(status);
+        match exit_signal {
+            Some(signal) => {
+                let uid = process.remains.lock().as_ref().map_or(0, |r| r.credentials.uid);
+                signal::notify_parent(&parent, process, uid, cld, value, signal);
+            }
+            None => parent.child_events.wake_all(PollEvents::empty()),
+        }
+    }
+}
+
+/// Turns a zombie into one that has been waited for; of several who try, one does.
+fn claim(process: &Process) -> bool {
+    let mut state = process.state.lock();
+    let zombie = matches!(*state, State::Zombie(_));
+    if zombie {
+        *state = State::Reaped;
+    }
+    zombie
+}
+
 /// Whether a process has said that it does not want to wait for its children.
-fn ignores_children(parent: &Process) -> bool {
+pub(crate) fn ignores_children(parent: &Process) -> bool {
     let action = parent.sighand().get(Signal::CHLD);
     action.handler == SIG_IGN || action.flags().contains(SaFlags::NOCLDWAIT)
 }
 
 /// Takes a zombie out of the tables and off its parent, and adds its usage to the parent's.
-pub(super) fn reap(task: &TaskRef, child: &Arc<Process>) {
+pub(crate) fn reap(child: &Arc<Process>) {
+    ptrace::forget(child);
     let parent = child.parent();
     if let Some(parent) = &parent {
         UsageSum::of_dead(&child.dead_threads)
             .plus(UsageSum::of_dead(&child.dead_children))
             .add_to(&parent.dead_children);
     }
-    let removed = task.kernel().pids.tree(|t| {
+    let removed = kernel().pids.tree(|t| {
         if let Some(parent) = &parent {
             parent.links.lock().children.retain(|c| !Arc::ptr_eq(c, child));
         }
@@ -185,7 +217,9 @@ fn adopt_children(task: &TaskRef, process: &Arc<Process>) {
         }
         let zombie = matches!(*child.state.lock(), State::Zombie(_));
         match &reaper {
-            Some(r) if zombie && ignores_children(r) => reap(task, child),
+            Some(r) if zombie && ignores_children(r) && !ptrace::is_hidden_zombie(child) && claim(child) => {
+                reap(child);
+            }
             Some(r) if zombie => r.child_events.wake_all(PollEvents::empty()),
             _ => {}
         }
@@ -220,6 +254,9 @@ pub fn end_other_threads(task: &TaskRef) -> Result<()> {
     let alone = || (process.links.lock().threads.len() <= 1).then_some(());
     wait_event(task, &process.exit_events, Interruptible::Killable, None, alone)?;
     if task.tid() != process.pid {
+        // The first thread goes without a word; this one is the first now, for its tracer, too.
+        ptrace::forget(process);
+        *process.leader_trace.lock() = task.tracee();
         let removed = task.kernel().pids.tree(|t| {
             let removed = t.remove_task(task.tid());
             task.set_tid(process.pid);

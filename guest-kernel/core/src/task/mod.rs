@@ -97,6 +97,8 @@ pub struct Task {
     pub(super) ioprio: AtomicU32,
     /// Restart state of the call `restart_syscall(2)` continues.
     pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
+    /// Its part of being traced.
+    pub(crate) trace: crate::ptrace::TaskTrace,
     /// What a kernel task runs.
     kernel_main: SpinLock<Option<KernelMain>>,
     /// `CLOCK_*` start of this thread: `hal::time::now()` when it was made.
@@ -143,6 +145,7 @@ impl Task {
             personality: AtomicU32::new(0),
             ioprio: AtomicU32::new(0),
             restart: SpinLock::new(None),
+            trace: crate::ptrace::TaskTrace::default(),
             kernel_main: SpinLock::new(None),
             start_time: hal::time::now(),
         }
@@ -312,8 +315,15 @@ pub fn comm_of(name: &[u8]) -> [u8; 16] {
     comm
 }
 
-/// Work before ring 3 that is neither a signal nor a reschedule: nothing yet needs it.
-pub fn notify_resume(_task: &TaskRef, _regs: &mut UserRegs) {}
+/// Work before ring 3 that is neither a signal nor a reschedule.
+pub fn notify_resume(task: &TaskRef, regs: &mut UserRegs) {
+    crate::ptrace::go_on_late(task, regs);
+}
+
+/// Has the calling task's system calls looked at, or not any more, as its tracer wants.
+pub(crate) fn update_watched(task: &TaskRef) {
+    task.set_watched(task.trace.watches_syscalls());
+}
 
 /// The system calls of this module, one list per file.
 pub const SYSCALLS: &[&[Syscall]] = &[

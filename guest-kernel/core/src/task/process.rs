@@ -10,6 +10,7 @@ use super::{Credentials, Pid, ProcessGroup, limits::Limits};
 use crate::{
     TaskRef,
     cgroup::Membership,
+    ptrace::Tracee,
     signal::{Pending, SigHand},
     sync::{Queue, SpinLock, WaitQueue},
     time::ProcessTimers,
@@ -126,6 +127,12 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicBool,
+    /// Whom its threads trace.
+    pub(crate) tracees: SpinLock<Vec<Arc<Tracee>>>,
+    /// Who traces its first thread, whether that lives or not.
+    pub(crate) leader_trace: SpinLock<Option<Arc<Tracee>>>,
+    /// The thread of the parent that made it.
+    pub(crate) parent_tid: AtomicI32,
     /// What is left of its last thread once that has ended.
     pub remains: SpinLock<Option<Remains>>,
     /// Its control group.
@@ -168,6 +175,9 @@ impl Process {
             is_subreaper: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
+            tracees: SpinLock::new(Vec::new()),
+            leader_trace: SpinLock::new(None),
+            parent_tid: AtomicI32::new(0),
             remains: SpinLock::new(None),
             cgroup: Membership::default(),
             freezing: AtomicBool::new(false),

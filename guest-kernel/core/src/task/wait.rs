@@ -13,6 +13,7 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ptrace,
     signal::{
         SigInfo, Signal,
         stop::{REPORT_CONTINUED, REPORT_NONE, REPORT_STOPPED},
@@ -46,10 +47,10 @@ enum Which {
 }
 
 impl Which {
-    fn matches(self, child: &Process) -> bool {
+    fn matches(self, number: i32, child: &Process) -> bool {
         match self {
             Which::Any => true,
-            Which::Pid(pid) => child.pid == pid,
+            Which::Pid(pid) => number == pid,
             Which::Group(pgid) => child.group().pgid == pgid,
         }
     }
@@ -60,10 +61,14 @@ enum Event {
     Exited(ExitStatus),
     Stopped(u8),
     Continued,
+    /// A tracee stopped.
+    Trapped(i32),
 }
 
 struct Found {
     child: Arc<Process>,
+    /// The child, or one of its threads.
+    number: i32,
     event: Event,
     usage: UsageSum,
 }
@@ -76,7 +81,10 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
     for child in children {
         let signal = child.exit_signal.load(Ordering::Relaxed);
         let is_clone = signal != i32::from(Signal::CHLD.number());
-        if !which.matches(&child)
+        if ptrace::traced_here(&child, task.process()) {
+            continue; // seen below
+        }
+        if !which.matches(child.pid, &child)
             || (!options.contains(Options::ALL) && is_clone != options.contains(Options::CLONE))
         {
             continue;
@@ -85,9 +93,27 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
         if let Some(event) = news(&child, options) {
             let usage = UsageSum::of_process(&child).plus(UsageSum::of_dead(&child.dead_children));
             if matches!(event, Event::Exited(_)) && !options.contains(Options::NOWAIT) {
-                exit::reap(task, &child);
+                exit::reap(&child);
             }
-            return Ok(Some(Found { child, event, usage }));
+            return Ok(Some(Found { number: child.pid, child, event, usage }));
+        }
+    }
+    let consume = !options.contains(Options::NOWAIT);
+    let own_only = options.contains(Options::NOTHREAD);
+    let tracees = ptrace::look(task, own_only, consume, options.contains(Options::EXITED), |tid, process| {
+        which.matches(tid, process)
+    });
+    match tracees {
+        None => {}
+        Some(None) => any = true,
+        Some(Some((tracee, report))) => {
+            let child = tracee.process().clone();
+            let usage = UsageSum::of_task(&tracee);
+            let event = match report {
+                ptrace::Report::Stopped(code) => Event::Trapped(code),
+                ptrace::Report::Exited(status) => Event::Exited(status),
+            };
+            return Ok(Some(Found { number: tracee.tid(), child, event, usage }));
         }
     }
     if any { Ok(None) } else { Err(Errno::ECHILD) }
@@ -95,7 +121,7 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
 
 fn news(child: &Process, options: Options) -> Option<Event> {
     let consume = !options.contains(Options::NOWAIT);
-    if options.contains(Options::EXITED) {
+    if options.contains(Options::EXITED) && !ptrace::is_hidden_zombie(child) {
         let mut state = child.state.lock();
         if let State::Zombie(status) = *state {
             if consume {
@@ -150,12 +176,13 @@ fn wait4(ctx: &mut Ctx<'_>, pid: i32, status: UserPtr<i32>, options: u32, usage:
         Event::Exited(s) => s.to_wstatus(),
         Event::Stopped(s) => i32::from(s) << 8 | 0x7f,
         Event::Continued => 0xffff,
+        Event::Trapped(code) => code << 8 | 0x7f,
     };
     status.write_opt(&word)?;
     if !usage.is_null() {
         usage.write(&found.usage.to_rusage())?;
     }
-    Ok(found.child.pid as usize)
+    Ok(found.number as usize)
 }
 
 fn waitid(
@@ -195,16 +222,14 @@ fn waitid(
         return Ok(0);
     };
     let (code, status) = match found.event {
-        Event::Exited(ExitStatus::Code(c)) => (code::CLD_EXITED, c),
-        Event::Exited(ExitStatus::Signal(s, core)) => {
-            (if core { code::CLD_DUMPED } else { code::CLD_KILLED }, s)
-        }
-        Event::Stopped(s) => (code::CLD_STOPPED, s),
-        Event::Continued => (code::CLD_CONTINUED, Signal::CONT.number()),
+        Event::Exited(status) => exit::cld_of(status),
+        Event::Stopped(s) => (code::CLD_STOPPED, s.into()),
+        Event::Continued => (code::CLD_CONTINUED, Signal::CONT.number().into()),
+        Event::Trapped(code) => (code::CLD_TRAPPED, code),
     };
     if let Some(info) = info.non_null() {
         let uid = found.child.threads().first().map_or(0, |t| t.credentials().uid);
-        let fields = Fields::Child { pid: found.child.pid, uid, status: status.into(), utime: 0, stime: 0 };
+        let fields = Fields::Child { pid: found.number, uid, status, utime: 0, stime: 0 };
         info.write(&SigInfo { signal: Signal::CHLD, code, fields }.to_bytes())?;
     }
     if !usage.is_null() {

@@ -221,3 +221,20 @@ const FLAGS: &[(u8, u8, u8, &str)] = &[
     (L7, C, 11, "avx512_vnni"), (L7, C, 12, "avx512_bitalg"), (L7, C, 14, "avx512_vpopcntdq"),
     (L7, C, 22, "rdpid"), (L7, D, 4, "fsrm"),
 ];
+
+static ALL_WATCHED: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
+
+/// Has every system call go to [`Kernel::watched_syscall`](crate::Kernel::watched_syscall), or only those of watched
+/// threads again. May be called anywhere.
+pub fn watch_all(on: bool) {
+    use core::sync::atomic::Ordering::SeqCst;
+    ALL_WATCHED.store(on, SeqCst);
+    if on {
+        // Switching it off takes effect at each CPU's next watched call.
+        super::local::all().for_each(|l| l.watched.store(1, SeqCst));
+    }
+}
+
+pub(super) fn all_watched() -> bool {
+    ALL_WATCHED.load(core::sync::atomic::Ordering::SeqCst)
+}

@@ -60,7 +60,10 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         "lea rdi, [rsp + {regs}]", // the thread's reference to itself
         "mov rsi, rsp",
         "sub rsp, 8", // the frame has 21 words: align the stack
+        "cmp dword ptr gs:[{watched}], 0",
+        "jne 3f",
         "call {syscall}",
+        "2:",
         "add rsp, 8",
         "mov rdx, gs:[{current}]",
         "cmp dword ptr [rdx + {work}], 0",
@@ -84,9 +87,13 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         "mov rsp, [rsp + 32]", // over orig_rax, rip, cs, rflags
         "swapgs",
         "sysretq",
+        "3:",
+        "call {watched_syscall}",
+        "jmp 2b",
         user_rsp = const offset_of!(Local, user_rsp),
         kernel_rsp = const offset_of!(Local, kernel_rsp),
         current = const offset_of!(Local, current),
+        watched = const offset_of!(Local, watched),
         work = const offset_of!(Head, work),
         cs = const USER_CS,
         regs = const size_of::<UserRegs>(),
@@ -96,6 +103,7 @@ pub unsafe extern "C" fn syscall<K: Kernel>() -> ! {
         r11 = const offset_of!(UserRegs, r11),
         bad_flags = const !SYSRET_FLAGS,
         syscall = sym traps::syscall::<K>,
+        watched_syscall = sym traps::watched_syscall::<K>,
         leave = sym leave::<K>,
     )
 }

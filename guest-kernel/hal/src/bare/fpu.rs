@@ -209,10 +209,8 @@ pub fn save(buf: &mut [u8]) {
     });
 }
 
-/// Loads a state that a program may have written. Refused, with the live state unchanged, if the processor would
-/// refuse it: reserved MXCSR bits, components outside [`features`], a compacted format, reserved header
-/// bytes; or too short.
-pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
+/// Whether [`restore`] would take this image, which a program may have written.
+pub fn check(buf: &[u8]) -> Result<(), InvalidFpuState> {
     let buf = buf.get(..size()).ok_or(InvalidFpuState)?;
     let word = |off: usize| u32::from_le_bytes([buf[off], buf[off + 1], buf[off + 2], buf[off + 3]]);
     let components = u64::from(word(HEADER)) | u64::from(word(HEADER + 4)) << 32;
@@ -223,6 +221,15 @@ pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
     {
         return Err(InvalidFpuState);
     }
+    Ok(())
+}
+
+/// Loads a state that a program may have written. Refused, with the live state unchanged, if the processor would
+/// refuse it: reserved MXCSR bits, components outside [`features`], a compacted format, reserved header
+/// bytes; or too short.
+pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
+    check(buf)?;
+    let buf = buf.get(..size()).ok_or(InvalidFpuState)?;
     thread::with_current_fpu(|area| {
         area.bytes().copy_from_slice(buf);
         let loaded = area.load();

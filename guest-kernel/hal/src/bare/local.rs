@@ -10,7 +10,7 @@ use crate::cpu::MAX;
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::null;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The block of one CPU. The first fields are used by the entry code.
 #[repr(C, align(128))]
@@ -24,6 +24,9 @@ pub struct Local {
     /// The current thread: the raw form of an `Arc<Thread<K>>`, owning one reference. Null before the idle
     /// thread is adopted.
     pub current: Cell<*const ()>,
+    /// Not zero: system calls go to `Kernel::watched_syscall`. Read by the entry code. The current thread's flag, or
+    /// everybody's ([`super::cpu::watch_all`]); other CPUs set it only.
+    pub watched: AtomicU32,
     /// This CPU's number, also its APIC id.
     pub id: Cell<usize>,
     /// The address space in CR3 may be used for user copies: it is the current thread's.
@@ -68,6 +71,7 @@ impl Local {
             kernel_rsp: Cell::new(0),
             user_rsp: Cell::new(0),
             current: Cell::new(null()),
+            watched: AtomicU32::new(0),
             id: Cell::new(0),
             space_active: Cell::new(false),
             fpu_owner: Cell::new(null()),

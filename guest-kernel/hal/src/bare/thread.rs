@@ -23,7 +23,7 @@ use core::arch::{asm, naked_asm};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What the hardware layer keeps about a thread, whatever the kernel proper is.
 #[repr(C)]
@@ -43,6 +43,8 @@ pub struct Head {
     /// The same.
     gs_base: AtomicU64,
     space: SpinLock<Option<Arc<AddressSpace>>>,
+    /// Its system calls go to `Kernel::watched_syscall`.
+    watched: AtomicBool,
 }
 
 /// A kernel thread, and a user thread if it has an address space. Dereferences to the kernel proper's payload.
@@ -82,6 +84,7 @@ impl Head {
             fs_base: AtomicU64::new(fs),
             gs_base: AtomicU64::new(gs),
             space: SpinLock::new(space),
+            watched: AtomicBool::new(false),
         }
     }
 
@@ -126,8 +129,19 @@ impl Head {
             let l = local();
             let frame_end = stack.top() - ABOVE;
             l.kernel_rsp.set(frame_end - 8);
+            self.refresh_watched();
             // SAFETY: the running CPU's own tables; the processor reads the slot at the next trap from user mode.
             unsafe { (*l.segments.get()).set_rsp0(frame_end) };
+        }
+    }
+
+    /// Brings the running CPU's copy up to date; this is the current thread, or about to be.
+    fn refresh_watched(&self) {
+        let l = local();
+        l.watched.store(self.watched.load(Ordering::Relaxed).into(), Ordering::Relaxed);
+        // `cpu::watch_all` sets its flag before our copy: what came before our store is seen here.
+        if cpu::all_watched() {
+            l.watched.store(1, Ordering::Relaxed);
         }
     }
 
@@ -319,6 +333,20 @@ impl<K: Kernel> Thread<K> {
     #[inline]
     pub fn work(&self) -> &AtomicU32 {
         &self.head.work
+    }
+
+    /// Has the thread's system calls go to [`Kernel::watched_syscall`], or not any more. For a thread that runs elsewhere
+    /// this takes effect when it next returns to user mode by way of [`Kernel::user_work`].
+    pub fn set_watched(&self, on: bool) {
+        self.head.watched.store(on, Ordering::Relaxed);
+        if self.head.is_current() {
+            self.head.refresh_watched();
+        }
+    }
+
+    /// Has the entry code look again; this is the current thread.
+    pub(super) fn refresh_watched(&self) {
+        self.head.refresh_watched();
     }
 
     /// The saved user registers of a thread that does not run.

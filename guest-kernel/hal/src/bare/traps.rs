@@ -152,6 +152,12 @@ pub extern "C" fn syscall<K: Kernel>(task: &Arc<Thread<K>>, regs: &mut UserRegs)
     K::syscall(task, regs);
 }
 
+/// The same of a watched thread, or while all are watched.
+pub extern "C" fn watched_syscall<K: Kernel>(task: &Arc<Thread<K>>, regs: &mut UserRegs) {
+    K::watched_syscall(task, regs);
+    task.refresh_watched();
+}
+
 /// Before IRET to user mode: everything that is due, then the frame is forced into a safe form.
 pub extern "C" fn leave<K: Kernel>(regs: &mut UserRegs) {
     // SAFETY: user mode means that a user thread is current, and it stays until we return here.
@@ -159,6 +165,7 @@ pub extern "C" fn leave<K: Kernel>(regs: &mut UserRegs) {
     loop {
         while task.work().load(core::sync::atomic::Ordering::Relaxed) != 0 {
             K::user_work(&task, regs);
+            task.refresh_watched();
         }
         if regs.rip_is_user_canonical() {
             break;

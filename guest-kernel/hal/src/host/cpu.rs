@@ -149,3 +149,15 @@ fn take_pending(m: &mut Machine, cpu: usize) -> Vec<Interrupt> {
     }
     taken
 }
+
+static ALL_WATCHED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Has every system call go to [`Kernel::watched_syscall`](crate::Kernel::watched_syscall), or only those of watched
+/// threads again. May be called anywhere.
+pub fn watch_all(on: bool) {
+    ALL_WATCHED.store(on, std::sync::atomic::Ordering::SeqCst);
+}
+
+pub(super) fn all_watched() -> bool {
+    ALL_WATCHED.load(std::sync::atomic::Ordering::SeqCst)
+}

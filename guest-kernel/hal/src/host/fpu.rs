@@ -53,9 +53,8 @@ pub fn save(buf: &mut [u8]) {
     LIVE.with_borrow(|live| buf[..SIZE].copy_from_slice(live));
 }
 
-/// Loads a state that a program may have written. Refused if the processor would refuse it: reserved MXCSR
-/// bits, components outside [`features`], a compacted format, reserved header bytes; or too short.
-pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
+/// Whether [`restore`] would take this image, which a program may have written.
+pub fn check(buf: &[u8]) -> Result<(), InvalidFpuState> {
     let buf = buf.get(..SIZE).ok_or(InvalidFpuState)?;
     let u32_at = |off: usize| u32::from_le_bytes([buf[off], buf[off + 1], buf[off + 2], buf[off + 3]]);
     let components = u64::from(u32_at(XSTATE_BV)) | u64::from(u32_at(XSTATE_BV + 4)) << 32;
@@ -63,6 +62,14 @@ pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
     if u32_at(MXCSR) & !MXCSR_MASK != 0 || components & !FEATURES != 0 || !header_rest_is_zero {
         return Err(InvalidFpuState);
     }
+    Ok(())
+}
+
+/// Loads a state that a program may have written. Refused if the processor would refuse it: reserved MXCSR
+/// bits, components outside [`features`], a compacted format, reserved header bytes; or too short.
+pub fn restore(buf: &[u8]) -> Result<(), InvalidFpuState> {
+    check(buf)?;
+    let buf = buf.get(..SIZE).ok_or(InvalidFpuState)?;
     LIVE.with_borrow_mut(|live| live.copy_from_slice(buf));
     Ok(())
 }

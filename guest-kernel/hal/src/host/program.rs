@@ -100,7 +100,7 @@ impl<K: Kernel> HostUser<K> {
             (r.rip, r.rcx, r.r11, r.orig_rax) = (done, done, r.rflags, r.rax);
             let repeat = done - SYSCALL_LEN;
             self.instruction(Instruction { done, repeat: Some(repeat) }, |thread, regs| {
-                K::syscall(thread, regs)
+                if thread.is_watched() { K::watched_syscall(thread, regs) } else { K::syscall(thread, regs) }
             });
             if self.regs.rip == done {
                 return self.regs.rax as i64;

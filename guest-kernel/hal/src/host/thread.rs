@@ -35,6 +35,7 @@ pub struct Thread<K: Kernel> {
     /// Holds a CPU, or its switch away is not complete.
     running: AtomicBool,
     work: AtomicU32,
+    watched: AtomicBool,
     fs_base: AtomicU64,
     gs_base: AtomicU64,
     space: Mutex<Option<Arc<AddressSpace>>>,
@@ -92,6 +93,7 @@ impl<K: Kernel> Thread<K> {
             start: Mutex::new(start),
             running: AtomicBool::new(false),
             work: AtomicU32::new(0),
+            watched: AtomicBool::new(false),
             fs_base: AtomicU64::new(bases.0),
             gs_base: AtomicU64::new(bases.1),
             space: Mutex::new(space),
@@ -173,6 +175,16 @@ impl<K: Kernel> Thread<K> {
     /// Not zero: [`Kernel::user_work`] runs before user code does.
     pub fn work(&self) -> &AtomicU32 {
         &self.work
+    }
+
+    /// Has the thread's system calls go to [`Kernel::watched_syscall`], or not any more. For a thread that runs elsewhere
+    /// this takes effect when it next returns to user mode by way of [`Kernel::user_work`].
+    pub fn set_watched(&self, on: bool) {
+        self.watched.store(on, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::SeqCst) || super::cpu::all_watched()
     }
 
     /// The user registers of a thread that does not run, as they were when it entered the kernel.

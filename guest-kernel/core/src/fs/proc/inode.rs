@@ -5,7 +5,9 @@ use alloc::{format, sync::Arc, vec::Vec};
 use super::{
     Destination, Entry, Node, Scope, Who,
     file::{Content, ProcFile},
-    machine, process,
+    machine,
+    mem::MemFile,
+    process,
 };
 use crate::{
     TaskRef,
@@ -74,7 +76,7 @@ fn number(name: &[u8]) -> Option<i32> {
 
 fn entry_type(entry: &Entry) -> FileType {
     match entry.node {
-        Node::File(..) => FileType::Regular,
+        Node::File(..) | Node::Memory => FileType::Regular,
         Node::Link(_) => FileType::Symlink,
         Node::Dir(_) | Node::Threads | Node::Descriptors | Node::DescriptorInfos => FileType::Directory,
     }
@@ -274,6 +276,9 @@ impl Inode for ProcInode {
         let content = match self.kind {
             Kind::Entry(Entry { node: Node::File(show, store), .. }) => Content::Entry(*show, *store),
             Kind::DescriptorInfo(fd) => Content::DescriptorInfo(fd),
+            Kind::Entry(Entry { node: Node::Memory, .. }) => {
+                return Ok(Some(Arc::new(MemFile::new(self.who)?)));
+            }
             _ => return Ok(None),
         };
         Ok(Some(Arc::new(ProcFile::new(self.who, content))))

@@ -12,6 +12,7 @@
 //! | `who` | whom an inode is about, and who may look |
 //! | `process` | `/proc/PID` and its tables; `status`, `maps`, `mounts` write the larger ones |
 //! | `namespaces` | `/proc/PID/ns` and id maps |
+//! | `mem` | `/proc/PID/mem` |
 //! | `machine`, `sysctl` | `/proc`, `/proc/sys` |
 //! | `sysfs` | the little of sysfs there is: a table, too |
 //!
@@ -21,6 +22,7 @@ mod file;
 mod inode;
 mod machine;
 mod maps;
+mod mem;
 mod mounts;
 mod namespaces;
 mod process;
@@ -56,6 +58,8 @@ enum Node {
     Dir(&'static [Entry]),
     File(Show, Option<Store>),
     Link(fn(&Scope<'_>) -> Result<Destination>),
+    /// `mem`: the memory of a process.
+    Memory,
     /// `task`: the threads of a process.
     Threads,
     /// `fd`: descriptors as links.

@@ -31,6 +31,9 @@ macro_rules! common_entries {
             file("cmdline", cmdline),
             private("environ", 0o400, environ),
             private("auxv", 0o400, auxv),
+            Entry { name: "mem", mode: 0o600, private: true, node: Node::Memory },
+            private("syscall", 0o400, syscall),
+            private("stack", 0o400, stack),
             private("maps", 0o444, maps::maps),
             private("smaps", 0o444, maps::smaps),
             private("smaps_rollup", 0o444, maps::rollup),
@@ -139,6 +142,30 @@ fn auxv(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The call the thread sleeps in: number, arguments, stack and instruction pointer.
+fn syscall(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let target = s.target()?;
+    let task = target.task()?;
+    if alloc::sync::Arc::ptr_eq(task, s.viewer) || task.sched.is_runnable() {
+        emit!(out, "running\n");
+        return Ok(());
+    }
+    let r = task.regs();
+    if r.orig_rax == u64::MAX {
+        emit!(out, "-1 {:#x} {:#x}\n", r.rsp, r.rip);
+    } else {
+        emit!(out, "{}", r.orig_rax);
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9, r.rsp, r.rip].iter().for_each(|v| emit!(out, " {v:#x}"));
+        emit!(out, "\n");
+    }
+    Ok(())
+}
+
+/// The kernel's own stack is not shown; who may not see Linux's is refused as there.
+fn stack(s: &Scope<'_>, _out: &mut Text) -> Result<()> {
+    if s.viewer.credentials().capable(Capabilities::SYS_ADMIN) { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 const LIMITS: &[(&str, Resource, &str)] = &[

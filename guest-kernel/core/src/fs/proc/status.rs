@@ -28,6 +28,7 @@ fn state(t: &Target) -> (char, &'static str) {
     match &t.task {
         None => ('Z', "zombie"),
         Some(_) if !t.thread && t.is_zombie() => ('Z', "zombie"),
+        Some(task) if task.is_trace_stopped() => ('t', "tracing stop"),
         Some(task) if task.sched.is_runnable() => ('R', "running"),
         Some(_) if t.process.stop_signal.load(Ordering::Relaxed) != 0 => ('T', "stopped"),
         Some(_) => ('S', "sleeping"),
@@ -139,7 +140,7 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let number = if t.thread { task.map_or(p.pid, |task| task.tid()) } else { p.pid };
     let group = p.group();
     emit!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{number}\n", p.pid);
-    emit!(out, "PPid:\t{}\nTracerPid:\t0\n", p.parent_pid());
+    emit!(out, "PPid:\t{}\nTracerPid:\t{}\n", p.parent_pid(), task.map_or(0, |t| t.tracer_tid()));
     let home = s.viewer.credentials().user_ns.clone();
     let [uid, euid, suid, fsuid] = [c.uid, c.euid, c.suid, c.fsuid].map(|id| home.show_uid(id));
     let [gid, egid, sgid, fsgid] = [c.gid, c.egid, c.sgid, c.fsgid].map(|id| home.show_gid(id));

@@ -8,6 +8,7 @@ use crate::{
     errno::{Errno, Result},
     kernel::kernel,
     mm::Mm,
+    ptrace::{AccessMode, check_access},
     task::{Capabilities, Pid, Process, process::State},
 };
 
@@ -87,14 +88,11 @@ impl Target {
         if Arc::ptr_eq(viewer.process(), &self.process) {
             return Ok(());
         }
-        let me = viewer.credentials();
-        let it = self.task()?.credentials();
-        if me.capable_in(&it.user_ns, Capabilities::SYS_PTRACE) {
+        let it = self.task()?;
+        if viewer.credentials().capable_in(&it.credentials().user_ns, Capabilities::SYS_PTRACE) {
             return Ok(());
         }
-        let same = [it.uid, it.euid, it.suid].iter().all(|id| *id == me.fsuid)
-            && [it.gid, it.egid, it.sgid].iter().all(|id| *id == me.fsgid);
-        if same && self.process.dumpable.load(Ordering::Relaxed) { Ok(()) } else { Err(Errno::EACCES) }
+        check_access(viewer, it, AccessMode::Filesystem).map_err(|_| Errno::EACCES)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct IoVec {
-    base: u64,
-    len: u64,
+    pub(crate) base: u64,
+    pub(crate) len: u64,
 }
 
 /// Copies a vector in. `EINVAL` for too many or a negative length.

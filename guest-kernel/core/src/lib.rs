@@ -38,6 +38,7 @@ pub mod exec;
 pub mod fs;
 pub mod futex;
 pub mod io;
+pub mod ipc;
 pub mod kernel;
 pub mod klog;
 pub mod mm;

@@ -21,6 +21,7 @@ const PSEUDO: &[(&str, &str, &str, MountFlags)] = &[
     ("proc", "/proc", "", NOSUID_NOEXEC.union(MountFlags::NODEV)),
     ("devtmpfs", "/dev", "", MountFlags::NOSUID),
     ("devpts", "/dev/pts", "", NOSUID_NOEXEC),
+    ("mqueue", "/dev/mqueue", "", NOSUID_NOEXEC.union(MountFlags::NODEV)),
     ("tmpfs", "/dev/shm", "mode=1777", MountFlags::NOSUID.union(MountFlags::NODEV)),
     ("sysfs", "/sys", "", NOSUID_NOEXEC.union(MountFlags::NODEV).union(MountFlags::READ_ONLY)),
     ("cgroup2", "/sys/fs/cgroup", "", NOSUID_NOEXEC.union(MountFlags::NODEV)),

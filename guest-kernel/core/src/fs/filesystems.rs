@@ -10,6 +10,7 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ns::Namespaces,
     sync::SpinLock,
 };
 
@@ -25,7 +26,7 @@ pub fn register(name: &'static str, constructor: Constructor) {
 
 /// The names, for `/proc/filesystems`.
 pub fn names() -> Vec<&'static str> {
-    let mut names = alloc::vec!["tmpfs", "devtmpfs"];
+    let mut names = alloc::vec!["tmpfs", "devtmpfs", "mqueue"];
     names.extend(EXTRA.lock().iter().map(|(name, _)| *name));
     names
 }
@@ -34,6 +35,11 @@ pub fn names() -> Vec<&'static str> {
 pub fn create(kind: &[u8], options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>> {
     match kind {
         b"tmpfs" | b"ramfs" => return Ok(Tmpfs::new(&parse_tmpfs(options)?)?),
+        b"mqueue" => {
+            // What is in it depends on who mounts it.
+            let initial = || Namespaces::initial().clone();
+            return Ok(task.map_or_else(initial, |t| t.namespaces()).ipc.objects().mqueue.fs());
+        }
         b"devtmpfs" => return Ok(devtmpfs::instance()?),
         _ => {}
     }

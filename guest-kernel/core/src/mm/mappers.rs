@@ -49,6 +49,12 @@ impl Mappers {
         })
     }
 
+    /// How many mappings `object` has.
+    pub fn count_mappings(&self, object: &dyn Mappable) -> usize {
+        let mms: Vec<Arc<Mm>> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
+        mms.iter().map(|mm| mm.mappings_of(object)).sum()
+    }
+
     /// Unmaps all pages of `object` from index `first` on, private copies of them included.
     ///
     /// The caller must not hold `object`'s page lock.
@@ -61,6 +67,52 @@ impl Mappers {
 }
 
 impl Mm {
+    fn mappings_of(&self, object: &dyn Mappable) -> usize {
+        let layout = self.layout.read();
+        let is_it = |vma: &&Vma| match &vma.backing {
+            Backing::Object { object: mapped, .. } => core::ptr::addr_eq(Arc::as_ptr(mapped), object),
+            Backing::Anonymous => false,
+        };
+        layout.vmas.iter().filter(is_it).count()
+    }
+
+    /// Removes what is left of the mapping of one object that began at `addr` (`shmdt`): `accept` says which
+    /// objects it may be. Answers that object.
+    pub fn unmap_object<T: Mappable>(
+        &self,
+        addr: u64,
+        accept: impl Fn(&Arc<dyn Mappable>) -> Option<Arc<T>>,
+    ) -> Option<Arc<T>> {
+        let mut layout = self.layout.write();
+        let mut found: Option<Arc<T>> = None;
+        let mut ranges = Vec::new();
+        let mut end = addr;
+        for vma in layout.vmas.overlapping(addr..super::USER_END) {
+            if found.is_some() && vma.start >= end {
+                break;
+            }
+            let Backing::Object { object, offset, .. } = &vma.backing else { continue };
+            if vma.start < addr || vma.start - addr != *offset {
+                continue;
+            }
+            let Some(object) = accept(object) else { continue };
+            match &found {
+                Some(first) if !Arc::ptr_eq(first, &object) => continue,
+                Some(_) => {}
+                None => {
+                    end = addr.saturating_add(object.len());
+                    found = Some(object);
+                }
+            }
+            ranges.push(vma.start..vma.end);
+        }
+        let removed: Vec<Vec<Vma>> =
+            ranges.into_iter().map(|range| self.remove_range(&mut layout, range)).collect();
+        drop(layout);
+        drop(removed);
+        found
+    }
+
     fn drop_object_pages(&self, object: &dyn Mappable, first: u64) {
         let layout = self.layout.write();
         for vma in layout.vmas.iter() {

@@ -32,6 +32,11 @@ impl SharedMemory {
         commit::add(promised as i64);
         Ok(Arc::new(SharedMemory { pages: PageTree::new(), len, promised }))
     }
+
+    /// Pages made so far.
+    pub fn resident(&self) -> usize {
+        self.pages.count()
+    }
 }
 
 impl Drop for SharedMemory {

@@ -72,6 +72,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::mm::SYSCALLS,
     crate::exec::SYSCALLS,
     crate::klog::SYSCALLS,
+    crate::ipc::SYSCALLS,
     crate::fs::SYSCALLS,
     crate::net::SYSCALLS,
     crate::fs::sys::SYSCALLS,

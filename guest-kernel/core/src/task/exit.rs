@@ -97,6 +97,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
 fn end_process(task: &TaskRef, process: &Arc<Process>) {
     let status = process.exit_status().unwrap_or(ExitStatus::Code(0));
     process.timers.clear();
+    crate::ipc::process_ended(process);
     let session = process.group().session.clone();
     if session.sid == process.pid {
         let terminal = session.terminal.lock().clone();

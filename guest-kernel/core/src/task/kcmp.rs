@@ -63,7 +63,7 @@ fn kcmp(ctx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64
         SIGHAND => compare(&|t| address(&t.process().sighand())),
         // No task has an I/O context.
         IO => 0,
-        SYSVSEM => 0,
+        SYSVSEM => compare(&|t| t.process().sem_undo.get().map_or(0, address)),
         _ => return Err(Errno::EINVAL),
     })
 }

@@ -12,7 +12,7 @@ use crate::{
     cgroup::Membership,
     ptrace::Tracee,
     signal::{Pending, SigHand},
-    sync::{Queue, SpinLock, WaitQueue},
+    sync::{Once, Queue, SpinLock, WaitQueue},
     time::ProcessTimers,
 };
 
@@ -133,6 +133,8 @@ pub struct Process {
     pub(crate) leader_trace: SpinLock<Option<Arc<Tracee>>>,
     /// The thread of the parent that made it.
     pub(crate) parent_tid: AtomicI32,
+    /// What semaphores have to take back when it ends; made by the first `SEM_UNDO`.
+    pub sem_undo: Once<Arc<crate::ipc::UndoList>>,
     /// What is left of its last thread once that has ended.
     pub remains: SpinLock<Option<Remains>>,
     /// Its control group.
@@ -178,6 +180,7 @@ impl Process {
             tracees: SpinLock::new(Vec::new()),
             leader_trace: SpinLock::new(None),
             parent_tid: AtomicI32::new(0),
+            sem_undo: Once::new(),
             remains: SpinLock::new(None),
             cgroup: Membership::default(),
             freezing: AtomicBool::new(false),

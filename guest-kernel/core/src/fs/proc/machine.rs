@@ -9,6 +9,7 @@ use crate::{
     cgroup,
     errno::Result,
     fs::filesystems,
+    ipc,
     kernel::kernel,
     mm::{commit, oom},
     sched,
@@ -33,6 +34,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         Ok(Destination::Text(text))
     }),
     dir("sys", sysctl::ENTRIES),
+    dir("sysvipc", SYSVIPC),
     dir("tty", &[file("drivers", tty_drivers)]),
     file("cgroups", cgroups),
     file("cpuinfo", cpuinfo),
@@ -54,6 +56,19 @@ pub(super) const ENTRIES: &[Entry] = &[
     file("version", version),
     file("vmstat", vmstat),
 ];
+
+/// Nothing that is written to a [`Text`] fails.
+macro_rules! sysvipc {
+    ($name:literal, $show:path) => {
+        file($name, |s, out| {
+            let _ = $show(s.viewer, out);
+            Ok(())
+        })
+    };
+}
+
+const SYSVIPC: &[Entry] =
+    &[sysvipc!("msg", ipc::show_msg), sysvipc!("sem", ipc::show_sem), sysvipc!("shm", ipc::show_shm)];
 
 fn version(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, "Linux version {RELEASE} (ringfence) {VERSION}\n");

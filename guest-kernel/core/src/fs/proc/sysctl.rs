@@ -1,13 +1,17 @@
 //! `/proc/sys`: what can be asked, and the little that can be set.
 
 use alloc::string::String;
-use core::{ops::RangeInclusive, sync::atomic::Ordering};
+use core::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use super::{Entry, Node, Scope, Text, dir, file, text::emit, writable};
 use crate::{
     drivers,
     errno::{Errno, Result},
     fs::{dentry, fd_table::NR_OPEN, inotify, pipe},
+    ipc,
     mm::{self, commit},
     random,
     sync::Once,
@@ -58,6 +62,7 @@ const FS: &[Entry] = &[
     }),
     fixed!("nr_open", NR_OPEN),
     dir("inotify", INOTIFY),
+    dir("mqueue", MQUEUE),
     fixed!("pipe-max-size", pipe::MAX_SIZE),
     fixed!("mount-max", 100_000),
     fixed!("overflowuid", 65534),
@@ -84,6 +89,47 @@ macro_rules! number {
     };
 }
 
+/// A limit of the reader's ipc namespace.
+macro_rules! ipc_number {
+    ($name:literal, $type:ty, $($field:ident).+) => {
+        writable(
+            $name,
+            |s, out| {
+                emit!(out, "{}\n", ipc::objects(s.viewer).$($field).+.load(Ordering::Relaxed));
+                Ok(())
+            },
+            |s, bytes| {
+                let value = number(s, bytes, 0..=<$type>::MAX as u64)? as $type;
+                ipc::objects(s.viewer).$($field).+.store(value, Ordering::Relaxed);
+                Ok(())
+            },
+        )
+    };
+}
+
+const MQUEUE: &[Entry] = &[
+    ipc_number!("msg_default", usize, mqueue.limits.msg_default),
+    ipc_number!("msg_max", usize, mqueue.limits.msg_max),
+    ipc_number!("msgsize_default", usize, mqueue.limits.msgsize_default),
+    ipc_number!("msgsize_max", usize, mqueue.limits.msgsize_max),
+    ipc_number!("queues_max", usize, mqueue.limits.queues_max),
+];
+
+fn sem_limits(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let [a, b, c, d] = &ipc::objects(s.viewer).limits.sem;
+    let get = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+    emit!(out, "{}\t{}\t{}\t{}\n", get(a), get(b), get(c), get(d));
+    Ok(())
+}
+
+fn set_sem_limits(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let words = bytes.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
+    for (limit, word) in ipc::objects(s.viewer).limits.sem.iter().zip(words) {
+        limit.store(number(s, word, 0..=i32::MAX as u64)? as usize, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 const INOTIFY: &[Entry] = &[
     number!("max_queued_events", inotify::limits().queued_events),
     number!("max_user_instances", inotify::limits().user_instances),
@@ -96,6 +142,9 @@ const KERNEL: &[Entry] = &[
     fixed!("core_uses_pid", 0),
     writable("domainname", domainname, set_domainname),
     writable("hostname", hostname, set_hostname),
+    ipc_number!("msgmax", usize, limits.msgmax),
+    ipc_number!("msgmnb", usize, limits.msgmnb),
+    ipc_number!("msgmni", usize, limits.msgmni),
     fixed!("ngroups_max", 65536),
     fixed!("osrelease", RELEASE),
     fixed!("ostype", "Linux"),
@@ -106,10 +155,10 @@ const KERNEL: &[Entry] = &[
     fixed!("printk", "4\t4\t1\t7"),
     dir("random", RANDOM),
     fixed!("randomize_va_space", 2),
-    fixed!("sem", "32000\t1024000000\t500\t32000"),
-    fixed!("shmall", "18446744073692774399"),
-    fixed!("shmmax", "18446744073692774399"),
-    fixed!("shmmni", 4096),
+    writable("sem", sem_limits, set_sem_limits),
+    ipc_number!("shmall", u64, limits.shmall),
+    ipc_number!("shmmax", u64, limits.shmmax),
+    ipc_number!("shmmni", usize, limits.shmmni),
     fixed!("tainted", 0),
     fixed!("threads-max", PID_MAX),
     fixed!("unprivileged_userns_clone", 1),

@@ -69,10 +69,10 @@ const AT_SYMLINK_FOLLOW: u32 = 0x400;
 const AT_EMPTY_PATH: u32 = 0x1000;
 
 /// A path copied from user memory; short ones without allocation.
-pub(super) type PathBuf = SmallVec<[u8; 128]>;
+pub(crate) type PathBuf = SmallVec<[u8; 128]>;
 
 /// Copies a path in. `ENAMETOOLONG` from 4096 bytes on, the NUL included.
-pub(super) fn read_path(path: UserStr) -> Result<PathBuf> {
+pub(crate) fn read_path(path: UserStr) -> Result<PathBuf> {
     let mut out = PathBuf::new();
     let mut chunk = [0u8; 128];
     loop {

@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Attributes, CONTROLLERS, Cgroup, Controllers, freezer};
+use super::{Attributes, CONTROLLERS, Cgroup, Controllers, NEXT_ID, freezer, memory::ID_MAX};
 use crate::{
     errno::{Errno, Result},
     kernel::kernel,
@@ -35,6 +35,9 @@ impl Cgroup {
         if self.is_dead() {
             return Err(Errno::ENOENT);
         }
+        if NEXT_ID.load(Ordering::Relaxed) >= ID_MAX {
+            return Err(Errno::ENOSPC);
+        }
         if self.child(name).is_some() {
             return Err(Errno::EEXIST);
         }
@@ -45,6 +48,9 @@ impl Cgroup {
             group.descendants.fetch_add(1, Ordering::Relaxed);
         });
         self.inherit_freeze(&child);
+        if child.controllers().contains(Controllers::MEMORY) {
+            child.memory.enable(true);
+        }
         Ok(child)
     }
 
@@ -101,6 +107,7 @@ impl Cgroup {
         });
         freezer::update(&parent);
         sched::forget_group(self.id);
+        self.memory.enable(false);
         drop(removed);
         Ok(())
     }
@@ -146,6 +153,9 @@ impl Cgroup {
             for process in self.members(true) {
                 process.threads().iter().for_each(sched::regroup);
             }
+        }
+        if (enabled | disabled).contains(Controllers::MEMORY) {
+            self.memory_changed(children, enabled.contains(Controllers::MEMORY));
         }
         for child in children {
             if disabled.contains(Controllers::CPU) {

@@ -18,6 +18,8 @@ use crate::{
 pub struct Membership {
     /// The group's number, 0 for the root: what is asked where it has to be quick.
     id: AtomicU32,
+    /// The number of the group that pays for its memory, 0 for nobody.
+    payer: AtomicU32,
     /// When the process came into it, in nanoseconds.
     joined: AtomicU64,
     group: SpinLock<Option<Arc<Cgroup>>>,
@@ -25,7 +27,12 @@ pub struct Membership {
 
 impl Default for Membership {
     fn default() -> Self {
-        Membership { id: AtomicU32::new(0), joined: AtomicU64::new(0), group: SpinLock::new(None) }
+        Membership {
+            id: AtomicU32::new(0),
+            payer: AtomicU32::new(0),
+            joined: AtomicU64::new(0),
+            group: SpinLock::new(None),
+        }
     }
 }
 
@@ -57,12 +64,25 @@ impl Membership {
         self.joined.load(Ordering::Relaxed)
     }
 
+    /// The number of the group that pays for its memory, 0 for nobody.
+    #[inline]
+    pub fn payer(&self) -> u32 {
+        self.payer.load(Ordering::Relaxed)
+    }
+
+    /// The memory controller was enabled for a group above, or disabled.
+    pub(super) fn refresh(&self) {
+        let group = self.group.lock();
+        self.payer.store(group.as_ref().map_or(0, |group| group.payer()), Ordering::Release);
+    }
+
     /// Changes the group; the pid table's tree lock is held.
     pub(super) fn set(&self, group: Option<&Arc<Cgroup>>) {
         let group = group.filter(|group| !group.is_root());
         let mut current = self.group.lock();
         self.joined.store(hal::time::now(), Ordering::Relaxed);
         self.id.store(group.map_or(0, |group| group.id()), Ordering::Release);
+        self.payer.store(group.map_or(0, |group| group.payer()), Ordering::Release);
         let old = core::mem::replace(&mut *current, group.cloned());
         drop(current);
         drop(old);

@@ -24,6 +24,7 @@
 //! | `hierarchy` | making, removing, enabling controllers, moving processes |
 //! | `freezer` | `cgroup.freeze`, `cgroup.kill` |
 //! | `pids` | how many tasks |
+//! | `memory` | page frames |
 //! | `cpu` | CPU time: quotas; weights are the run queue's business |
 //! | `files` | the file system |
 //!
@@ -42,6 +43,7 @@ pub mod files;
 pub mod freezer;
 pub mod hierarchy;
 mod membership;
+pub mod memory;
 mod pids;
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
@@ -76,10 +78,6 @@ bitflags! {
 /// Names of the controllers, in the order they are shown.
 pub const CONTROLLERS: [(Controllers, &str); 3] =
     [(Controllers::CPU, "cpu"), (Controllers::MEMORY, "memory"), (Controllers::PIDS, "pids")];
-
-/// Those that enforce what they say.
-const AVAILABLE: Controllers =
-    if cfg!(test) { Controllers::all() } else { Controllers::PIDS.union(Controllers::CPU) };
 
 /// A limit that is not there: `max` in the files.
 pub const MAX: u64 = u64::MAX;
@@ -142,7 +140,11 @@ pub struct Cgroup {
     freezer: freezer::Freezer,
     pids: pids::Pids,
     cpu: cpu::Cpu,
+    memory: Arc<memory::Memory>,
 }
+
+/// The number of the next group.
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 static ROOT: Once<Arc<Cgroup>> = Once::new();
 
@@ -158,9 +160,10 @@ pub fn root_of(task: &TaskRef) -> Arc<Cgroup> {
 
 impl Cgroup {
     fn new(parent: Option<&Arc<Cgroup>>, name: &[u8], attributes: Attributes) -> Arc<Cgroup> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let above = parent.filter(|parent| !parent.is_root()).map(|parent| &parent.memory);
         Arc::new(Cgroup {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id,
             name: name.into(),
             parent: parent.cloned(),
             children: SpinLock::new(BTreeMap::new()),
@@ -180,6 +183,7 @@ impl Cgroup {
             freezer: freezer::Freezer::default(),
             pids: pids::Pids::new(),
             cpu: cpu::Cpu::new(),
+            memory: memory::Memory::new(id, above),
         })
     }
 
@@ -216,7 +220,7 @@ impl Cgroup {
 
     /// The controllers it has files for: those its parent enables; the root has all.
     pub fn controllers(&self) -> Controllers {
-        self.parent.as_ref().map_or(AVAILABLE, |parent| parent.subtree_control())
+        self.parent.as_ref().map_or(Controllers::all(), |parent| parent.subtree_control())
     }
 
     /// The controllers its children have.

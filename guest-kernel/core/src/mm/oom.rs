@@ -13,7 +13,7 @@ use ringfence_hal as hal;
 
 use super::{MmStats, charge, reclaim};
 use crate::{
-    TaskRef, sched,
+    TaskRef, cgroup, sched,
     signal::{self, Signal},
     task::{Process, process::ExitStatus},
 };
@@ -47,26 +47,41 @@ pub(super) fn make_room(task: &TaskRef) {
 /// processes must be gone when the caller yields: a thousand callers, each with its list, eat the reserve.
 fn end_somebody(task: &TaskRef) {
     let processes = task.kernel().pids.processes();
-    if !kill_one_of(&processes) {
+    match kill_one_of(&processes) {
         // Nobody may be chosen: the one who asks goes.
-        signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
+        Kill::Nobody => {
+            signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false))
+        }
+        Kill::Dying => {}
+        Kill::Killed(victim) => cgroup::memory::victim_chosen(&victim, None),
     }
 }
 
-/// Ends the worst of `processes`, unless one of them is on its way out; false if none may be chosen.
-pub fn kill_one_of(processes: &[Arc<Process>]) -> bool {
+/// What [`kill_one_of`] did.
+pub enum Kill {
+    /// Nobody may be chosen.
+    Nobody,
+    /// Nothing: one of them is on its way out.
+    Dying,
+    /// It chose this one.
+    Killed(Arc<Process>),
+}
+
+/// Ends the worst of `processes`, unless one of them is on its way out.
+pub fn kill_one_of(processes: &[Arc<Process>]) -> Kill {
     let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
     if processes.iter().any(dying) {
-        return true;
+        return Kill::Dying;
     }
     let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((badness(p)?, p))).collect();
-    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else { return false };
+    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else { return Kill::Nobody };
     kill(victim, processes);
-    true
+    Kill::Killed(victim.clone())
 }
 
 fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
     KILLS.fetch_add(1, Ordering::Relaxed);
+    cgroup::memory::killed(victim);
     let leader = victim.threads().into_iter().next();
     let mm = leader.as_ref().and_then(|t| t.mm_opt());
     let stats = mm.as_ref().map_or(MmStats::default(), |mm| mm.stats());

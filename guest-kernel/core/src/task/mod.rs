@@ -317,6 +317,7 @@ pub fn comm_of(name: &[u8]) -> [u8; 16] {
 
 /// Work before ring 3 that is neither a signal nor a reschedule.
 pub fn notify_resume(task: &TaskRef, regs: &mut UserRegs) {
+    crate::cgroup::memory::notify_resume(task);
     crate::ptrace::go_on_late(task, regs);
 }
 

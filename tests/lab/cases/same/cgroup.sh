@@ -1,17 +1,17 @@
 # Control groups: the hierarchy and its rules, pids, freeze and kill.
 #: timeout 120
 cd /tmp && mkdir cg && mount -t cgroup2 none cg && cd cg || exit 1
-echo "+pids" > cgroup.subtree_control; r() { echo "$@: $(cat "$@" 2>&1 | tr '\n' ' ')"; }
-mkdir t; ls -ld t | cut -c1-10; cd t; r cgroup.procs; r cgroup.type; r cgroup.events; r cgroup.stat; r cgroup.max.depth
- ls -l cgroup.procs cgroup.kill pids.max pids.current memory.max cpu.stat 2>/dev/null | awk '{ print $1, $5, $9 }' | grep -v -e memory -e cpu
+echo "+cpu +memory +pids" > cgroup.subtree_control; r() { echo "$@: $(cat "$@" 2>&1 | tr '\n' ' ')"; }
+mkdir t; ls -ld t | cut -c1-10; cd t; r cgroup.procs; r cgroup.type; r cgroup.events; r cgroup.stat; r cgroup.max.depth; r cgroup.subtree_control
+sed 's/ io//' cgroup.controllers; ls -l cgroup.procs cgroup.kill pids.max pids.current memory.max cpu.stat 2>/dev/null | awk '{ print $1, $5, $9 }' | grep -v -e memory -e cpu
 mkdir a a/b; echo "mkdir again: $(mkdir a 2>&1)"; r cgroup.stat; echo "rmdir: $(rmdir a 2>&1)"; test -e a/pids.max || echo "no pids in a"
 w() { (/bin/echo "$1" > "$2") 2>&1 | sed 's/.*: //'; }
 echo "not mine: $(w +pids a/cgroup.subtree_control)"; echo "unknown: $(w +nothing cgroup.subtree_control)"; echo "bad: $(w pids cgroup.subtree_control)"
-w "+pids" cgroup.subtree_control; r a/pids.max; r a/pids.current
-w "+pids" a/cgroup.subtree_control; echo "child has it: $(w -pids cgroup.subtree_control)"
-sleep 1000 & p=$!; w $p a/b/cgroup.procs; cat a/b/cgroup.procs | grep -c "^$p$"; sed 's/.*\/t\//t\//' /proc/$p/cgroup
+w "+pids +memory" cgroup.subtree_control; r cgroup.subtree_control; r a/pids.max; r a/pids.current
+w "+pids +memory" a/cgroup.subtree_control; echo "child has it: $(w -pids cgroup.subtree_control)"
+sleep 1000 & p=$!; echo "inner: $(w $p a/cgroup.procs)"; w $p a/b/cgroup.procs; cat a/b/cgroup.procs | grep -c "^$p$"; sed 's/.*\/t\//t\//' /proc/$p/cgroup
 r a/b/cgroup.events; r cgroup.events; r a/b/pids.current; r a/pids.current; echo "populated: $(rmdir a/b 2>&1)"; echo "no such: $(w 999999 a/b/cgroup.procs)"
-echo "word: $(w hello a/b/cgroup.procs)"; echo "negative: $(w -1 a/b/cgroup.procs)"; grep -c "^$p$" a/b/cgroup.threads
+echo "word: $(w hello a/b/cgroup.procs)"; echo "negative: $(w -1 a/b/cgroup.procs)"; grep -c "^$p$" a/b/cgroup.threads; echo "thread: $(w $p cgroup.threads)"
 echo "type: $(w domain a/b/cgroup.type)"; echo "depth: $(w 0 a/b/cgroup.max.depth; mkdir a/b/c 2>&1)"; echo "many: $(w max a/b/cgroup.max.depth; w 0 a/b/cgroup.max.descendants; mkdir a/b/c 2>&1)"
 echo "limit: $(w x a/b/cgroup.max.depth)$(w -1 a/b/cgroup.max.depth)$(w x a/b/pids.max)$(w -1 a/b/pids.max)"; echo "ro: $(w 1 a/b/pids.current)"; echo "wo: $(cat a/b/cgroup.kill 2>&1)"
 echo "create: $(touch a/file 2>&1)"; echo "remove: $(rm a/cgroup.procs 2>&1)"; echo "rename: $(mv a/b a/c 2>&1 | sed 's/.*: //')"; echo "newline: $(mkdir 'a/x
@@ -87,7 +87,7 @@ def clone_into(path, flags=0x200000000):
     pid = libc.syscall(435, a, 88)
     if pid == 0: os._exit(0 if open('/proc/self/cgroup').read().endswith('/a/b\n') else 1)
     os.close(d); return os.waitpid(pid, 0)[1] if pid > 0 else os.strerror(ctypes.get_errno())
-print('into', clone_into('a/b'), clone_into('/tmp'))
+print('into', clone_into('a/b'), clone_into('a'), clone_into('/tmp'))
 # A group is the root for who makes a namespace of groups in it.
 def rooted():
     libc.unshare(0x02000000); print(open('/proc/self/cgroup').read().strip()); os.mkdir('/tmp/cg2'); libc.unshare(0x20000)

@@ -77,10 +77,11 @@ pub(super) struct Change<'a> {
 }
 
 /// The tables, by controller; the empty set is the core.
-static TABLES: [(Controllers, &[Entry]); 4] = [
+static TABLES: [(Controllers, &[Entry]); 5] = [
     (Controllers::empty(), super::core::ENTRIES),
     (Controllers::empty(), super::cpu::STAT),
     (Controllers::CPU, super::cpu::ENTRIES),
+    (Controllers::MEMORY, super::memory::ENTRIES),
     (Controllers::PIDS, super::pids::ENTRIES),
 ];
 

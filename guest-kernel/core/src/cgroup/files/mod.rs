@@ -12,11 +12,12 @@
 //! |---|---|
 //! | here | the file system, directories |
 //! | `file` | files: tables of them, reading, writing, polling |
-//! | `core`, `cpu`, `pids` | the tables |
+//! | `core`, `cpu`, `memory`, `pids` | the tables |
 
 mod core;
 mod cpu;
 mod file;
+mod memory;
 mod pids;
 
 use alloc::{string::String, sync::Arc};
@@ -46,6 +47,7 @@ struct CgroupFs {
 
 /// Makes the type known.
 pub fn register() {
+    super::memory::register();
     filesystems::register("cgroup2", |options, task| {
         check_options(options)?;
         let root = task.map_or_else(|| super::root().clone(), super::root_of);

@@ -116,7 +116,10 @@ pub(super) fn kill(group: &Arc<Cgroup>, by: &TaskRef) -> Result<()> {
             group.members(true).into_iter().filter(|p| !p.is_exiting()).collect();
         let mut killed = false;
         for process in &alive {
-            signal::send_to_process(process, SigInfo::user(Signal::KILL, code::SI_USER, by.pid(), uid))?;
+            signal::send_to_process(
+                process,
+                SigInfo::user(Signal::KILL, code::SI_USER, by.process().pid, uid),
+            )?;
             killed |= process.is_exiting();
             sched::preempt_point(by);
         }

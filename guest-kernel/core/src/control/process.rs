@@ -21,7 +21,7 @@ use crate::{
     io::Sink,
     kernel,
     mm::Mm,
-    ns::Namespaces,
+    ns::{Namespaces, PidNamespace},
     sched::{self, SchedState},
     signal::SigHand,
     task::{
@@ -88,7 +88,13 @@ pub fn start(
     let no_memory = |e| (e, String::from("not enough memory to start; give the sandbox more with --memory"));
     let pid = kernel.pids.tree(|t| t.allocate()).map_err(no_memory)?;
     let group = kernel.pids.tree(|t| t.new_session(pid));
-    let process = Process::new(pid, Weak::new(), group.clone(), Arc::new(SigHand::default()), limits);
+    let process = Process::new(
+        (pid, pid, PidNamespace::initial().clone()),
+        Weak::new(),
+        group.clone(),
+        Arc::new(SigHand::default()),
+        limits,
+    );
     let mm: Arc<Mm> = program.image.mm.clone();
     let parts = Parts {
         mm: Some(mm.clone()),

@@ -31,7 +31,7 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// An instance of type `kind`. `ENODEV` if there is no such type.
+/// An instance of type `kind`, mounted by `task`. `ENODEV` if there is no such type.
 pub fn create(kind: &[u8], options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>> {
     match kind {
         b"tmpfs" | b"ramfs" => return Ok(Tmpfs::new(&parse_tmpfs(options)?)?),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    ns::{CgroupNamespace, IpcNamespace, NetNamespace, UserNamespace, UtsNamespace},
+    ns::{CgroupNamespace, IpcNamespace, NetNamespace, PidNamespace, UserNamespace, UtsNamespace},
     sync::Once,
     syscall::UserPtr,
     task::{clone::CloneFlags, limits::Resource},
@@ -29,6 +29,7 @@ pub enum AnyNamespace {
     User(Arc<UserNamespace>),
     Net(Arc<NetNamespace>),
     Cgroup(Arc<CgroupNamespace>),
+    Pid(Arc<PidNamespace>),
 }
 
 impl AnyNamespace {
@@ -41,6 +42,7 @@ impl AnyNamespace {
             AnyNamespace::User(_) => "user",
             AnyNamespace::Net(_) => "net",
             AnyNamespace::Cgroup(_) => "cgroup",
+            AnyNamespace::Pid(_) => "pid",
         }
     }
 
@@ -53,6 +55,7 @@ impl AnyNamespace {
             AnyNamespace::User(_) => CloneFlags::NEWUSER,
             AnyNamespace::Net(_) => CloneFlags::NEWNET,
             AnyNamespace::Cgroup(_) => CloneFlags::NEWCGROUP,
+            AnyNamespace::Pid(_) => CloneFlags::NEWPID,
         }
     }
 
@@ -65,6 +68,7 @@ impl AnyNamespace {
             AnyNamespace::User(n) => n.id(),
             AnyNamespace::Net(n) => n.id(),
             AnyNamespace::Cgroup(n) => n.id(),
+            AnyNamespace::Pid(n) => n.id(),
         }
     }
 
@@ -77,6 +81,7 @@ impl AnyNamespace {
             AnyNamespace::User(n) => n.parent()?.clone(),
             AnyNamespace::Net(n) => n.owner().clone(),
             AnyNamespace::Cgroup(n) => n.owner().clone(),
+            AnyNamespace::Pid(n) => n.owner().clone(),
         })
     }
 
@@ -87,6 +92,11 @@ impl AnyNamespace {
                 let parent = n.parent().ok_or(Errno::EPERM)?;
                 visible(parent, viewer)?;
                 Ok(AnyNamespace::User(parent.clone()))
+            }
+            AnyNamespace::Pid(n) => {
+                let parent = n.parent().ok_or(Errno::EPERM)?;
+                let seen = parent.is_within(&viewer.process().pid_ns);
+                if seen { Ok(AnyNamespace::Pid(parent.clone())) } else { Err(Errno::EPERM) }
             }
             _ => Err(Errno::EINVAL),
         }

@@ -52,7 +52,7 @@ fn pidfd_open(ctx: &mut Ctx<'_>, pid: i32, flags: u32) -> Result {
     if pid <= 0 {
         return Err(Errno::EINVAL);
     }
-    let pids = &ctx.task.kernel().pids;
+    let pids = ctx.task.pids();
     match pids.process(pid) {
         Ok(process) => open(ctx.task, &process, flags),
         // A thread that is not a leader.
@@ -94,7 +94,7 @@ fn pidfd_send_signal(ctx: &mut Ctx<'_>, fd: Fd, sig: SigNum, info: UserPtr<[u8; 
         return Err(Errno::EPERM);
     }
     if let Some(signal) = wanted {
-        let info = given.unwrap_or(SigInfo::user(signal, code::SI_USER, ctx.task.pid(), sender.uid));
+        let info = given.unwrap_or(SigInfo::user(signal, code::SI_USER, ctx.task.process().pid, sender.uid));
         signal::send_to_process(&process, info)?;
     }
     Ok(0)

@@ -33,7 +33,7 @@ fn set_robust_list(ctx: &mut Ctx<'_>, head: u64, len: usize) -> Result {
 }
 
 fn get_robust_list(ctx: &mut Ctx<'_>, tid: i32, head: UserPtr<u64>, len: UserPtr<u64>) -> Result {
-    let task = if tid == 0 { ctx.task.clone() } else { ctx.task.kernel().pids.task(tid)? };
+    let task = if tid == 0 { ctx.task.clone() } else { ctx.task.pids().task(tid)? };
     let list = *task.robust_list.lock();
     len.write(&(HEAD_SIZE as u64))?;
     head.write(&list.head)?;

@@ -23,7 +23,7 @@ use crate::{
 
 /// The memory of the process `pid`, if the caller might trace it.
 pub(super) fn target(task: &TaskRef, pid: i32) -> Result<Arc<Mm>> {
-    memory_of(task, &task.kernel().pids.task(pid)?)
+    memory_of(task, &task.pids().task(pid)?)
 }
 
 fn memory_of(task: &TaskRef, other: &TaskRef) -> Result<Arc<Mm>> {

@@ -6,7 +6,7 @@
 
 use alloc::sync::Arc;
 
-use super::{CgroupNamespace, IpcNamespace, Namespaces, NetNamespace, UserNamespace};
+use super::{CgroupNamespace, IpcNamespace, Namespaces, NetNamespace, PidNamespace, UserNamespace};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -25,6 +25,7 @@ pub const KINDS: CloneFlags = CloneFlags::NEWNS
     .union(CloneFlags::NEWUTS)
     .union(CloneFlags::NEWIPC)
     .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWPID)
     .union(CloneFlags::NEWNET);
 
 /// The kinds that are in [`Namespaces`].
@@ -70,6 +71,13 @@ pub fn make(task: &TaskRef, flags: CloneFlags) -> Result<Fresh> {
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
             new.cgroup = CgroupNamespace::new(owner, task.process().cgroup.group());
+        }
+        if flags.contains(CloneFlags::NEWPID) {
+            // Only whose children are in its own namespace can make another below it.
+            if !Arc::ptr_eq(&new.pid_for_children, &task.process().pid_ns) {
+                return Err(Errno::EINVAL);
+            }
+            new.pid_for_children = PidNamespace::create(&new.pid_for_children, owner)?;
         }
         fresh.namespaces = Some(Arc::new(new));
     }
@@ -158,6 +166,10 @@ impl Joining {
             AnyNamespace::Ipc(ns) => self.namespaces.ipc = ns,
             AnyNamespace::Net(ns) => self.namespaces.net = ns,
             AnyNamespace::Cgroup(ns) => self.namespaces.cgroup = ns,
+            AnyNamespace::Pid(ns) if ns.is_within(&task.process().pid_ns) => {
+                self.namespaces.pid_for_children = ns;
+            }
+            AnyNamespace::Pid(_) => return Err(Errno::EINVAL),
             AnyNamespace::Mount(ns) => {
                 if !me.capable_in(&me.user_ns, Capabilities::SYS_CHROOT) {
                     return Err(Errno::EPERM);
@@ -203,6 +215,7 @@ fn namespaces_of(task: &TaskRef, fd: i32, flags: CloneFlags) -> Result<alloc::ve
         AnyNamespace::Mount(target.fs()?.namespace()),
         AnyNamespace::Uts(all.uts.clone()),
         AnyNamespace::Ipc(all.ipc.clone()),
+        AnyNamespace::Pid(process.pid_ns.clone()),
         AnyNamespace::Cgroup(all.cgroup.clone()),
         AnyNamespace::Net(all.net.clone()),
     ];
@@ -233,6 +246,6 @@ fn setns(ctx: &mut Ctx<'_>, fd: Fd, kind: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    272 unshare(flags: u64) Partial "no pid and time namespaces; a network namespace has no devices";
-    308 setns(fd: Fd, nstype: u32) Partial "no pid and time namespaces";
+    272 unshare(flags: u64) Partial "no time namespaces; a network namespace has no devices";
+    308 setns(fd: Fd, nstype: u32) Partial "no time namespaces";
 };

@@ -6,11 +6,12 @@
 //! `nsproxy`; threads that share one keep sharing it.
 //!
 //! We do the same with [`Namespaces`], an immutable object that tasks share and replace as a whole
-//! ([`crate::task::Task::namespaces`]). Three kinds live elsewhere, where they are looked at:
+//! ([`crate::task::Task::namespaces`]). Some kinds live elsewhere, where they are looked at:
 //!
 //! | kind | where | type |
 //! |---|---|---|
 //! | uts, ipc, net, cgroup, pid of children | [`Namespaces`] | [`UtsNamespace`], [`IpcNamespace`], [`NetNamespace`], [`CgroupNamespace`] |
+//! | pid | [`crate::task::Process`] | [`PidNamespace`] |
 //! | user | [`crate::task::Credentials`] | [`UserNamespace`] |
 //! | mount | [`crate::fs::FsContext`] | [`crate::fs::MountNamespace`] |
 //!
@@ -21,10 +22,12 @@
 //! Time namespaces do not exist: asking for one is `EINVAL`, as on a kernel built without them. A network
 //! namespace is an object without network devices in it, the loopback included: there is no network yet.
 //!
-//! Lock order: none; namespaces are immutable but for single values behind their own spin lock.
+//! Lock order: namespaces are immutable but for single values behind their own spin lock, taken alone; the
+//! numbers of a pid namespace come after the tree lock.
 
 pub mod change;
 mod ipc;
+pub mod pid;
 mod simple;
 pub mod user;
 mod uts;
@@ -33,6 +36,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use ipc::IpcNamespace;
+pub use pid::{PidNamespace, PidView};
 pub use simple::{CgroupNamespace, NetNamespace};
 pub use user::UserNamespace;
 pub use uts::UtsNamespace;
@@ -50,6 +54,8 @@ pub struct Namespaces {
     pub net: Arc<NetNamespace>,
     /// The root of what it sees of cgroups.
     pub cgroup: Arc<CgroupNamespace>,
+    /// Where its children will be.
+    pub pid_for_children: Arc<PidNamespace>,
 }
 
 impl Namespaces {
@@ -63,6 +69,7 @@ impl Namespaces {
                 ipc: IpcNamespace::initial(user),
                 net: NetNamespace::initial(user),
                 cgroup: CgroupNamespace::initial(user),
+                pid_for_children: PidNamespace::initial().clone(),
             })
         })
     }

@@ -145,7 +145,7 @@ pub(super) fn release(tracee: &Arc<Tracee>, signal: i32) {
 
 /// Forgets a thread that had ended, and gives its number back.
 pub(super) fn bury_thread(tracee: &Arc<Tracee>) {
-    let tid = tracee.task.tid();
+    let tid = tracee.task.global_tid();
     unlink(tracee, 0);
     drop(kernel().pids.tree(|t| t.remove_task(tid)));
 }
@@ -201,7 +201,7 @@ impl Tracee {
         let quiet = stop && (action.handler == SIG_IGN || action.flags().contains(SaFlags::NOCLDSTOP));
         if !quiet {
             let uid = self.task.credentials().uid;
-            let fields = Fields::Child { pid: self.task.tid(), uid, status, utime: 0, stime: 0 };
+            let fields = Fields::Child { pid: self.task.global_tid(), uid, status, utime: 0, stime: 0 };
             let _ = signal::send_to_process(tracer, SigInfo { signal, code: cld, fields }); // never refused
         }
         tracer.child_events.wake_all(PollEvents::empty());

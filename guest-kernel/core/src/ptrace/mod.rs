@@ -154,7 +154,7 @@ impl Task {
 
     /// The number of the thread that traces it, or 0.
     pub fn tracer_tid(&self) -> i32 {
-        self.tracee().map_or(0, |t| t.tracer.tid())
+        self.tracee().map_or(0, |t| t.tracer.global_tid())
     }
 
     /// Whether it is in a stop of its tracer's making (state `t` of /proc).

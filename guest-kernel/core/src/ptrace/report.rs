@@ -50,7 +50,7 @@ pub fn look(
         if own_only && !same_task(&tracee.tracer, task) {
             continue;
         }
-        if !matches(tracee.task.tid(), tracee.task.process()) {
+        if !matches(tracee.task.global_tid(), tracee.task.process()) {
             continue;
         }
         any = Some(None);

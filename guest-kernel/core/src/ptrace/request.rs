@@ -74,7 +74,7 @@ fn ptrace(ctx: &mut Ctx<'_>, request: i32, pid: i32, addr: u64, data: u64) -> Re
         op::SEIZE => return attach(task, pid, Some(Options::from_bits(data).ok_or(Errno::EIO)?)),
         _ => {}
     }
-    let target = task.kernel().pids.task(pid)?;
+    let target = task.pids().task(pid)?;
     let tracee =
         target.tracee().filter(|t| crate::task::pid::same_task(&t.tracer, task)).ok_or(Errno::ESRCH)?;
     match request {
@@ -204,7 +204,7 @@ fn trace_me(task: &TaskRef) -> Result {
 }
 
 fn attach(tracer: &TaskRef, tid: i32, seize: Option<Options>) -> Result {
-    let task = tracer.kernel().pids.task(tid)?;
+    let task = tracer.pids().task(tid)?;
     if Arc::ptr_eq(task.process(), tracer.process()) {
         return Err(Errno::EPERM);
     }

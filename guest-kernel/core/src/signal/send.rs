@@ -14,6 +14,7 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ns::{PidView, UserNamespace, pid::INIT},
     sched::{self, work},
     sync::PollEvents,
     task::{Process, ProcessGroup, pid::same_task, process::ExitStatus},
@@ -30,6 +31,7 @@ pub fn notify(task: &TaskRef) {
 /// Sends to one thread.
 pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
     let process = task.process().clone();
+    let info = as_seen_by(&process, info);
     if prepare(&process, &info) {
         return Ok(());
     }
@@ -44,6 +46,7 @@ pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
 
 /// Sends to a process.
 pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
+    let info = as_seen_by(process, info);
     if prepare(process, &info) {
         return Ok(());
     }
@@ -153,16 +156,42 @@ fn ignored(process: &Process, task: &TaskRef, info: &SigInfo) -> bool {
         && (action.ignores(info.signal) || (action.handler == SIG_DFL && spares_init(process, info)))
 }
 
-/// The first process is not ended or stopped by what another process of the sandbox sends and it has no handler
-/// for. Unlike the first of a Linux pid namespace it can end itself (`abort`, `kill $$`), and SIGPIPE, its timers
-/// and its terminal act on it as on any program, because it is one.
+/// Whether a process is spared what it has no handler for.
+///
+/// The first process of the machine is not ended or stopped by what another process of the sandbox sends. Unlike
+/// the first of a Linux pid namespace it can end itself (`abort`, `kill $$`), and SIGPIPE, its timers and its
+/// terminal act on it as on any program, because it is one. The first process of a nested namespace is spared
+/// everything but a fault, and SIGKILL and SIGSTOP from the kernel or from a namespace above, as on Linux.
 pub(crate) fn spares_init(process: &Process, info: &SigInfo) -> bool {
+    if process.number != INIT {
+        return false;
+    }
     let sender = match info.fields {
         Fields::Sender { pid, .. } | Fields::Queued { pid, .. } => pid,
         Fields::Raw(bytes) => bytes.first_chunk().map_or(0, |pid| i32::from_ne_bytes(*pid)),
         _ => 0,
     };
-    process.pid == 1 && info.code <= code::SI_USER && sender != 0 && sender != 1
+    if process.is_nested_init() {
+        return !(info.signal.is_unblockable() && sender == 0);
+    }
+    info.code <= code::SI_USER && sender != 0 && sender != INIT
+}
+
+/// `info` with the sender's numbers as `to` sees them: its pid 0 if the sender is in a namespace above.
+fn as_seen_by(to: &Process, mut info: SigInfo) -> SigInfo {
+    if to.pid_ns.is_initial() && !UserNamespace::any() {
+        return info;
+    }
+    let pids = PidView { ns: &to.pid_ns };
+    if let Fields::Sender { pid, uid } | Fields::Queued { pid, uid, .. } | Fields::Child { pid, uid, .. } =
+        &mut info.fields
+    {
+        *pid = pids.show(*pid);
+        if let Some(thread) = to.threads().first() {
+            *uid = thread.credentials().user_ns.show_uid(*uid);
+        }
+    }
+    info
 }
 
 /// Tells the parent that `child` changed state, and wakes its waiters. `info.code` is one of `CLD_*`.

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ns,
     sync::{Interruptible, WaitError, wait_event},
     syscall::{Ctx, Syscall, UserPtr, args::SigNum},
     syscalls,
@@ -150,7 +151,7 @@ pub(crate) fn may_send(from: &Credentials, task: &TaskRef, to: &Process, signal:
 }
 
 fn sender(task: &TaskRef, signal: Signal, code: i32) -> SigInfo {
-    SigInfo::user(signal, code, task.pid(), task.credentials().uid)
+    SigInfo::user(signal, code, task.process().pid, task.credentials().uid)
 }
 
 /// Signal 0 only asks whether it could be sent.
@@ -161,7 +162,7 @@ fn optional_signal(n: SigNum) -> Result<Option<Signal>> {
 fn kill(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum) -> Result {
     let signal = optional_signal(sig)?;
     let task = ctx.task;
-    let pids = &task.kernel().pids;
+    let pids = task.pids();
     if pid > 0 {
         let process =
             pids.process(pid).or_else(|e| pids.task(pid).map(|t| t.process().clone()).map_err(|_| e))?;
@@ -174,10 +175,14 @@ fn kill(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum) -> Result {
         return Ok(0);
     }
     let targets = match pid {
-        0 => pids.members(&task.process().group()),
-        -1 => pids.processes().into_iter().filter(|p| p.pid != 1 && p.pid != task.pid()).collect(),
+        0 => task.kernel().pids.members(&task.process().group()),
+        -1 => {
+            let init = |p: &Arc<Process>| p.number_for(task.process()) == ns::pid::INIT;
+            let others = pids.processes().into_iter();
+            others.filter(|p| !init(p) && !Arc::ptr_eq(p, task.process())).collect()
+        }
         i32::MIN => return Err(Errno::ESRCH),
-        group => pids.members(&pids.group(-group)?),
+        group => task.kernel().pids.members(&pids.group(-group)?),
     };
     if targets.is_empty() {
         return Err(Errno::ESRCH);
@@ -205,8 +210,8 @@ fn send_to_thread(
     if tid <= 0 || tgid.is_some_and(|t| t <= 0) {
         return Err(Errno::EINVAL);
     }
-    let target = ctx.task.kernel().pids.task(tid)?;
-    if tgid.is_some_and(|t| t != target.pid()) {
+    let target = ctx.task.pids().task(tid)?;
+    if tgid.is_some_and(|t| t != target.process().number_for(ctx.task.process())) {
         return Err(Errno::ESRCH);
     }
     if !may_send(&ctx.task.credentials(), ctx.task, target.process(), signal) {
@@ -242,7 +247,7 @@ fn queued_info(ctx: &Ctx<'_>, target: i32, signal: Signal, info: UserPtr<[u8; 12
 fn rt_sigqueueinfo(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum, info: UserPtr<[u8; 128]>) -> Result {
     let signal = signal_arg(sig)?;
     let info = queued_info(ctx, pid, signal, info)?;
-    let process = ctx.task.kernel().pids.process(pid)?;
+    let process = ctx.task.pids().process(pid)?;
     if !may_send(&ctx.task.credentials(), ctx.task, &process, Some(signal)) {
         return Err(Errno::EPERM);
     }

@@ -55,7 +55,7 @@ pub struct Line {
 pub fn enter(task: &TaskRef, regs: &UserRegs, number: usize, entry: Option<&Syscall>) -> Line {
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut line = Line { text: String::with_capacity(128), later: Vec::new(), args };
-    let _ = write!(line.text, "[{:>5}] ", task.tid()); // writing to a String does not fail
+    let _ = write!(line.text, "[{:>5}] ", task.global_tid()); // writing to a String does not fail
     match known::by_number(number) {
         Some(call) => line.text.push_str(call.name),
         None => {

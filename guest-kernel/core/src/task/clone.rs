@@ -3,19 +3,20 @@
 //! `fork` and `vfork` are `clone` with fixed flags. What a flag shares is an `Arc` that parent and child both
 //! hold; what it does not share is copied.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ringfence_hal as hal;
 use ringfence_hal::FpuInit;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Parts, Process, Task, limits::Resource};
+use super::{Capabilities, Parts, Pid, Process, Task, limits::Resource, pid::PID_MAX};
 use crate::{
     Sentry, TaskRef,
     cgroup::{self, Cgroup, ForkSlot},
     errno::{Errno, Result},
-    ns, ptrace, sched,
+    ns::{self, PidNamespace, pid::INIT},
+    ptrace, sched,
     signal::{AltStack, Signal},
     sync::{Interruptible, PollEvents, Queue, WaitQueue, wait_event},
     syscall::{Ctx, Syscall, UserPtr},
@@ -98,6 +99,8 @@ struct Request {
     pidfd: UserPtr<i32>,
     /// The group that `CLONE_INTO_CGROUP` asks for.
     cgroup: Option<Arc<Cgroup>>,
+    /// Numbers it shall have: in its own pid namespace first, then in those above.
+    set_tid: Vec<i32>,
 }
 
 fn check(r: &Request) -> Result<()> {
@@ -110,7 +113,7 @@ fn check(r: &Request) -> Result<()> {
     if f.contains(F::NEWNS | F::FS) || f.contains(F::NEWUSER | F::FS) || f.contains(F::NEWUSER | F::THREAD) {
         return Err(Errno::EINVAL);
     }
-    if f.intersects(F::NEWTIME | F::NEWPID) {
+    if f.contains(F::NEWTIME) || (f.contains(F::NEWPID) && f.intersects(F::THREAD | F::PARENT)) {
         return Err(Errno::EINVAL);
     }
     if f.contains(F::PIDFD) && f.intersects(F::THREAD | F::DETACHED) {
@@ -160,13 +163,26 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         namespaces: fresh.namespaces.unwrap_or_else(|| parent.namespaces()),
     };
 
-    let tid = kernel.pids.tree(|t| t.allocate())?;
+    let namespaces = &parts.namespaces;
+    let pid_ns = namespaces.pid_for_children.clone();
+    let same = Arc::ptr_eq(&pid_ns, &parent.process().pid_ns);
+    if (flags.contains(CloneFlags::THREAD) && !same)
+        || (flags.contains(CloneFlags::PARENT) && parent.process().is_nested_init())
+    {
+        return Err(Errno::EINVAL);
+    }
+    if pid_ns.is_dead() {
+        return Err(Errno::ENOMEM);
+    }
+    check_set_tid(parent, &pid_ns, &r.set_tid)?;
+    let (tid, number) = kernel.pids.tree(|t| t.allocate_in(&pid_ns, &r.set_tid))?;
     let process = if flags.contains(CloneFlags::THREAD) {
         parent.process().clone()
     } else {
-        child_process(parent, tid, r)
+        child_process(parent, (tid, number, pid_ns.clone()), r)
     };
     let task = Task::new(tid, process.clone(), parts, parent.sched.inherit(), parent.comm());
+    task.set_tid(tid, number);
     task.signals.store_mask(parent.signals.mask());
     if !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK) {
         *task.signals.altstack.lock() = *parent.signals.altstack.lock();
@@ -222,6 +238,8 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         let thread = flags.contains(CloneFlags::THREAD);
         let settled = if parent.killed() {
             Err(Errno::ERESTARTNOINTR)
+        } else if pid_ns.is_dead() {
+            Err(Errno::ENOMEM)
         } else {
             slot.settle(parent.process(), &process, &child, thread)
         };
@@ -247,11 +265,12 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     }
     slot.done();
 
+    let seen = parent.pids().show(tid);
     if flags.contains(CloneFlags::PARENT_SETTID) {
-        let _ = r.parent_tid.write(&tid); // as Linux: a bad pointer is not an error any more at this point
+        let _ = r.parent_tid.write(&seen); // as Linux: a bad pointer is not an error any more at this point
     }
     if flags.contains(CloneFlags::CHILD_SETTID) {
-        let _ = child_mm.write_remote(r.child_tid.0, tid.as_bytes(), false);
+        let _ = child_mm.write_remote(r.child_tid.0, number.as_bytes(), false);
     }
     let traced = if parent.is_traced() { tell_tracer(parent, &child, r) } else { None };
     sched::start(&child);
@@ -265,7 +284,7 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
             new.vfork_done(parent, ctx.regs, tid);
         }
     }
-    Ok(tid as usize)
+    Ok(seen as usize)
 }
 
 /// The maker is traced: the child may be from now on.
@@ -291,7 +310,30 @@ fn install_pidfd(parent: &TaskRef, child: &Arc<Process>, to: UserPtr<i32>) -> Re
     Ok(fd)
 }
 
-fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
+/// Choosing numbers needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE` in every namespace they are for; the first of a
+/// namespace is always 1. `EINVAL`, `EPERM`.
+fn check_set_tid(parent: &TaskRef, ns: &Arc<PidNamespace>, set_tid: &[i32]) -> Result<()> {
+    if set_tid.len() > ns.level() + 1 {
+        return Err(Errno::EINVAL);
+    }
+    let me = parent.credentials();
+    let mut at = Some(ns);
+    for &number in set_tid {
+        let Some(ns) = at else { break };
+        if !(1..PID_MAX).contains(&number) || (number != INIT && ns.global(INIT).is_none()) {
+            return Err(Errno::EINVAL);
+        }
+        let may = me.capable_in(ns.owner(), Capabilities::SYS_ADMIN)
+            || me.capable_in(ns.owner(), Capabilities::CHECKPOINT_RESTORE);
+        if !may {
+            return Err(Errno::EPERM);
+        }
+        at = ns.parent();
+    }
+    Ok(())
+}
+
+fn child_process(parent: &TaskRef, numbers: (Pid, Pid, Arc<PidNamespace>), r: &Request) -> Arc<Process> {
     let me = parent.process();
     let mother = if r.flags.contains(CloneFlags::PARENT) {
         me.links.lock().parent.clone()
@@ -306,7 +348,7 @@ fn child_process(parent: &TaskRef, pid: i32, r: &Request) -> Arc<Process> {
     } else {
         Arc::new(sighand.duplicate())
     };
-    let process = Process::new(pid, mother, me.group(), sighand, me.limits.duplicate());
+    let process = Process::new(numbers, mother, me.group(), sighand, me.limits.duplicate());
     let exit_signal = if r.flags.contains(CloneFlags::PARENT) {
         me.exit_signal.load(Ordering::Relaxed)
     } else {
@@ -338,6 +380,7 @@ fn clone(
         // This call has one word for both.
         pidfd: parent_tid,
         cgroup: None,
+        set_tid: Vec::new(),
     };
     if request.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -371,6 +414,9 @@ pub struct CloneArgs {
     cgroup: u64,
 }
 
+/// `MAX_PID_NS_LEVEL`: as many numbers as a process can have.
+const SET_TID_MAX: u64 = 32;
+
 /// Size of the first published `struct clone_args`.
 const CLONE_ARGS_SIZE_VER0: usize = 64;
 
@@ -396,10 +442,13 @@ fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
     }
     let a: CloneArgs = crate::syscall::args::read_versioned(args.0, size)?;
     let flags = CloneFlags::from_bits(a.flags).ok_or(Errno::EINVAL)?;
-    if flags.contains(CloneFlags::DETACHED) || a.set_tid_size != 0 || a.exit_signal > 64 {
+    if flags.contains(CloneFlags::DETACHED) || a.exit_signal > 64 {
         return Err(Errno::EINVAL);
     }
     if flags.intersects(CloneFlags::THREAD | CloneFlags::PARENT) && a.exit_signal != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if a.set_tid_size > SET_TID_MAX || (a.set_tid == 0) != (a.set_tid_size == 0) {
         return Err(Errno::EINVAL);
     }
     if (a.stack == 0) != (a.stack_size == 0) {
@@ -414,6 +463,7 @@ fn clone3(ctx: &mut Ctx<'_>, args: UserPtr<CloneArgs>, size: usize) -> Result {
         child_tid: UserPtr::new(a.child_tid),
         pidfd: UserPtr::new(a.pidfd),
         cgroup: cgroup_to_be_in(ctx.task, flags, &a, size)?,
+        set_tid: UserPtr::new(a.set_tid).read_vec(a.set_tid_size as usize)?,
     };
     spawn(ctx, &request)
 }
@@ -424,9 +474,9 @@ fn set_tid_address(ctx: &mut Ctx<'_>, ptr: UserPtr<i32>) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no pid and time namespaces yet";
+    56 clone(flags: u64, stack: u64, parent_tid: UserPtr<i32>, child_tid: UserPtr<i32>, tls: u64) Partial "no time namespaces";
     57 fork() Full "";
     58 vfork() Full "";
     218 set_tid_address(tidptr: UserPtr<i32>) Full "";
-    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no pid and time namespaces, no set_tid yet";
+    435 clone3(args: UserPtr<CloneArgs>, size: usize) Partial "no time namespaces";
 };

@@ -19,10 +19,11 @@ use crate::{
     errno::Result,
     futex,
     kernel::kernel,
+    ns::{PidView, pid::INIT},
     ptrace, sched,
     signal::{
         self, SigInfo, Signal,
-        types::{SIG_IGN, SaFlags, code},
+        types::{SIG_IGN, SaFlags, SigAction, code},
     },
     sync::{Interruptible, PollEvents, wait_event},
     syscall::{Ctx, Syscall},
@@ -38,6 +39,9 @@ pub fn exit_task(task: &TaskRef, status: ExitStatus) -> ! {
     release(task);
     let last = leave_group(task, status);
     if let Some(process) = last {
+        if process.is_nested_init() {
+            end_namespace(task, &process);
+        }
         end_process(task, &process);
     }
     sched::exit_current(task)
@@ -84,7 +88,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
         if last {
             process.begin_exit(status);
         }
-        let removed = if keeps_number { None } else { t.remove_task(task.tid()) };
+        let removed = if keeps_number { None } else { t.remove_task(task.global_tid()) };
         (last, removed, cgroup::exited(&process, last))
     });
     drop(removed);
@@ -108,6 +112,11 @@ fn end_process(task: &TaskRef, process: &Arc<Process>) {
     adopt_children(task, process);
     *process.state.lock() = State::Zombie(status);
     process.exit_events.wake_all(PollEvents::IN);
+    let mut ns = &process.pid_ns;
+    while let Some(above) = ns.parent() {
+        ns.ended.wake_all(PollEvents::empty());
+        ns = above;
+    }
     match ptrace::leader_of(process) {
         // A tracer that is not the parent is told first, and the parent when it has waited.
         Some(tracee) if ptrace::is_hidden_zombie(process) => tracee.tell_end(status),
@@ -158,6 +167,27 @@ fn claim(process: &Process) -> bool {
     zombie
 }
 
+/// The init of a pid namespace ends: everybody else in it is killed, and gone before init is a zombie. Orphans still
+/// come to init meanwhile, which does not want to hear of their end.
+fn end_namespace(task: &TaskRef, init: &Arc<Process>) {
+    let ns = &init.pid_ns;
+    ns.kill();
+    let sighand = init.sighand().duplicate();
+    sighand.set(Signal::CHLD, SigAction { handler: SIG_IGN, ..SigAction::default() });
+    init.set_sighand(Arc::new(sighand));
+    let view = PidView { ns };
+    for process in view.processes().iter().filter(|p| !Arc::ptr_eq(p, init)) {
+        signal::kill_process(process, ExitStatus::Signal(Signal::KILL.number(), false));
+    }
+    let children = init.links.lock().children.clone();
+    for child in children.iter().filter(|c| claim(c)) {
+        reap(child);
+    }
+    let alive = |p: &Arc<Process>| !Arc::ptr_eq(p, init) && *p.state.lock() == State::Running;
+    let alone = || (!view.processes().iter().any(alive)).then_some(());
+    let _ = wait_event(task, &ns.ended, Interruptible::No, None, alone); // nothing ends it early
+}
+
 /// Whether a process has said that it does not want to wait for its children.
 pub(crate) fn ignores_children(parent: &Process) -> bool {
     let action = parent.sighand().get(Signal::CHLD);
@@ -188,7 +218,8 @@ fn adopt_children(task: &TaskRef, process: &Arc<Process>) {
     let kernel = task.kernel();
     let mut to_hang_up = Vec::new();
     let (reaper, orphans) = kernel.pids.tree(|t| {
-        let reaper = reaper_of(process).or_else(|| t.process(1));
+        let init = process.pid_ns.global(INIT).and_then(|init| t.process(init));
+        let reaper = reaper_of(process).or(init);
         let orphans = core::mem::take(&mut process.links.lock().children);
         for child in &orphans {
             let group = child.group();
@@ -232,10 +263,13 @@ fn adopt_children(task: &TaskRef, process: &Arc<Process>) {
     }
 }
 
-/// The nearest living ancestor that asked for orphans.
+/// The nearest living ancestor in the same pid namespace that asked for orphans.
 fn reaper_of(process: &Arc<Process>) -> Option<Arc<Process>> {
     let mut ancestor = process.parent();
     while let Some(a) = ancestor {
+        if !Arc::ptr_eq(&a.pid_ns, &process.pid_ns) {
+            return None;
+        }
         if a.is_subreaper.load(Ordering::Relaxed) && !a.is_exiting() {
             return Some(a);
         }
@@ -254,13 +288,13 @@ pub fn end_other_threads(task: &TaskRef) -> Result<()> {
     }
     let alone = || (process.links.lock().threads.len() <= 1).then_some(());
     wait_event(task, &process.exit_events, Interruptible::Killable, None, alone)?;
-    if task.tid() != process.pid {
+    if task.global_tid() != process.pid {
         // The first thread goes without a word; this one is the first now, for its tracer, too.
         ptrace::forget(process);
         *process.leader_trace.lock() = task.tracee();
         let removed = task.kernel().pids.tree(|t| {
-            let removed = t.remove_task(task.tid());
-            task.set_tid(process.pid);
+            let removed = t.remove_task(task.global_tid());
+            task.set_tid(process.pid, process.number);
             t.set_task(process.pid, task);
             removed
         });

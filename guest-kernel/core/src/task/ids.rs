@@ -22,16 +22,16 @@ fn gettid(ctx: &mut Ctx<'_>) -> Result {
 }
 
 fn getppid(ctx: &mut Ctx<'_>) -> Result {
-    Ok(ctx.task.process().parent_pid() as usize)
+    Ok(ctx.task.pids().show(ctx.task.process().parent_pid()) as usize)
 }
 
 /// The process a number means; 0 is the caller.
 fn process_arg(ctx: &Ctx<'_>, pid: Pid) -> Result<Arc<Process>> {
-    if pid == 0 { Ok(ctx.task.process().clone()) } else { ctx.task.kernel().pids.process(pid) }
+    if pid == 0 { Ok(ctx.task.process().clone()) } else { ctx.task.pids().process(pid) }
 }
 
 fn getpgid(ctx: &mut Ctx<'_>, pid: Pid) -> Result {
-    Ok(process_arg(ctx, pid)?.group().pgid as usize)
+    Ok(ctx.task.pids().show(process_arg(ctx, pid)?.group().pgid) as usize)
 }
 
 fn getpgrp(ctx: &mut Ctx<'_>) -> Result {
@@ -39,7 +39,7 @@ fn getpgrp(ctx: &mut Ctx<'_>) -> Result {
 }
 
 fn getsid(ctx: &mut Ctx<'_>, pid: Pid) -> Result {
-    Ok(process_arg(ctx, pid)?.group().session.sid as usize)
+    Ok(ctx.task.pids().show(process_arg(ctx, pid)?.group().session.sid) as usize)
 }
 
 fn setpgid(ctx: &mut Ctx<'_>, pid: Pid, pgid: Pid) -> Result {
@@ -57,7 +57,10 @@ fn setpgid(ctx: &mut Ctx<'_>, pid: Pid, pgid: Pid) -> Result {
             return Err(Errno::EACCES);
         }
     }
-    let pgid = if pgid == 0 { target.pid } else { pgid };
+    let pgid = match pgid {
+        0 => target.pid,
+        pgid => me.pid_ns.global(pgid).ok_or(Errno::EPERM)?,
+    };
     let former = ctx.task.kernel().pids.tree(|t| {
         let current = target.group();
         if !Arc::ptr_eq(&current.session, &me.group().session) || current.session.sid == target.pid {
@@ -84,7 +87,7 @@ fn setsid(ctx: &mut Ctx<'_>) -> Result {
         Ok(core::mem::replace(&mut me.links.lock().group, group))
     })?;
     drop(former);
-    Ok(me.pid as usize)
+    Ok(me.number as usize)
 }
 
 fn getuid(ctx: &mut Ctx<'_>) -> Result {
@@ -343,7 +346,7 @@ fn capget(ctx: &mut Ctx<'_>, header: UserPtr<CapHeader>, data: UserPtr<CapData>)
         Err(Errno::EINVAL) if data.is_null() => return Ok(0),
         other => other?,
     };
-    let task = if pid == 0 { ctx.task.clone() } else { ctx.task.kernel().pids.task(pid)? };
+    let task = if pid == 0 { ctx.task.clone() } else { ctx.task.pids().task(pid)? };
     let c = task.credentials();
     for i in 0..words {
         let word = |set: Capabilities| (set.bits() >> (32 * i)) as u32;

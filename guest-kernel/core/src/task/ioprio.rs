@@ -32,9 +32,9 @@ fn tasks(ctx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<TaskRef>> {
     let threads = |p: Vec<alloc::sync::Arc<super::Process>>| p.iter().flat_map(|p| p.threads()).collect();
     let found: Vec<TaskRef> = match (which, who) {
         (PROCESS, 0) => vec![ctx.task.clone()],
-        (PROCESS, tid) => vec![pids.task(tid)?],
+        (PROCESS, tid) => vec![ctx.task.pids().task(tid)?],
         (PGRP, 0) => threads(pids.members(&ctx.task.process().group())),
-        (PGRP, pgid) => threads(pids.members(&pids.group(pgid)?)),
+        (PGRP, pgid) => threads(pids.members(&ctx.task.pids().group(pgid)?)),
         (USER, uid) => {
             let uid = if uid == 0 { ctx.task.credentials().uid } else { uid as u32 };
             let all: Vec<TaskRef> = threads(pids.processes());

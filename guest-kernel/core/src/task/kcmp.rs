@@ -48,7 +48,7 @@ fn may_look(viewer: &TaskRef, task: &Task) -> Result<()> {
 }
 
 fn kcmp(ctx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> Result {
-    let (a, b) = (ctx.task.kernel().pids.task(pid1)?, ctx.task.kernel().pids.task(pid2)?);
+    let (a, b) = (ctx.task.pids().task(pid1)?, ctx.task.pids().task(pid2)?);
     may_look(ctx.task, &a)?;
     may_look(ctx.task, &b)?;
     let fd = |n: u64| i32::try_from(n).map_err(|_| Errno::EBADF);

@@ -161,10 +161,10 @@ fn prlimit64(ctx: &mut Ctx<'_>, pid: i32, which: u32, new: UserPtr<Limit>, old: 
     };
     let process = match pid {
         0 => ctx.task.process().clone(),
-        pid => ctx.task.kernel().pids.task(pid)?.process().clone(),
+        pid => ctx.task.pids().task(pid)?.process().clone(),
     };
     let me = ctx.task.credentials();
-    if process.pid != ctx.task.pid() && !me.capable(Capabilities::SYS_RESOURCE) {
+    if !Arc::ptr_eq(&process, ctx.task.process()) && !me.capable(Capabilities::SYS_RESOURCE) {
         let other = process.threads().first().map(|t| t.credentials()).ok_or(Errno::ESRCH)?;
         if [other.uid, other.euid, other.suid] != [me.uid; 3] {
             return Err(Errno::EPERM);

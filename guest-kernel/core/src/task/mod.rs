@@ -48,7 +48,7 @@ use crate::{
     futex::{FutexWait, RobustList},
     kernel,
     mm::Mm,
-    ns::Namespaces,
+    ns::{Namespaces, PidView},
     sched::SchedState,
     signal::{self, TaskSignals},
     sync::SpinLock,
@@ -60,8 +60,10 @@ pub type Pid = i32;
 
 /// One thread.
 pub struct Task {
-    /// Its thread id; equal to the pid in the first thread of a process.
+    /// Its thread id in its own pid namespace; equal to the pid in the first thread of a process.
     tid: AtomicI32,
+    /// The same in the first pid namespace.
+    global_tid: AtomicI32,
     process: Arc<Process>,
     /// The scheduler's part.
     pub sched: SchedState,
@@ -120,10 +122,12 @@ pub struct Parts {
 }
 
 impl Task {
-    /// A task of `process`, with number `tid`.
+    /// A task of `process`, with number `tid` in the first pid namespace and, unless [`Task::set_tid`] says
+    /// otherwise, in its own.
     pub fn new(tid: Pid, process: Arc<Process>, parts: Parts, sched: SchedState, comm: [u8; 16]) -> Task {
         Task {
             tid: AtomicI32::new(tid),
+            global_tid: AtomicI32::new(tid),
             process,
             sched,
             signals: TaskSignals::new(),
@@ -168,20 +172,33 @@ impl Task {
         Task::new(0, Process::invisible(), parts, sched, comm_of(name))
     }
 
-    /// The thread id.
+    /// The thread id in its own pid namespace (`gettid`).
     pub fn tid(&self) -> Pid {
         self.tid.load(Ordering::Relaxed)
     }
 
-    /// `execve` from a thread that is not the leader takes over the leader's number.
-    pub(crate) fn set_tid(&self, tid: Pid) {
-        self.tid.store(tid, Ordering::Relaxed);
+    /// The thread id in the first pid namespace, by which the kernel's tables go.
+    pub fn global_tid(&self) -> Pid {
+        self.global_tid.load(Ordering::Relaxed)
     }
 
-    /// The process id (`getpid`).
+    /// Sets both numbers: `execve` from a thread that is not the leader takes over the leader's.
+    pub(crate) fn set_tid(&self, global: Pid, own: Pid) {
+        self.global_tid.store(global, Ordering::Relaxed);
+        self.tid.store(own, Ordering::Relaxed);
+    }
+
+    /// The process id in its own pid namespace (`getpid`).
     #[inline]
+    #[allow(clippy::misnamed_getters)] // `Process::pid` is the number in the first namespace
     pub fn pid(&self) -> Pid {
-        self.process.pid
+        self.process.number
+    }
+
+    /// The tables of numbers as it sees them: for numbers that a system call takes or shows.
+    #[inline]
+    pub fn pids(&self) -> PidView<'_> {
+        PidView { ns: &self.process.pid_ns }
     }
 
     /// The process it is a thread of.

@@ -1,6 +1,7 @@
 //! Numbers: the tables of tasks, processes, groups and sessions, and the lock of the process tree.
 
 use alloc::{
+    boxed::Box,
     collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
@@ -13,6 +14,7 @@ use crate::{
     Sentry, TaskRef,
     errno::{Errno, Result},
     fs::{DeviceId, File},
+    ns::{PidNamespace, pid::Nested},
     sync::SpinLock,
 };
 
@@ -34,7 +36,7 @@ pub trait ControllingTerminal: Send + Sync {
 
 /// A session: process groups under one controlling terminal.
 pub struct Session {
-    /// Its number: the pid of the process that called `setsid`.
+    /// Its number in the first pid namespace: the pid of the process that called `setsid`.
     pub sid: Pid,
     /// Its controlling terminal, if any.
     pub terminal: SpinLock<Option<Arc<dyn ControllingTerminal>>>,
@@ -42,7 +44,7 @@ pub struct Session {
 
 /// A process group.
 pub struct ProcessGroup {
-    /// Its number: the pid of its first leader.
+    /// Its number in the first pid namespace: the pid of its first leader.
     pub pgid: Pid,
     /// The session it belongs to.
     pub session: Arc<Session>,
@@ -65,6 +67,8 @@ struct Entry {
     process: Option<Arc<Process>>,
     group: Weak<ProcessGroup>,
     session: Weak<Session>,
+    /// Its numbers in nested pid namespaces.
+    nested: Option<Box<Nested>>,
 }
 
 impl Entry {
@@ -140,6 +144,55 @@ impl PidTable {
 }
 
 impl Tree {
+    /// Reserves a number in the first namespace, and in `ns` and those above it; answers the first and the one
+    /// in `ns`. `wanted` are those it shall have, of `ns` first, then of those above. `EAGAIN`, `EEXIST`.
+    pub fn allocate_in(&mut self, ns: &Arc<PidNamespace>, wanted: &[Pid]) -> Result<(Pid, Pid)> {
+        let global = match wanted.get(ns.level()) {
+            Some(pid) => self.take(*pid)?,
+            None => self.allocate()?,
+        };
+        if ns.is_initial() {
+            return Ok((global, global));
+        }
+        let is_free = |other: Pid| self.entries.get(&other).is_none_or(Entry::is_free);
+        let nested = match Nested::reserve(ns, global, wanted, &is_free) {
+            Ok(nested) => nested,
+            Err(e) => {
+                self.forget_if_free(global);
+                return Err(e);
+            }
+        };
+        let number = nested.innermost().unwrap_or(global);
+        self.entry(global).nested = Some(Box::new(nested));
+        Ok((global, number))
+    }
+
+    /// Reserves this number. `EEXIST`.
+    fn take(&mut self, pid: Pid) -> Result<Pid> {
+        if !self.entries.get(&pid).is_none_or(Entry::is_free) {
+            return Err(Errno::EEXIST);
+        }
+        self.forget_if_free(pid);
+        self.entries.insert(pid, Entry::default());
+        Ok(pid)
+    }
+
+    /// The number in `ns` of what has number `global` in the first namespace; 0 if it has none there.
+    pub fn number_in(&self, global: Pid, ns: &PidNamespace) -> Pid {
+        match self.entries.get(&global) {
+            _ if ns.is_initial() => global,
+            Some(Entry { nested: Some(nested), .. }) => nested.number_in(ns),
+            _ => 0,
+        }
+    }
+
+    /// The numbers of `global` in `ns` and the namespaces below it, outermost first (`NSpid`).
+    pub fn numbers_from(&self, global: Pid, ns: &PidNamespace) -> Vec<Pid> {
+        let first = ns.is_initial().then_some(global);
+        let nested = self.entries.get(&global).and_then(|e| e.nested.as_ref());
+        first.into_iter().chain(nested.into_iter().flat_map(|n| n.from(ns))).collect()
+    }
+
     /// Reserves the next free number; `EAGAIN` when there is none.
     pub fn allocate(&mut self) -> Result<Pid> {
         // Groups and sessions end by reference count: their numbers are found free here.
@@ -147,8 +200,7 @@ impl Tree {
             let pid = self.next;
             self.next = if pid + 1 >= PID_MAX { 300 } else { pid + 1 };
             if self.entries.get(&pid).is_none_or(Entry::is_free) {
-                self.entries.insert(pid, Entry::default());
-                return Ok(pid);
+                return self.take(pid);
             }
         }
         Err(Errno::EAGAIN)
@@ -198,8 +250,10 @@ impl Tree {
 
     /// Gives an unused number back.
     pub fn forget_if_free(&mut self, pid: Pid) {
-        if self.entries.get(&pid).is_some_and(Entry::is_free) {
-            self.entries.remove(&pid);
+        if self.entries.get(&pid).is_some_and(Entry::is_free)
+            && let Some(Entry { nested: Some(nested), .. }) = self.entries.remove(&pid)
+        {
+            nested.forget(pid);
         }
     }
 

@@ -10,6 +10,7 @@ use super::{Credentials, Pid, ProcessGroup, limits::Limits};
 use crate::{
     TaskRef,
     cgroup::Membership,
+    ns::{self, PidNamespace, PidView},
     ptrace::Tracee,
     signal::{Pending, SigHand},
     sync::{Once, Queue, SpinLock, WaitQueue},
@@ -83,8 +84,12 @@ pub struct Remains {
 
 /// One process.
 pub struct Process {
-    /// Its number.
+    /// Its number in the first pid namespace.
     pub pid: Pid,
+    /// Its number in its own.
+    pub number: Pid,
+    /// The pid namespace it is in.
+    pub pid_ns: Arc<PidNamespace>,
     /// Relations.
     pub links: SpinLock<Links>,
     /// Life and death.
@@ -146,9 +151,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process without threads yet; [`super::PidTable`] makes it visible.
+    /// A process without threads yet, of a number in the first pid namespace and one in its own; [`super::PidTable`] makes it visible.
     pub fn new(
-        pid: Pid,
+        (pid, number, pid_ns): (Pid, Pid, Arc<PidNamespace>),
         parent: Weak<Process>,
         group: Arc<ProcessGroup>,
         sighand: Arc<SigHand>,
@@ -156,6 +161,8 @@ impl Process {
     ) -> Arc<Process> {
         Arc::new(Process {
             pid,
+            number,
+            pid_ns,
             links: SpinLock::new(Links { parent, children: Vec::new(), threads: Vec::new(), group }),
             state: SpinLock::new(State::Running),
             child_events: WaitQueue::new(),
@@ -191,7 +198,7 @@ impl Process {
     /// The process of a kernel task: number 0, in no table.
     pub fn invisible() -> Arc<Process> {
         Process::new(
-            0,
+            (0, 0, PidNamespace::initial().clone()),
             Weak::new(),
             ProcessGroup::invisible(),
             Arc::new(SigHand::default()),
@@ -242,8 +249,21 @@ impl Process {
         self.links.lock().parent.upgrade()
     }
 
-    /// The parent's number as `getppid` tells it: 0 for the first process.
+    /// The parent's number in the first pid namespace: 0 if there is none.
     pub fn parent_pid(&self) -> Pid {
         self.parent().map_or(0, |p| p.pid)
+    }
+
+    /// Its number as `viewer` sees it; 0 if it does not.
+    pub fn number_for(&self, viewer: &Process) -> Pid {
+        if Arc::ptr_eq(&self.pid_ns, &viewer.pid_ns) {
+            return self.number;
+        }
+        PidView { ns: &viewer.pid_ns }.show(self.pid)
+    }
+
+    /// Whether it is the first process of a nested pid namespace.
+    pub fn is_nested_init(&self) -> bool {
+        self.number == ns::pid::INIT && !self.pid_ns.is_initial()
     }
 }

@@ -9,6 +9,7 @@ use super::{Capabilities, pid::same_task};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ns::user::IdKind,
     sched,
     syscall::{Ctx, Syscall, UserAddr, UserPtr},
     syscalls,
@@ -23,7 +24,7 @@ fn task_arg(ctx: &Ctx<'_>, tid: i32) -> Result<TaskRef> {
     match tid {
         0 => Ok(ctx.task.clone()),
         t if t < 0 => Err(Errno::EINVAL),
-        t => ctx.task.kernel().pids.task(t),
+        t => ctx.task.pids().task(t),
     }
 }
 
@@ -74,16 +75,20 @@ const PRIO_USER: i32 = 2;
 
 /// The tasks `getpriority` and `setpriority` mean.
 fn priority_targets(ctx: &Ctx<'_>, which: i32, who: i32) -> Result<alloc::vec::Vec<TaskRef>> {
-    let pids = &ctx.task.kernel().pids;
+    let pids = ctx.task.pids();
     let tasks: alloc::vec::Vec<TaskRef> = match which {
         PRIO_PROCESS if who == 0 => [ctx.task.clone()].into(),
         PRIO_PROCESS => pids.task(who).into_iter().collect(),
         PRIO_PGRP => {
             let group = if who == 0 { ctx.task.process().group() } else { pids.group(who)? };
-            pids.members(&group).iter().flat_map(|p| p.threads()).collect()
+            ctx.task.kernel().pids.members(&group).iter().flat_map(|p| p.threads()).collect()
         }
         PRIO_USER => {
-            let uid = if who == 0 { ctx.task.credentials().uid } else { who as u32 };
+            let me = ctx.task.credentials();
+            let uid = match who {
+                0 => me.uid,
+                who => me.user_ns.to_kernel(IdKind::User, who as u32).ok_or(Errno::EINVAL)?,
+            };
             let all = pids.processes().into_iter().flat_map(|p| p.threads());
             all.filter(|t| t.credentials().uid == uid).collect()
         }

@@ -67,7 +67,8 @@ enum Event {
 
 struct Found {
     child: Arc<Process>,
-    /// The child, or one of its threads.
+    /// The number of the child, or of one of its threads, as the waiter sees it: it is gone from the tables with a
+    /// child that has been waited for.
     number: i32,
     event: Event,
     usage: UsageSum,
@@ -91,11 +92,12 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
         }
         any = true;
         if let Some(event) = news(&child, options) {
+            let number = child.number_for(task.process());
             let usage = UsageSum::of_process(&child).plus(UsageSum::of_dead(&child.dead_children));
             if matches!(event, Event::Exited(_)) && !options.contains(Options::NOWAIT) {
                 exit::reap(&child);
             }
-            return Ok(Some(Found { number: child.pid, child, event, usage }));
+            return Ok(Some(Found { number, child, event, usage }));
         }
     }
     let consume = !options.contains(Options::NOWAIT);
@@ -109,11 +111,12 @@ fn look(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
         Some(Some((tracee, report))) => {
             let child = tracee.process().clone();
             let usage = UsageSum::of_task(&tracee);
+            let number = task.pids().show(tracee.global_tid());
             let event = match report {
                 ptrace::Report::Stopped(code) => Event::Trapped(code),
                 ptrace::Report::Exited(status) => Event::Exited(status),
             };
-            return Ok(Some(Found { number: tracee.tid(), child, event, usage }));
+            return Ok(Some(Found { number, child, event, usage }));
         }
     }
     if any { Ok(None) } else { Err(Errno::ECHILD) }
@@ -159,6 +162,11 @@ fn wait(task: &TaskRef, which: Which, options: Options) -> Result<Option<Found>>
     wait_event(task, &task.process().child_events, Interruptible::Yes, None, once)?
 }
 
+/// The kernel's number for one the caller gave; one that no child has if it means nothing.
+fn global(ctx: &Ctx<'_>, number: i32) -> i32 {
+    ctx.task.process().pid_ns.global(number).unwrap_or(0)
+}
+
 fn wait4(ctx: &mut Ctx<'_>, pid: i32, status: UserPtr<i32>, options: u32, usage: UserPtr<RUsage>) -> Result {
     let options = Options::from_bits(options).ok_or(Errno::EINVAL)?;
     if options.intersects(Options::EXITED | Options::NOWAIT) {
@@ -168,8 +176,8 @@ fn wait4(ctx: &mut Ctx<'_>, pid: i32, status: UserPtr<i32>, options: u32, usage:
         i32::MIN => return Err(Errno::ESRCH),
         -1 => Which::Any,
         0 => Which::Group(ctx.task.process().group().pgid),
-        p if p < 0 => Which::Group(-p),
-        p => Which::Pid(p),
+        p if p < 0 => Which::Group(global(ctx, -p)),
+        p => Which::Pid(global(ctx, p)),
     };
     let Some(found) = wait(ctx.task, which, options | Options::EXITED)? else { return Ok(0) };
     let word = match found.event {
@@ -200,14 +208,14 @@ fn waitid(
     let mut again = false;
     let which = match kind {
         0 => Which::Any,
-        1 if id > 0 => Which::Pid(id),
+        1 if id > 0 => Which::Pid(global(ctx, id)),
         3 => {
             let (process, nonblocking) = crate::fs::pidfd::process_of(ctx.task, id)?;
             again = nonblocking;
             Which::Pid(process.pid)
         }
         2 if id == 0 => Which::Group(ctx.task.process().group().pgid),
-        2 if id > 0 => Which::Group(id),
+        2 if id > 0 => Which::Group(global(ctx, id)),
         _ => return Err(Errno::EINVAL),
     };
     let blocks = !options.contains(Options::NOHANG);
@@ -228,7 +236,12 @@ fn waitid(
         Event::Trapped(code) => (code::CLD_TRAPPED, code),
     };
     if let Some(info) = info.non_null() {
-        let uid = found.child.threads().first().map_or(0, |t| t.credentials().uid);
+        let uid = match (found.child.threads().first(), &*found.child.remains.lock()) {
+            (Some(thread), _) => thread.credentials().uid,
+            (None, Some(remains)) => remains.credentials.uid,
+            (None, None) => 0,
+        };
+        let uid = ctx.task.credentials().user_ns.show_uid(uid);
         let fields = Fields::Child { pid: found.number, uid, status, utime: 0, stime: 0 };
         info.write(&SigInfo { signal: Signal::CHLD, code, fields }.to_bytes())?;
     }

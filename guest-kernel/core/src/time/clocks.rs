@@ -49,10 +49,10 @@ pub fn clock_now(task: &TaskRef, clock: Clock) -> Result<u64> {
         Clock::Realtime => super::realtime(),
         Clock::Monotonic => hal::time::now(),
         Clock::ThreadCpu(0) => task.sched.runtime(),
-        Clock::ThreadCpu(tid) => task.kernel().pids.task(tid).map_err(|_| Errno::EINVAL)?.sched.runtime(),
+        Clock::ThreadCpu(tid) => task.pids().task(tid).map_err(|_| Errno::EINVAL)?.sched.runtime(),
         Clock::ProcessCpu(0) => UsageSum::of_process(task.process()).runtime,
         Clock::ProcessCpu(pid) => {
-            UsageSum::of_process(&*task.kernel().pids.process(pid).map_err(|_| Errno::EINVAL)?).runtime
+            UsageSum::of_process(&*task.pids().process(pid).map_err(|_| Errno::EINVAL)?).runtime
         }
     })
 }

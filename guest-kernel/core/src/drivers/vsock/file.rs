@@ -61,7 +61,7 @@ impl File for StreamFile {
     fn write(&self, file: &OpenFile, task: &TaskRef, source: &mut Source<'_>) -> Result {
         let result = self.stream.write(task, file.nonblocking(), source);
         if result == Err(Errno::EPIPE) {
-            let info = SigInfo::user(Signal::PIPE, code::SI_USER, task.pid(), task.credentials().uid);
+            let info = SigInfo::user(Signal::PIPE, code::SI_USER, task.process().pid, task.credentials().uid);
             signal::send_to_task(task, info)?;
         }
         result

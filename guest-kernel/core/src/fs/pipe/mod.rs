@@ -328,7 +328,7 @@ impl File for PipeEnd {
 
 /// Tells a writer that nobody reads.
 pub(crate) fn broken(task: &TaskRef) {
-    let info = SigInfo::user(Signal::PIPE, code::SI_USER, task.pid(), task.credentials().uid);
+    let info = SigInfo::user(Signal::PIPE, code::SI_USER, task.process().pid, task.credentials().uid);
     let _ = signal::send_to_task(task, info); // a standard signal is never refused
 }
 

@@ -1,6 +1,6 @@
 //! An open file of procfs.
 
-use alloc::{vec, vec::Vec};
+use alloc::{sync::Arc, vec, vec::Vec};
 
 use super::{Scope, Show, Store, Text, Who};
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{File, OpenFile},
     io::{Sink, Source},
+    ns::PidNamespace,
     sync::Mutex,
 };
 
@@ -24,17 +25,18 @@ pub(super) enum Content {
 /// An open file with the text it had when it was last read from the beginning.
 pub(super) struct ProcFile {
     who: Who,
+    ns: Arc<PidNamespace>,
     content: Content,
     snapshot: Mutex<Option<Vec<u8>>>,
 }
 
 impl ProcFile {
-    pub fn new(who: Who, content: Content) -> ProcFile {
-        ProcFile { who, content, snapshot: Mutex::new(None) }
+    pub fn new(who: Who, ns: Arc<PidNamespace>, content: Content) -> ProcFile {
+        ProcFile { who, ns, content, snapshot: Mutex::new(None) }
     }
 
     fn text(&self, viewer: &TaskRef) -> Result<Vec<u8>> {
-        let scope = Scope { who: self.who, viewer };
+        let scope = Scope { who: self.who, viewer, ns: &self.ns };
         let mut text = Text::default();
         match &self.content {
             Content::Entry(show, _) => show(&scope, &mut text)?,
@@ -78,7 +80,7 @@ impl File for ProcFile {
         }
         let mut bytes = vec![0; n];
         source.take(&mut bytes)?;
-        store(&Scope { who: self.who, viewer: task }, &bytes)?;
+        store(&Scope { who: self.who, viewer: task, ns: &self.ns }, &bytes)?;
         Ok(n)
     }
 }

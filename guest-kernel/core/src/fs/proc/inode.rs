@@ -3,7 +3,7 @@
 use alloc::{format, sync::Arc, vec::Vec};
 
 use super::{
-    Destination, Entry, Node, Scope, Who,
+    Destination, Entry, Instance, Node, Scope, Who,
     file::{Content, ProcFile},
     machine,
     mem::MemFile,
@@ -14,6 +14,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{DirEntry, File, FileRef, FileType, Inode, InodeRef, LinkTarget, Metadata, OpenFlags},
     kernel::kernel,
+    ns::PidView,
     task::{Pid, Process},
 };
 
@@ -33,8 +34,8 @@ enum Kind {
 struct ProcInode {
     who: Who,
     kind: Kind,
-    /// The file system's device number.
-    dev: u64,
+    /// The mounted tree it is in.
+    fs: Arc<Instance>,
     ino: u64,
 }
 
@@ -42,13 +43,13 @@ const ROOT_INO: u64 = 1;
 /// Cookies of processes in the root directory begin here; entries of the table are below.
 const PIDS: u64 = 256;
 
-pub(super) fn root(dev: u64) -> InodeRef {
-    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Root, dev, ino: ROOT_INO })
+pub(super) fn root(fs: Arc<Instance>) -> InodeRef {
+    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Root, fs, ino: ROOT_INO })
 }
 
 /// The root of a file system that is just a table.
-pub(super) fn table_root(dev: u64, root: &'static Entry) -> InodeRef {
-    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Entry(root), dev, ino: ROOT_INO })
+pub(super) fn table_root(fs: Arc<Instance>, root: &'static Entry) -> InodeRef {
+    Arc::new(ProcInode { who: Who::Machine, kind: Kind::Entry(root), fs, ino: ROOT_INO })
 }
 
 /// The process whose directory `/proc/PID` this is.
@@ -84,7 +85,7 @@ fn entry_type(entry: &Entry) -> FileType {
 
 impl ProcInode {
     fn child(&self, name: &[u8], who: Who, kind: Kind) -> InodeRef {
-        Arc::new(ProcInode { who, kind, dev: self.dev, ino: child_ino(self.ino, name) })
+        Arc::new(ProcInode { who, kind, fs: self.fs.clone(), ino: child_ino(self.ino, name) })
     }
 
     /// The table of a directory that has one.
@@ -98,12 +99,18 @@ impl ProcInode {
         }
     }
 
+    fn pids(&self) -> PidView<'_> {
+        PidView { ns: &self.fs.ns }
+    }
+
     fn descriptor(&self, fd: i32) -> Result<FileRef> {
         self.who.target()?.task()?.files()?.get_any(fd)
     }
 
     fn threads(&self) -> Result<Vec<Pid>> {
-        let mut tids: Vec<Pid> = self.who.target()?.process.threads().iter().map(|t| t.tid()).collect();
+        let process = self.who.target()?.process;
+        let mut tids: Vec<Pid> =
+            process.threads().iter().map(|t| self.pids().show(t.global_tid())).filter(|n| *n > 0).collect();
         tids.sort_unstable();
         Ok(tids)
     }
@@ -120,7 +127,9 @@ impl ProcInode {
     fn destination(&self, task: Option<&TaskRef>) -> Result<Destination> {
         let viewer = task.ok_or(Errno::ENOENT)?;
         match self.kind {
-            Kind::Entry(Entry { node: Node::Link(to), .. }) => to(&Scope { who: self.who, viewer }),
+            Kind::Entry(Entry { node: Node::Link(to), .. }) => {
+                to(&Scope { who: self.who, viewer, ns: &self.fs.ns })
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -154,7 +163,7 @@ impl Inode for ProcInode {
                 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 }
             }
         };
-        let mut m = Metadata::new(self.dev, self.ino, self.kind(), mode);
+        let mut m = Metadata::new(self.fs.dev, self.ino, self.kind(), mode);
         m.block_size = 1024;
         if let Ok(target) = self.who.target() {
             (m.uid, m.gid) = target.owner();
@@ -183,14 +192,15 @@ impl Inode for ProcInode {
         match (self.kind, self.who) {
             (Kind::Root, _) => {
                 // Any thread's number works here, as on Linux, though only processes are listed.
-                let who = match kernel().pids.process(n) {
-                    Ok(_) => Who::Process(n),
-                    Err(_) => Who::Process(kernel().pids.task(n).map_err(|_| Errno::ENOENT)?.pid()),
+                let process = match self.pids().process(n) {
+                    Ok(process) => process,
+                    Err(_) => self.pids().task(n).map_err(|_| Errno::ENOENT)?.process().clone(),
                 };
+                let who = Who::Process(process.pid);
                 Ok(self.child(name, who, Kind::Owner))
             }
             (Kind::Entry(Entry { node: Node::Threads, .. }), Who::Process(pid)) => {
-                let who = Who::Thread(pid, n);
+                let who = Who::Thread(pid, self.fs.ns.global(n).ok_or(Errno::ENOENT)?);
                 who.target().map_err(|_| Errno::ENOENT)?;
                 Ok(self.child(name, who, Kind::Owner))
             }
@@ -228,7 +238,13 @@ impl Inode for ProcInode {
             _ => self.who.target()?.task.and_then(|t| t.files().ok()),
         };
         let numbers: Vec<Pid> = match &self.kind {
-            Kind::Root => kernel().pids.processes().iter().map(|p| p.pid).collect(),
+            Kind::Root if self.fs.ns.is_initial() => {
+                kernel().pids.processes().iter().map(|p| p.pid).collect()
+            }
+            Kind::Root => {
+                let all = self.fs.ns.all().into_iter();
+                all.filter(|(_, g)| kernel().pids.process(*g).is_ok()).map(|(n, _)| n).collect()
+            }
             Kind::Entry(Entry { node: Node::Threads, .. }) => self.threads()?,
             _ => core::iter::successors(files.as_ref().and_then(|f| f.next_open(at)), |fd| {
                 files.as_ref()?.next_open(fd.checked_add(1)?)
@@ -281,6 +297,6 @@ impl Inode for ProcInode {
             }
             _ => return Ok(None),
         };
-        Ok(Some(Arc::new(ProcFile::new(self.who, content))))
+        Ok(Some(Arc::new(ProcFile::new(self.who, self.fs.ns.clone(), content))))
     }
 }

@@ -7,25 +7,26 @@ use ringfence_hal as hal;
 use super::{Destination, Entry, Scope, Text, dir, file, link, status, sysctl, text::emit};
 use crate::{
     cgroup,
-    errno::Result,
+    errno::{Errno, Result},
     fs::filesystems,
     ipc,
     kernel::kernel,
     mm::{commit, oom},
     sched,
-    task::{RELEASE, VERSION},
+    task::{Pid, RELEASE, VERSION},
     time,
 };
 
 pub(super) const ENTRIES: &[Entry] = &[
     link("self", |s| {
         let mut text = Text::default();
-        emit!(text, "{}", s.viewer.pid());
+        emit!(text, "{}", viewer_number(s, s.viewer.process().pid)?);
         Ok(Destination::Text(text))
     }),
     link("thread-self", |s| {
         let mut text = Text::default();
-        emit!(text, "{}/task/{}", s.viewer.pid(), s.viewer.tid());
+        let (pid, tid) = (s.viewer.process().pid, s.viewer.global_tid());
+        emit!(text, "{}/task/{}", viewer_number(s, pid)?, viewer_number(s, tid)?);
         Ok(Destination::Text(text))
     }),
     link("mounts", |_| {
@@ -69,6 +70,11 @@ macro_rules! sysvipc {
 
 const SYSVIPC: &[Entry] =
     &[sysvipc!("msg", ipc::show_msg), sysvipc!("sem", ipc::show_sem), sysvipc!("shm", ipc::show_shm)];
+
+/// The reader's number in the mount's pid namespace; `ENOENT` if it is not in it.
+fn viewer_number(s: &Scope<'_>, global: Pid) -> Result<Pid> {
+    Some(s.number(global)).filter(|n| *n > 0).ok_or(Errno::ENOENT)
+}
 
 fn version(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, "Linux version {RELEASE} (ringfence) {VERSION}\n");

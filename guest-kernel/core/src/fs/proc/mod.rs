@@ -40,7 +40,7 @@ use text::Text;
 use who::{Scope, Who};
 
 use super::{FileSystem, InodeRef, Path, StatFs, inode::alloc_anonymous_dev};
-use crate::{TaskRef, errno::Result, sync::Once};
+use crate::{TaskRef, errno::Result, ns::PidNamespace};
 
 /// Writes a file's text.
 type Show = fn(&Scope<'_>, &mut Text) -> Result<()>;
@@ -102,19 +102,21 @@ const fn private_link(name: &'static str, to: fn(&Scope<'_>) -> Result<Destinati
     Entry { name, mode: 0o777, private: true, node: Node::Link(to) }
 }
 
-/// The file system. There is one instance.
-pub struct Procfs {
+/// One mounted tree: its device number, and whose numbers it shows.
+struct Instance {
     dev: u64,
+    ns: Arc<PidNamespace>,
 }
 
-fn instance() -> &'static Arc<Procfs> {
-    static INSTANCE: Once<Arc<Procfs>> = Once::new();
-    INSTANCE.call_once(|| Arc::new(Procfs { dev: alloc_anonymous_dev() }))
-}
+/// The file system: an instance for each mount, which shows the processes of the pid namespace it was mounted in.
+pub struct Procfs(Arc<Instance>);
 
 /// Makes the types known: proc, and sysfs.
 pub fn register() {
-    super::filesystems::register("proc", |_options, _task| Ok(instance().clone()));
+    super::filesystems::register("proc", |_options, task| {
+        let ns = task.map_or_else(|| PidNamespace::initial().clone(), |t| t.process().pid_ns.clone());
+        Ok(Arc::new(Procfs(Arc::new(Instance { dev: alloc_anonymous_dev(), ns }))))
+    });
     sysfs::register();
 }
 
@@ -130,11 +132,11 @@ impl FileSystem for Procfs {
     }
 
     fn dev(&self) -> u64 {
-        self.dev
+        self.0.dev
     }
 
     fn root(&self) -> InodeRef {
-        inode::root(self.dev)
+        inode::root(self.0.clone())
     }
 
     fn statfs(&self) -> StatFs {

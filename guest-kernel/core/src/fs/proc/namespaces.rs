@@ -18,6 +18,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     private_link("ipc", |s| place(s, |t| Ok(AnyNamespace::Ipc(t.namespaces().ipc.clone())))),
     private_link("mnt", |s| place(s, |t| Ok(AnyNamespace::Mount(t.fs()?.namespace())))),
     private_link("net", |s| place(s, |t| Ok(AnyNamespace::Net(t.namespaces().net.clone())))),
+    private_link("pid", |s| place(s, |t| Ok(AnyNamespace::Pid(t.process().pid_ns.clone())))),
+    private_link("pid_for_children", |s| {
+        place(s, |t| Ok(AnyNamespace::Pid(t.namespaces().pid_for_children.clone())))
+    }),
     private_link("user", |s| place(s, |t| Ok(AnyNamespace::User(t.credentials().user_ns.clone())))),
     private_link("uts", |s| place(s, |t| Ok(AnyNamespace::Uts(t.namespaces().uts.clone())))),
 ];

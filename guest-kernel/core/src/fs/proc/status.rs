@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use super::{Scope, Text, text::emit, who::Target};
 use crate::{
     errno::Result,
+    kernel::kernel,
     sched,
     signal::{
         SigSet, Signal,
@@ -56,7 +57,7 @@ pub(super) fn stat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let group = p.group();
     let terminal = group.session.terminal.lock().clone();
     let (tty, foreground) = match &terminal {
-        Some(terminal) => (terminal.device().encode() as u32, terminal.foreground()),
+        Some(terminal) => (terminal.device().encode() as u32, s.number(terminal.foreground())),
         None => (0, -1),
     };
     let usage = match task {
@@ -72,13 +73,15 @@ pub(super) fn stat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let pending = task.map_or(SigSet::EMPTY, |task| task.signals.pending.set());
     let blocked = task.map_or(SigSet::EMPTY, |task| task.signals.mask());
     let (ignored, caught) = dispositions(p);
-    let number = if t.thread { task.map_or(p.pid, |task| task.tid()) } else { p.pid };
+    let global = if t.thread { task.map_or(p.pid, |task| task.global_tid()) } else { p.pid };
+    let number = s.number(global);
     let started = if t.thread { task.map_or(p.start_time, |task| task.start_time) } else { p.start_time };
     let exit_code = if t.is_zombie() { p.exit_status().map_or(0, ExitStatus::to_wstatus) } else { 0 };
 
     emit!(out, "{number} (");
     out.bytes(&t.comm());
-    emit!(out, ") {} {} {} {}", state(&t).0, p.parent_pid(), group.pgid, group.session.sid);
+    let [parent, pgid, sid] = [p.parent_pid(), group.pgid, group.session.sid].map(|n| s.number(n));
+    emit!(out, ") {} {parent} {pgid} {sid}", state(&t).0);
     emit!(out, " {tty} {foreground} {flags}");
     emit!(out, " {} {} 0 0", usage.minor_faults(), children.minor_faults());
     emit!(out, " {} 0 {} 0", usage.runtime / NS_PER_TICK, children.runtime / NS_PER_TICK);
@@ -137,10 +140,12 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     if let Some(fs) = task.and_then(|t| t.fs().ok()) {
         emit!(out, "Umask:\t{:04o}\n", fs.umask());
     }
-    let number = if t.thread { task.map_or(p.pid, |task| task.tid()) } else { p.pid };
+    let global = if t.thread { task.map_or(p.pid, |task| task.global_tid()) } else { p.pid };
+    let number = s.number(global);
     let group = p.group();
-    emit!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{number}\n", p.pid);
-    emit!(out, "PPid:\t{}\nTracerPid:\t{}\n", p.parent_pid(), task.map_or(0, |t| t.tracer_tid()));
+    emit!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{number}\n", s.number(p.pid));
+    let tracer = task.map_or(0, |t| s.number(t.tracer_tid()));
+    emit!(out, "PPid:\t{}\nTracerPid:\t{tracer}\n", s.number(p.parent_pid()));
     let home = s.viewer.credentials().user_ns.clone();
     let [uid, euid, suid, fsuid] = [c.uid, c.euid, c.suid, c.fsuid].map(|id| home.show_uid(id));
     let [gid, egid, sgid, fsgid] = [c.gid, c.egid, c.sgid, c.fsgid].map(|id| home.show_gid(id));
@@ -148,13 +153,14 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, "Gid:\t{gid}\t{egid}\t{sgid}\t{fsgid}\n");
     emit!(out, "FDSize:\t{}\nGroups:\t", task.and_then(|t| t.files().ok()).map_or(0, |f| f.capacity()));
     c.groups.iter().for_each(|g| emit!(out, "{} ", home.show_gid(*g)));
-    emit!(
-        out,
-        "\nNStgid:\t{}\nNSpid:\t{number}\nNSpgid:\t{}\nNSsid:\t{}\n",
-        p.pid,
-        group.pgid,
-        group.session.sid
-    );
+    emit!(out, "\n");
+    let chains = [("NStgid", p.pid), ("NSpid", global), ("NSpgid", group.pgid), ("NSsid", group.session.sid)];
+    for (name, global) in chains {
+        emit!(out, "{name}:");
+        let numbers = kernel().pids.tree(|tree| tree.numbers_from(global, s.ns));
+        numbers.iter().for_each(|n| emit!(out, "\t{n}"));
+        emit!(out, "\n");
+    }
     if let Some(mm) = t.mm() {
         memory(&mm.stats(), out);
         emit!(out, "CoreDumping:\t0\nTHP_enabled:\t0\n");

@@ -4,10 +4,11 @@ use alloc::sync::Arc;
 
 use ringfence_hal as hal;
 
-use super::{Entry, Scope, Text, dir, file, inode, status, text::emit};
+use super::{Entry, Instance, Scope, Text, dir, file, inode, status, text::emit};
 use crate::{
     errno::Result,
     fs::{FileSystem, InodeRef, StatFs, filesystems, inode::alloc_anonymous_dev},
+    ns::PidNamespace,
     sync::Once,
 };
 
@@ -47,15 +48,18 @@ fn huge_pages(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-struct Sysfs {
-    dev: u64,
-}
+struct Sysfs(Arc<Instance>);
 
 /// Makes the type known.
 pub(super) fn register() {
     static INSTANCE: Once<Arc<Sysfs>> = Once::new();
     filesystems::register("sysfs", |_options, _task| {
-        Ok(INSTANCE.call_once(|| Arc::new(Sysfs { dev: alloc_anonymous_dev() })).clone())
+        Ok(INSTANCE
+            .call_once(|| {
+                let ns = PidNamespace::initial().clone();
+                Arc::new(Sysfs(Arc::new(Instance { dev: alloc_anonymous_dev(), ns })))
+            })
+            .clone())
     });
 }
 
@@ -65,11 +69,11 @@ impl FileSystem for Sysfs {
     }
 
     fn dev(&self) -> u64 {
-        self.dev
+        self.0.dev
     }
 
     fn root(&self) -> InodeRef {
-        inode::table_root(self.dev, &ROOT)
+        inode::table_root(self.0.clone(), &ROOT)
     }
 
     fn statfs(&self) -> StatFs {

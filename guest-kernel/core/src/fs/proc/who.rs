@@ -8,11 +8,12 @@ use crate::{
     errno::{Errno, Result},
     kernel::kernel,
     mm::Mm,
+    ns::{PidNamespace, PidView},
     ptrace::{AccessMode, check_access},
     task::{Capabilities, Pid, Process, process::State},
 };
 
-/// Whom an inode is about.
+/// Whom an inode is about, by numbers of the first pid namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
     Machine,
@@ -42,7 +43,7 @@ impl Who {
             }
             Who::Thread(pid, tid) => {
                 let task = pids.task(tid)?;
-                if task.pid() != pid {
+                if task.process().pid != pid {
                     return Err(Errno::ESRCH);
                 }
                 Ok(Target { process: task.process().clone(), task: Some(task), thread: true })
@@ -100,10 +101,17 @@ impl Target {
 pub(super) struct Scope<'a> {
     pub who: Who,
     pub viewer: &'a TaskRef,
+    /// Whose numbers are shown: the mount's, not the viewer's.
+    pub ns: &'a PidNamespace,
 }
 
 impl Scope<'_> {
     pub fn target(&self) -> Result<Target> {
         self.who.target()
+    }
+
+    /// The number shown for what has number `global` in the first pid namespace.
+    pub fn number(&self, global: Pid) -> Pid {
+        PidView { ns: self.ns }.show(global)
     }
 }

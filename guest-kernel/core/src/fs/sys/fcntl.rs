@@ -121,7 +121,7 @@ fn record(ctx: &Ctx<'_>, files: &Arc<FdTable>, file: &FileRef, lock: &Flock, ofd
     };
     let (owner, pid) = match ofd {
         true => (Owner::File(file.id()), -1),
-        false => (Owner::Table(files.identity()), ctx.task.pid()),
+        false => (Owner::Table(files.identity()), ctx.task.process().pid),
     };
     let start = u64::try_from(start).map_err(|_| Errno::EINVAL)?;
     let end = u64::try_from(end).map_err(|_| Errno::EINVAL)?;
@@ -140,7 +140,7 @@ fn get_lock(ctx: &Ctx<'_>, files: &Arc<FdTable>, file: &FileRef, out: UserPtr<Fl
             lock.whence = 0;
             lock.start = held.start as i64;
             lock.len = if held.end == i64::MAX as u64 { 0 } else { (held.end - held.start + 1) as i64 };
-            lock.pid = held.pid;
+            lock.pid = if held.pid < 0 { held.pid } else { ctx.task.pids().show(held.pid) };
         }
     }
     out.write(&lock)?;

@@ -127,8 +127,8 @@ pub(super) fn slave(pair: &Arc<Pair>, task: &TaskRef, command: u32, arg: u64) ->
         TIOCSCTTY => pair.make_controlling(task, arg == 1)?,
         TIOCNOTTY => pair.give_up(task)?,
         TIOCGPGRP | TIOCGSID if !pair.controls(task) => return Err(Errno::ENOTTY),
-        TIOCGPGRP => int.write(&pair.foreground_pgid())?,
-        TIOCGSID => int.write(&task.process().group().session.sid)?,
+        TIOCGPGRP => int.write(&task.pids().show(pair.foreground_pgid()))?,
+        TIOCGSID => int.write(&task.pids().show(task.process().group().session.sid))?,
         FIONREAD => int.write(&(pair.with(|s| s.discipline.readable()) as i32))?,
         TIOCOUTQ => int.write(&0)?,
         TCSBRK | TCSBRKP => {
@@ -181,10 +181,10 @@ pub(super) fn master(pair: &Arc<Pair>, file: &OpenFile, task: &TaskRef, command:
         }
         TIOCGPTLCK => int.write(&pair.with(|s| s.locked).into())?,
         TIOCGPTPEER => return peer(pair, file, task, arg as u32),
-        TIOCGPGRP => int.write(&pair.foreground_pgid())?,
+        TIOCGPGRP => int.write(&task.pids().show(pair.foreground_pgid()))?,
         TIOCGSID => {
             let session = pair.with(|s| s.session.upgrade()).ok_or(Errno::ENOTTY)?;
-            int.write(&session.sid)?;
+            int.write(&task.pids().show(session.sid))?;
         }
         TIOCSIG => {
             let signal = Signal::new(arg as i32).ok_or(Errno::EINVAL)?;

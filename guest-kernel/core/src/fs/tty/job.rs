@@ -61,7 +61,7 @@ impl Pair {
             return Ok(());
         }
         let group = task.process().group();
-        let leader = group.session.sid == task.pid();
+        let leader = group.session.sid == task.process().pid;
         if !leader || group.session.terminal.lock().is_some() {
             return Err(Errno::EPERM);
         }
@@ -101,7 +101,7 @@ impl Pair {
     /// `TIOCNOTTY`. Only the leader can give the terminal up: it belongs to the session as a whole.
     pub fn give_up(&self, task: &TaskRef) -> Result<()> {
         let session = task.process().group().session.clone();
-        if !self.controls(task) || session.sid != task.pid() {
+        if !self.controls(task) || session.sid != task.process().pid {
             return Err(Errno::ENOTTY);
         }
         self.disassociate(&session, true);
@@ -122,7 +122,7 @@ impl Pair {
         if pgid < 0 {
             return Err(Errno::EINVAL);
         }
-        let group = task.kernel().pids.group(pgid)?;
+        let group = task.pids().group(pgid)?;
         if !Arc::ptr_eq(&group.session, &task.process().group().session) {
             return Err(Errno::EPERM);
         }

@@ -137,6 +137,12 @@ impl PidNamespace {
         chain
     }
 
+    /// The namespaces from `top` down to this one.
+    pub fn down_from(self: &Arc<Self>, top: &PidNamespace) -> Vec<Arc<PidNamespace>> {
+        let first = top.is_initial().then(|| Self::initial().clone());
+        first.into_iter().chain(self.chain().into_iter().filter(|ns| ns.level >= top.level)).collect()
+    }
+
     /// Gives `global` a number here: `wanted`, or the next free one. `is_free` tells whether what has a number
     /// of the first namespace is gone already. `EEXIST`, `EAGAIN`.
     fn reserve(&self, global: Pid, wanted: Option<Pid>, is_free: &dyn Fn(Pid) -> bool) -> Result<Pid> {
@@ -220,11 +226,6 @@ impl Nested {
     /// The number in the innermost namespace.
     pub fn innermost(&self) -> Option<Pid> {
         self.0.last().map(|(_, n)| *n)
-    }
-
-    /// The numbers in `ns` and all below it, outermost first.
-    pub fn from(&self, ns: &PidNamespace) -> impl Iterator<Item = Pid> {
-        self.0.iter().filter(|(at, _)| at.level >= ns.level).map(|(_, n)| *n)
     }
 }
 

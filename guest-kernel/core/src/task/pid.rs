@@ -186,13 +186,6 @@ impl Tree {
         }
     }
 
-    /// The numbers of `global` in `ns` and the namespaces below it, outermost first (`NSpid`).
-    pub fn numbers_from(&self, global: Pid, ns: &PidNamespace) -> Vec<Pid> {
-        let first = ns.is_initial().then_some(global);
-        let nested = self.entries.get(&global).and_then(|e| e.nested.as_ref());
-        first.into_iter().chain(nested.into_iter().flat_map(|n| n.from(ns))).collect()
-    }
-
     /// Reserves the next free number; `EAGAIN` when there is none.
     pub fn allocate(&mut self) -> Result<Pid> {
         // Groups and sessions end by reference count: their numbers are found free here.

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use super::{Scope, Text, text::emit, who::Target};
 use crate::{
     errno::Result,
-    kernel::kernel,
+    ns::PidView,
     sched,
     signal::{
         SigSet, Signal,
@@ -157,8 +157,7 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     let chains = [("NStgid", p.pid), ("NSpid", global), ("NSpgid", group.pgid), ("NSsid", group.session.sid)];
     for (name, global) in chains {
         emit!(out, "{name}:");
-        let numbers = kernel().pids.tree(|tree| tree.numbers_from(global, s.ns));
-        numbers.iter().for_each(|n| emit!(out, "\t{n}"));
+        p.pid_ns.down_from(s.ns).iter().for_each(|ns| emit!(out, "\t{}", PidView { ns }.show(global)));
         emit!(out, "\n");
     }
     if let Some(mm) = t.mm() {

@@ -109,7 +109,7 @@ fn pid(text: &str) -> Result<Pid> {
 fn set_procs(c: &Change<'_>, text: &str) -> Result<()> {
     let process = match pid(text)? {
         0 => c.task.process().clone(),
-        pid => kernel().pids.task(pid)?.process().clone(),
+        pid => c.task.pids().task(pid)?.process().clone(),
     };
     let from = process.cgroup.group();
     let root = root_of(c.task);
@@ -125,7 +125,7 @@ fn set_procs(c: &Change<'_>, text: &str) -> Result<()> {
 fn set_threads(c: &Change<'_>, text: &str) -> Result<()> {
     let task = match pid(text)? {
         0 => c.task.clone(),
-        tid => kernel().pids.task(tid)?,
+        tid => c.task.pids().task(tid)?,
     };
     c.group.check_accepts_processes()?;
     if task.process().cgroup.group().id() == c.group.id() { Ok(()) } else { Err(Errno::EOPNOTSUPP) }

@@ -11,7 +11,6 @@ use crate::{
     cgroup::{CONTROLLERS, Controllers, freezer, root_of},
     errno::{Errno, Result},
     fs::Subject,
-    kernel::kernel,
     task::Pid,
 };
 

@@ -18,6 +18,8 @@
 //!
 //! Formats are those of Linux 6.1.
 
+#[cfg(test)]
+mod doc_tests;
 mod file;
 mod inode;
 mod machine;

@@ -49,6 +49,7 @@ macro_rules! common_entries {
             file("wchan", |_, out| { emit!(out, "0"); Ok(()) }),
             file("schedstat", schedstat),
             file("personality", |_, out| { emit!(out, "00000000\n"); Ok(()) }),
+            file("coredump_filter", |_, out| { emit!(out, "00000033\n"); Ok(()) }),
             file("loginuid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
             file("sessionid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
             writable("uid_map", namespaces::uid_map, namespaces::write_uid_map),

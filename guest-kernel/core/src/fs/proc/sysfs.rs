@@ -12,6 +12,15 @@ use crate::{
     sync::Once,
 };
 
+/// What the root directory has.
+#[cfg(test)]
+pub(super) fn entries() -> &'static [Entry] {
+    match &ROOT.node {
+        super::Node::Dir(entries) => entries,
+        _ => &[],
+    }
+}
+
 static ROOT: Entry = dir(
     "",
     &[
@@ -20,7 +29,7 @@ static ROOT: Entry = dir(
         dir("class", &[]),
         dir("devices", &[dir("system", &[dir("cpu", CPU), dir("node", NODE)])]),
         dir("fs", &[dir("cgroup", &[])]),
-        dir("kernel", &[dir("mm", &[dir("transparent_hugepage", &[file("enabled", huge_pages)])])]),
+        dir("kernel", &[dir("mm", &[dir("transparent_hugepage", HUGE_PAGES)])]),
     ],
 );
 
@@ -35,6 +44,15 @@ const CPU: &[Entry] = &[
 ];
 
 const NODE: &[Entry] = &[file("online", |_, out| range(1, out)), file("possible", |_, out| range(1, out))];
+
+const HUGE_PAGES: &[Entry] = &[
+    file("enabled", huge_pages),
+    // What allocators of run-times align to.
+    file("hpage_pmd_size", |_, out| {
+        emit!(out, "2097152\n");
+        Ok(())
+    }),
+];
 
 /// The first `count` numbers as a list.
 fn range(count: usize, out: &mut Text) -> Result<()> {

@@ -1,0 +1,35 @@
+//! `docs/procfs.md` lists every file there is, and no other.
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+};
+
+use super::{Entry, Node, machine, process, sysfs};
+
+/// The paths of `entries` and below, directories aside.
+fn collect(prefix: &str, entries: &[Entry], paths: &mut BTreeSet<String>) {
+    for entry in entries {
+        let path = format!("{prefix}/{}", entry.name);
+        match &entry.node {
+            Node::Dir(below) => collect(&path, below, paths),
+            Node::Threads => drop(paths.insert(path + "/TID/")),
+            Node::Descriptors | Node::DescriptorInfos => drop(paths.insert(path + "/N")),
+            _ => drop(paths.insert(path)),
+        }
+    }
+}
+
+#[test]
+fn every_file_is_described() {
+    let mut there = BTreeSet::new();
+    collect("/proc", machine::ENTRIES, &mut there);
+    collect("/proc/PID", process::ENTRIES, &mut there);
+    collect("/sys", sysfs::entries(), &mut there);
+    let page = include_str!("../../../../../docs/procfs.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let described: BTreeSet<String> = rows.map(|(path, _)| path.to_string()).collect();
+    let missing: alloc::vec::Vec<_> = there.difference(&described).collect();
+    let gone: alloc::vec::Vec<_> = described.difference(&there).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "docs/procfs.md lacks {missing:#?} and has {gone:#?}");
+}

@@ -100,6 +100,20 @@ impl File for EventFd {
     }
 }
 
+/// Whether `file` is an eventfd.
+pub(super) fn is(file: &OpenFile) -> bool {
+    file.downcast::<EventFd>().is_some()
+}
+
+/// Adds one, unless that is too much: how the kernel itself tells of something.
+pub(super) fn signal(file: &OpenFile) {
+    if let Some(eventfd) = file.downcast::<EventFd>()
+        && eventfd.add(1).is_some()
+    {
+        eventfd.queue.wake_all(READABLE);
+    }
+}
+
 fn eventfd(ctx: &mut Ctx<'_>, initial: u32) -> Result {
     eventfd2(ctx, initial, 0)
 }

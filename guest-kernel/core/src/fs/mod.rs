@@ -19,7 +19,7 @@
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
 //! | [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`] | events as files |
-//! | [`inotify`] | being told what happens to files |
+//! | [`inotify`], [`aio`] | being told what happens to files; kernel AIO |
 //! | [`tty`], [`proc`], [`nsfs`] | terminals, devpts; procfs; namespaces as files |
 //! | [`fd_table`], [`context`] | what tasks hold: descriptors; root, working directory, umask |
 //!
@@ -33,6 +33,7 @@
 //! lock and copied after it.
 
 pub mod access;
+pub mod aio;
 pub mod anon;
 pub mod context;
 pub mod dentry;
@@ -103,6 +104,7 @@ pub const SYSCALLS: &[&[crate::syscall::Syscall]] = &[
     pidfd::SYSCALLS,
     signalfd::SYSCALLS,
     timerfd::SYSCALLS,
+    aio::SYSCALLS,
     inotify::SYSCALLS,
     pipe::SYSCALLS,
     pipe::SPLICE,

@@ -12,7 +12,9 @@
 //!
 //! Lock order: buckets in the order of their index, before everything but run queues.
 
+mod pi;
 mod robust;
+mod several;
 mod sys;
 
 use alloc::{sync::Arc, vec::Vec};
@@ -33,7 +35,7 @@ use crate::{
 };
 
 /// The system calls of this module.
-pub const SYSCALLS: &[&[Syscall]] = &[sys::SYSCALLS, robust::SYSCALLS];
+pub const SYSCALLS: &[&[Syscall]] = &[sys::SYSCALLS, several::SYSCALLS, robust::SYSCALLS];
 
 const BUCKETS: usize = 64;
 
@@ -82,6 +84,10 @@ struct Waiter {
     key: Key,
     bitset: u32,
     task: TaskRef,
+    /// Tells apart the entries of a task that waits on several words; 0 if it waits on one.
+    tag: u32,
+    /// Who holds the lock it waits for, of a priority-inheritance futex; 0 else.
+    owner: i32,
 }
 
 type Bucket = SpinLock<Vec<Waiter>>;
@@ -153,7 +159,7 @@ fn wait(
             Ok(_) => {
                 task.futex.woken.store(false, Ordering::Relaxed);
                 task.futex.bucket.store(index, Ordering::Relaxed);
-                list.push(Waiter { key, bitset, task: task.clone() });
+                list.push(Waiter { key, bitset, task: task.clone(), tag: 0, owner: 0 });
                 break;
             }
             Err(_) => {

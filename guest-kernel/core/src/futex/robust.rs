@@ -47,6 +47,7 @@ pub fn exit_robust_list(task: &TaskRef) {
         // A broken list just ends the walk: it is the program's.
         let _ = walk(task, list.head);
     }
+    super::pi::owner_gone(task);
 }
 
 fn walk(task: &TaskRef, head: u64) -> Result<()> {

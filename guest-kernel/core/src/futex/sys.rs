@@ -1,6 +1,6 @@
 //! The `futex` system call.
 
-use super::{Key, Requeue, WaitFailed, wake_key};
+use super::{Key, Requeue, WaitFailed, pi, wake_key};
 use crate::{
     errno::{Errno, Result},
     sync::WaitError,
@@ -14,6 +14,12 @@ const WAKE: u32 = 1;
 const REQUEUE: u32 = 3;
 const CMP_REQUEUE: u32 = 4;
 const WAKE_OP: u32 = 5;
+const LOCK_PI: u32 = 6;
+const UNLOCK_PI: u32 = 7;
+const TRYLOCK_PI: u32 = 8;
+const WAIT_REQUEUE_PI: u32 = 11;
+const CMP_REQUEUE_PI: u32 = 12;
+const LOCK_PI2: u32 = 13;
 const WAIT_BITSET: u32 = 9;
 const WAKE_BITSET: u32 = 10;
 const PRIVATE_FLAG: u32 = 128;
@@ -75,7 +81,27 @@ fn futex(ctx: &mut Ctx<'_>, addr: u64, op: u32, val: u32, timeout: u64, addr2: u
                 |v| encoded.test(v),
             )
         }
-        _ => Err(Errno::ENOSYS), // the priority-inheritance family, and operations that never existed
+        LOCK_PI | LOCK_PI2 => {
+            // LOCK_PI counts on the wall clock, LOCK_PI2 on that only if told so.
+            let realtime = command == LOCK_PI || op & CLOCK_REALTIME_FLAG != 0;
+            let deadline = deadline(WAIT_BITSET, realtime, UserPtr::new(timeout))?;
+            pi::lock(ctx.task, addr, private, true, deadline).map(|()| 0)
+        }
+        TRYLOCK_PI => pi::lock(ctx.task, addr, private, false, None).map(|()| 0),
+        UNLOCK_PI => pi::unlock(ctx.task, addr, private).map(|()| 0),
+        WAIT_REQUEUE_PI => {
+            let deadline = deadline(WAIT_BITSET, op & CLOCK_REALTIME_FLAG != 0, UserPtr::new(timeout))?;
+            pi::wait_requeue(ctx.task, (addr, addr2), private, val, deadline).map(|()| 0)
+        }
+        CMP_REQUEUE_PI => {
+            if val != 1 || (timeout as i32) < 0 {
+                return Err(Errno::EINVAL);
+            }
+            let wake = 1usize.saturating_add(count(timeout));
+            let request = Requeue { from: addr, to: addr2, private, wake, requeue: 0, expected: Some(val3) };
+            super::requeue(ctx.task, &request)
+        }
+        _ => Err(Errno::ENOSYS),
     }
 }
 
@@ -135,7 +161,7 @@ impl WakeOp {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    202 futex(uaddr: u64, op: u32, val: u32, timeout: u64, uaddr2: u64, val3: u32) Partial "no priority inheritance";
+    202 futex(uaddr: u64, op: u32, val: u32, timeout: u64, uaddr2: u64, val3: u32) Full "no priorities are inherited: the scheduler has none";
 };
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ mod syscalls;
 mod tree;
 mod vma;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use entry::{kernel_fault, limits_of, user_fault};
@@ -90,7 +90,7 @@ use crate::{
     drivers::balloon,
     errno::{Errno, Result},
     fs::FileRef,
-    sync::{RwSpinLock, SpinLock},
+    sync::{Once, RwSpinLock, SpinLock},
     syscall::Syscall,
 };
 
@@ -184,6 +184,8 @@ pub struct Mm {
     /// Pages of objects now in the page tables.
     object_pages: AtomicI64,
     peak_resident: AtomicU64,
+    /// `io_setup`: contexts whose rings are mapped here.
+    pub(crate) aio: Once<Box<crate::fs::aio::Contexts>>,
     /// Serialise upgrades of one page (see `fault`), by page number.
     upgrade_locks: [SpinLock<()>; UPGRADE_LOCKS],
 }
@@ -236,6 +238,7 @@ impl Mm {
             anon_pages: AtomicI64::new(0),
             object_pages: AtomicI64::new(0),
             peak_resident: AtomicU64::new(0),
+            aio: Once::new(),
             upgrade_locks: [const { SpinLock::new(()) }; UPGRADE_LOCKS],
         }
     }

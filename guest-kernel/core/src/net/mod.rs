@@ -14,6 +14,8 @@ mod options;
 mod sys;
 mod unix;
 
+pub use unix::show_sockets;
+
 use crate::syscall::Syscall;
 
 /// The system calls of this module.

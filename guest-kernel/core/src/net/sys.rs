@@ -6,25 +6,26 @@ use ringfence_hal as hal;
 
 use super::{
     message::{MessageHeader, read_control, write_address, write_address_sized, write_control},
-    unix::{Address, How, Kind, SocketFile, UnixSocket, credentials_of},
+    unix::{Address, How, InFlight, Kind, SocketFile, UnixSocket, credentials_of},
 };
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    fs::{AnonInode, FileRef, FileType, OpenFlags, pipe, sys::read_iovec},
+    fs::{AnonInode, FileRef, FileType, Inode as _, OpenFlags, pipe, sys::read_iovec},
     io::{Sink, Source},
     syscall::{Ctx, Fd, Syscall, UserAddr, UserPtr},
     syscalls,
     task::limits::Resource,
+    time::{TimeSpec, deadline_after},
 };
 
+const AF_UNSPEC: u16 = 0;
 const AF_UNIX: i32 = 1;
 
 const MSG_PEEK: u32 = 0x2;
 const MSG_CTRUNC: u32 = 0x8;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
-const MSG_EOR: u32 = 0x80;
 const MSG_WAITALL: u32 = 0x100;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
@@ -55,6 +56,7 @@ fn open(task: &TaskRef, socket: Arc<UnixSocket>, flags: OpenFlags) -> FileRef {
     let c = task.credentials();
     let inode = AnonInode::new(FileType::Socket, 0o777, c.fsuid, c.fsgid);
     let access = OpenFlags::RDWR | (flags & OpenFlags::NONBLOCK);
+    socket.set_ino(inode.ino());
     inode.open(Arc::new(SocketFile(socket)), "socket:[{}]", access)
 }
 
@@ -111,6 +113,9 @@ fn listen(ctx: &mut Ctx<'_>, fd: Fd, backlog: i32) -> Result {
 
 fn connect(ctx: &mut Ctx<'_>, fd: Fd, addr: UserAddr, len: usize) -> Result {
     let (socket, nonblocking) = find(ctx.task, fd)?;
+    if len >= 2 && UserPtr::<u16>::new(addr.0).read()? == AF_UNSPEC {
+        return socket.disconnect().map(|()| 0);
+    }
     let to = read_address(addr, len)?.ok_or(Errno::EINVAL)?;
     let how = How { nonblocking, ..How::default() };
     socket.connect(ctx.task, &to, how, credentials_of(ctx.task))?;
@@ -183,12 +188,23 @@ fn sendto(
     let to = if addr.is_null() { None } else { Some(read_address(addr, addr_len)?.ok_or(Errno::EINVAL)?) };
     let how = How { nonblocking: nonblocking || flags & MSG_DONTWAIT != 0, ..How::default() };
     let me = credentials_of(ctx.task);
-    let result = socket.send(ctx.task, &mut Source::user(buf.0, len), Vec::new(), to.as_ref(), how, me);
+    let result =
+        socket.send(ctx.task, &mut Source::user(buf.0, len), InFlight::default(), to.as_ref(), how, me);
     announce(ctx.task, &socket, flags, result)
 }
 
 fn sendmsg(ctx: &mut Ctx<'_>, fd: Fd, message: UserPtr<MessageHeader>, flags: u32) -> Result {
     let (socket, nonblocking) = find(ctx.task, fd)?;
+    send_one(ctx, &socket, nonblocking, message, flags)
+}
+
+fn send_one(
+    ctx: &Ctx<'_>,
+    socket: &Arc<UnixSocket>,
+    nonblocking: bool,
+    message: UserPtr<MessageHeader>,
+    flags: u32,
+) -> Result {
     if flags & MSG_OOB != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -203,8 +219,9 @@ fn sendmsg(ctx: &mut Ctx<'_>, fd: Fd, message: UserPtr<MessageHeader>, flags: u3
     let how = How { nonblocking: nonblocking || flags & MSG_DONTWAIT != 0, ..How::default() };
     let me = control.credentials.unwrap_or(credentials_of(ctx.task));
     let mut source = Source::segments(segments);
-    let result = socket.send(ctx.task, &mut source, control.files, to.as_ref(), how, me);
-    announce(ctx.task, &socket, flags, result)
+    let files = InFlight::new(ctx.task, control.files)?;
+    let result = socket.send(ctx.task, &mut source, files, to.as_ref(), how, me);
+    announce(ctx.task, socket, flags, result)
 }
 
 fn how(nonblocking: bool, flags: u32) -> Result<How> {
@@ -239,8 +256,82 @@ fn recvfrom(
     Ok(if whole { got.length } else { got.count })
 }
 
+/// `struct mmsghdr`: a header, then how long the message was.
+const MMSG_LEN_AT: u64 = size_of::<MessageHeader>() as u64;
+const MMSG_SIZE: u64 = MMSG_LEN_AT + 8;
+
+/// Messages one call sends or receives at most.
+const MMSG_MAX: u32 = 1024;
+
+/// Does `one` with each header and notes its result there, until one fails; the failure only if it is the first.
+fn each_message(
+    vector: UserAddr,
+    count: u32,
+    mut one: impl FnMut(UserPtr<MessageHeader>, usize) -> Result<Option<usize>>,
+) -> Result {
+    let mut done = 0;
+    for i in 0..u64::from(count.min(MMSG_MAX)) {
+        let at = vector.offset(i * MMSG_SIZE);
+        let outcome = one(UserPtr::new(at.0), done).and_then(|n| match n {
+            Some(n) => UserPtr::<u32>::new(at.offset(MMSG_LEN_AT).0).write(&(n as u32)).map(|()| true),
+            None => Ok(false),
+        });
+        match outcome {
+            Ok(true) => done += 1,
+            Ok(false) => break,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+fn sendmmsg(ctx: &mut Ctx<'_>, fd: Fd, vector: UserAddr, count: u32, flags: u32) -> Result {
+    let (socket, nonblocking) = find(ctx.task, fd)?;
+    each_message(vector, count, |message, _| send_one(ctx, &socket, nonblocking, message, flags).map(Some))
+}
+
+const MSG_WAITFORONE: u32 = 0x1_0000;
+
+fn recvmmsg(
+    ctx: &mut Ctx<'_>,
+    fd: Fd,
+    vector: UserAddr,
+    count: u32,
+    flags: u32,
+    timeout: UserPtr<TimeSpec>,
+) -> Result {
+    let deadline = match timeout.non_null() {
+        Some(t) => Some(deadline_after(t.read()?.to_ns()?)),
+        None => None,
+    };
+    let (socket, nonblocking) = find(ctx.task, fd)?;
+    let done = each_message(vector, count, |message, done| {
+        // As on Linux, the time-out is looked at between messages only.
+        if done > 0 && deadline.is_some_and(|d| hal::time::now() >= d) {
+            return Ok(None);
+        }
+        let no_more_waiting = done > 0 && flags & MSG_WAITFORONE != 0;
+        receive_one(ctx, &socket, nonblocking || no_more_waiting, message, flags & !MSG_WAITFORONE).map(Some)
+    })?;
+    if let Some(deadline) = deadline {
+        timeout.write(&TimeSpec::from_ns(deadline.saturating_sub(hal::time::now())))?;
+    }
+    Ok(done)
+}
+
 fn recvmsg(ctx: &mut Ctx<'_>, fd: Fd, message: UserPtr<MessageHeader>, flags: u32) -> Result {
     let (socket, nonblocking) = find(ctx.task, fd)?;
+    receive_one(ctx, &socket, nonblocking, message, flags)
+}
+
+fn receive_one(
+    ctx: &Ctx<'_>,
+    socket: &Arc<UnixSocket>,
+    nonblocking: bool,
+    message: UserPtr<MessageHeader>,
+    flags: u32,
+) -> Result {
     let mut header = message.read()?;
     let segments = read_iovec(UserPtr::new(header.vector), header.vector_len as usize)?;
     let mut got = socket.receive(ctx.task, &mut Sink::segments(segments), how(nonblocking, flags)?)?;
@@ -254,8 +345,7 @@ fn recvmsg(ctx: &mut Ctx<'_>, fd: Fd, message: UserPtr<MessageHeader>, flags: u3
     let whole = socket.kind() != Kind::Stream;
     header.flags = flags & MSG_CMSG_CLOEXEC
         | if truncated { MSG_CTRUNC } else { 0 }
-        | if whole && got.length > got.count { MSG_TRUNC } else { 0 }
-        | if socket.kind() == Kind::SeqPacket && got.count > 0 { MSG_EOR } else { 0 };
+        | if whole && got.length > got.count { MSG_TRUNC } else { 0 };
     message.write(&header)?;
     Ok(if whole && flags & MSG_TRUNC != 0 { got.length } else { got.count })
 }
@@ -274,5 +364,7 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     51 getsockname(fd: Fd, addr: UserAddr, len: UserPtr<i32>) Full "";
     52 getpeername(fd: Fd, addr: UserAddr, len: UserPtr<i32>) Full "";
     53 socketpair(domain: i32, kind: u32, protocol: i32, fds: UserPtr<[i32; 2]>) Full "";
+    299 recvmmsg(fd: Fd, vector: UserAddr, count: u32, flags: u32, timeout: UserPtr<TimeSpec>) Full "";
+    307 sendmmsg(fd: Fd, vector: UserAddr, count: u32, flags: u32) Full "";
     288 accept4(fd: Fd, addr: UserAddr, len: UserPtr<i32>, flags: u32) Full "";
 };

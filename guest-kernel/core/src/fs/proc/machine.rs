@@ -34,6 +34,11 @@ pub(super) const ENTRIES: &[Entry] = &[
         emit!(text, "self/mounts");
         Ok(Destination::Text(text))
     }),
+    link("net", |_| {
+        let mut text = Text::default();
+        emit!(text, "self/net");
+        Ok(Destination::Text(text))
+    }),
     dir("sys", sysctl::ENTRIES),
     dir("sysvipc", SYSVIPC),
     dir("tty", &[file("drivers", tty_drivers)]),

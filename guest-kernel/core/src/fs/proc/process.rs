@@ -24,6 +24,7 @@ macro_rules! common_entries {
             Entry { name: "fd", mode: 0o500, private: true, node: Node::Descriptors },
             Entry { name: "fdinfo", mode: 0o555, private: true, node: Node::DescriptorInfos },
             dir("ns", namespaces::ENTRIES),
+            dir("net", NET),
             file("stat", status::stat),
             file("status", status::status),
             file("statm", status::statm),
@@ -61,6 +62,12 @@ macro_rules! common_entries {
 }
 
 /// A process.
+/// What the network namespace of the task has.
+const NET: &[Entry] = &[file("unix", |_, out| {
+    let _ = crate::net::show_sockets(out); // writing to a text does not fail
+    Ok(())
+})];
+
 pub(super) const ENTRIES: &[Entry] =
     common_entries![Entry { name: "task", mode: 0o555, private: false, node: Node::Threads }];
 

@@ -10,7 +10,7 @@ use super::{Entry, Node, Scope, Text, dir, file, text::emit, writable};
 use crate::{
     drivers,
     errno::{Errno, Result},
-    fs::{dentry, fd_table::NR_OPEN, inotify, pipe},
+    fs::{aio, dentry, fd_table::NR_OPEN, inotify, pipe},
     ipc,
     mm::{self, commit},
     random,
@@ -54,24 +54,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     dir("vm", VM),
 ];
 
-const FS: &[Entry] = &[
-    fixed!("file-max", i64::MAX),
-    file("file-nr", |_, out| {
-        emit!(out, "0\t0\t{}\n", i64::MAX);
-        Ok(())
-    }),
-    fixed!("nr_open", NR_OPEN),
-    dir("inotify", INOTIFY),
-    dir("mqueue", MQUEUE),
-    fixed!("pipe-max-size", pipe::MAX_SIZE),
-    fixed!("mount-max", 100_000),
-    fixed!("overflowuid", 65534),
-    fixed!("overflowgid", 65534),
-    fixed!("protected_hardlinks", 0),
-    fixed!("protected_symlinks", 0),
-    fixed!("suid_dumpable", 0),
-];
-
 /// A number that can be set.
 macro_rules! number {
     ($name:literal, $cell:expr) => {
@@ -88,6 +70,29 @@ macro_rules! number {
         )
     };
 }
+
+const FS: &[Entry] = &[
+    number!("aio-max-nr", aio::MAX),
+    file("aio-nr", |_, out| {
+        emit!(out, "{}\n", aio::IN_USE.load(Ordering::Relaxed));
+        Ok(())
+    }),
+    fixed!("file-max", i64::MAX),
+    file("file-nr", |_, out| {
+        emit!(out, "0\t0\t{}\n", i64::MAX);
+        Ok(())
+    }),
+    fixed!("nr_open", NR_OPEN),
+    dir("inotify", INOTIFY),
+    dir("mqueue", MQUEUE),
+    fixed!("pipe-max-size", pipe::MAX_SIZE),
+    fixed!("mount-max", 100_000),
+    fixed!("overflowuid", 65534),
+    fixed!("overflowgid", 65534),
+    fixed!("protected_hardlinks", 0),
+    fixed!("protected_symlinks", 0),
+    fixed!("suid_dumpable", 0),
+];
 
 /// A limit of the reader's ipc namespace.
 macro_rules! ipc_number {

@@ -4,10 +4,10 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::Address;
+use super::{Address, flight::InFlight};
 use crate::{
     errno::{Errno, Result},
-    fs::FileRef,
+    fs::{FileRef, FileType},
     io::Sink,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Message {
     pub bytes: Vec<u8>,
     /// Bytes of it already read.
     pub start: usize,
-    pub files: Vec<FileRef>,
+    pub files: InFlight,
     pub credentials: Credentials,
     pub from: Option<Address>,
 }
@@ -49,9 +49,43 @@ impl Inbox {
         self.messages.is_empty()
     }
 
-    /// Bytes that can be sent now; an empty inbox takes any message.
-    pub fn room(&self) -> usize {
-        LIMIT.saturating_sub(self.weight)
+    /// Messages in it.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Bytes that a sender with a buffer of `limit` can send now; an empty inbox takes any message.
+    pub fn room(&self, limit: usize) -> usize {
+        limit.saturating_sub(self.weight)
+    }
+
+    /// Bytes of a stream from `offset` on, at most `max`.
+    pub fn peek(&self, offset: usize, max: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut skip = offset;
+        for message in &self.messages {
+            let rest = message.rest();
+            let rest = rest.get(skip.min(rest.len())..).unwrap_or_default();
+            skip = skip.saturating_sub(message.rest().len());
+            let n = rest.len().min(max - out.len());
+            out.try_reserve(n).map_err(|_| Errno::ENOMEM)?;
+            out.extend_from_slice(rest.get(..n).unwrap_or_default());
+            if out.len() == max {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Who sent the first message, and its files.
+    pub fn first(&self) -> Option<(Credentials, Vec<FileRef>)> {
+        self.messages.front().map(|m| (m.credentials, m.files.copy()))
+    }
+
+    /// The sockets among the files of all messages.
+    pub fn sockets(&self) -> Vec<FileRef> {
+        let all = self.messages.iter().flat_map(|m| m.files.copy());
+        all.filter(|f| f.kind() == FileType::Socket).collect()
     }
 
     /// Bytes a read finds: of all messages of a stream, of the first one else (`FIONREAD`).
@@ -122,7 +156,7 @@ mod tests {
 
     fn message(bytes: &[u8], pid: i32) -> Message {
         let credentials = Credentials { pid, ..Credentials::default() };
-        Message { bytes: bytes.to_vec(), start: 0, files: Vec::new(), credentials, from: None }
+        Message { bytes: bytes.to_vec(), start: 0, files: InFlight::default(), credentials, from: None }
     }
 
     #[test]
@@ -134,7 +168,19 @@ mod tests {
         assert_eq!(inbox.readable(true), 6);
         assert_eq!(inbox.pop().unwrap().rest(), b"abcd");
         assert_eq!(inbox.pop().unwrap().rest(), b"ef");
-        assert!(inbox.is_empty() && inbox.room() == LIMIT);
+        assert!(inbox.is_empty() && inbox.room(LIMIT) == LIMIT);
+    }
+
+    #[test]
+    fn a_peek_goes_over_messages() {
+        let mut inbox = Inbox::default();
+        for (bytes, pid) in [(b"abc", 1), (b"def", 2)] {
+            inbox.push(message(bytes, pid), true).unwrap();
+        }
+        assert_eq!(inbox.peek(0, 4).unwrap(), b"abcd");
+        assert_eq!(inbox.peek(2, 9).unwrap(), b"cdef");
+        assert_eq!(inbox.peek(4, 9).unwrap(), b"ef");
+        assert_eq!(inbox.peek(7, 9).unwrap(), b"");
     }
 
     #[test]
@@ -142,12 +188,12 @@ mod tests {
         let mut inbox = Inbox::default();
         inbox.push(message(b"", 1), false).unwrap();
         inbox.push(message(b"xyz", 1), false).unwrap();
-        assert_eq!(inbox.room(), LIMIT - 3 - 2 * OVERHEAD);
+        assert_eq!(inbox.room(LIMIT), LIMIT - 3 - 2 * OVERHEAD);
         assert_eq!(inbox.pop().unwrap().rest(), b"");
         let mut m = inbox.pop().unwrap();
         let mut two = [0; 2];
         assert_eq!(m.read(&mut Sink::kernel(&mut two), false), Ok(2));
         inbox.put_back(m);
-        assert_eq!((inbox.readable(false), inbox.room()), (1, LIMIT - 1 - OVERHEAD));
+        assert_eq!((inbox.readable(false), inbox.room(LIMIT)), (1, LIMIT - 1 - OVERHEAD));
     }
 }

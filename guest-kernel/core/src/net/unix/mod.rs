@@ -8,16 +8,19 @@
 //! All waiting concerning an inbox is on the wait queue of the socket it belongs to: readers for messages,
 //! senders for room, connecting clients for a place in the backlog.
 //!
-//! Two sockets refer to each other weakly; an open file, or a backlog, keeps one alive. Deviation: files that
-//! are in flight in sockets which only refer to each other are not collected, as Linux does; they go with the
-//! sandbox. What can be in flight is bounded by the inboxes.
+//! Two sockets refer to each other weakly; an open file, or a backlog, keeps one alive. Sockets that are in flight
+//! and can be received by nobody are collected (`flight`).
 //!
 //! Lock order: no two sockets' locks at once; a wait queue is woken after the lock is released.
 
 mod address;
+mod flight;
 mod inbox;
+mod registry;
 mod socket;
 
 pub(crate) use address::Address;
+pub(in crate::net) use flight::InFlight;
 pub(crate) use inbox::Credentials;
+pub use registry::show as show_sockets;
 pub(super) use socket::{How, Kind, Received, SocketFile, UnixSocket, credentials_of};

@@ -10,7 +10,9 @@ use alloc::{
 
 use super::{
     address::{self, Address},
+    flight::{self, InFlight},
     inbox::{Credentials, Inbox, LIMIT, Message},
+    registry,
 };
 use crate::{
     TaskRef,
@@ -27,6 +29,8 @@ const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
 
 /// Bytes of one piece of a stream.
 const PIECE: usize = 16 * 1024;
+/// Messages a datagram socket holds for senders it is not connected to (`net.unix.max_dgram_qlen`).
+const DATAGRAMS_MAX: usize = 10;
 /// `net.core.somaxconn`.
 const BACKLOG_MAX: usize = 4096;
 
@@ -43,7 +47,6 @@ struct Backlog {
     waiting: VecDeque<Arc<UnixSocket>>,
 }
 
-#[derive(Default)]
 struct State {
     name: Option<Address>,
     /// The socket at the other end, or where datagrams go.
@@ -60,6 +63,49 @@ struct State {
     pass_credentials: bool,
     receive_timeout: Option<u64>,
     send_timeout: Option<u64>,
+    /// `SO_SNDBUF` and `SO_RCVBUF`; what is sent is limited by the sender's.
+    send_buffer: usize,
+    receive_buffer: usize,
+    /// `SO_PEEK_OFF`: where the next peek begins.
+    peek_offset: Option<usize>,
+    /// Options that are only kept: a bit for each number below 64.
+    kept: u64,
+    /// Number of the open file's inode.
+    ino: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            name: None,
+            peer: None,
+            peer_credentials: None,
+            backlog: None,
+            inbox: Inbox::default(),
+            read_shut: false,
+            write_shut: false,
+            closed: false,
+            reset: false,
+            pass_credentials: false,
+            receive_timeout: None,
+            send_timeout: None,
+            send_buffer: LIMIT,
+            receive_buffer: LIMIT,
+            peek_offset: None,
+            kept: 0,
+            ino: 0,
+        }
+    }
+}
+
+/// What `/proc/net/unix` shows of a socket.
+pub(super) struct Report {
+    pub references: usize,
+    pub flags: u32,
+    pub kind: u32,
+    pub state: u32,
+    pub ino: u64,
+    pub name: Option<Address>,
 }
 
 /// An AF_UNIX socket.
@@ -67,6 +113,14 @@ pub(crate) struct UnixSocket {
     kind: Kind,
     state: SpinLock<State>,
     queue: Queue,
+    /// Its number in the list of all.
+    registered: u64,
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        registry::remove(self.registered);
+    }
 }
 
 /// What a receive got beside the bytes.
@@ -91,7 +145,12 @@ pub(crate) struct How {
 
 impl UnixSocket {
     pub fn new(kind: Kind) -> Arc<UnixSocket> {
-        Arc::new(UnixSocket { kind, state: SpinLock::new(State::default()), queue: WaitQueue::new() })
+        Arc::new_cyclic(|this| UnixSocket {
+            kind,
+            state: SpinLock::new(State::default()),
+            queue: WaitQueue::new(),
+            registered: registry::add(this),
+        })
     }
 
     /// Two connected sockets.
@@ -151,6 +210,118 @@ impl UnixSocket {
         self.with(|s| s.pass_credentials)
     }
 
+    /// `SO_SNDBUF` (or `SO_RCVBUF`), in bytes.
+    pub fn buffer(&self, send: bool) -> usize {
+        self.with(|s| if send { s.send_buffer } else { s.receive_buffer })
+    }
+
+    pub fn set_buffer(&self, send: bool, bytes: usize) {
+        self.with(|s| *(if send { &mut s.send_buffer } else { &mut s.receive_buffer }) = bytes);
+        if let Some(peer) = self.peer() {
+            peer.wake(); // there may be room now
+        }
+    }
+
+    pub fn peek_offset(&self) -> Option<usize> {
+        self.with(|s| s.peek_offset)
+    }
+
+    pub fn set_peek_offset(&self, offset: Option<usize>) {
+        self.with(|s| s.peek_offset = offset);
+    }
+
+    /// An option that is only kept.
+    pub fn kept(&self, option: i32) -> bool {
+        self.with(|s| s.kept >> (option & 63) & 1 != 0)
+    }
+
+    pub fn keep(&self, option: i32, on: bool) {
+        self.with(|s| s.kept = s.kept & !(1 << (option & 63)) | u64::from(on) << (option & 63));
+    }
+
+    pub fn set_ino(&self, ino: u64) {
+        self.with(|s| s.ino = ino);
+    }
+
+    /// Bytes sent from here that were not received yet (`SIOCOUTQ`).
+    pub fn unreceived(&self) -> usize {
+        self.peer().map_or(0, |p| p.with(|s| s.inbox.readable(true)))
+    }
+
+    pub(super) fn sockets_in_inbox(&self) -> Vec<FileRef> {
+        self.with(|s| s.inbox.sockets())
+    }
+
+    /// Empties the inbox, for the caller to drop.
+    pub(super) fn take_messages(&self) -> VecDeque<Message> {
+        self.with(|s| s.inbox.clear())
+    }
+
+    pub(super) fn report(self: &Arc<Self>) -> Report {
+        const ACCEPTS: u32 = 0x1_0000;
+        let references = Arc::strong_count(self);
+        let kind = match self.kind {
+            Kind::Stream => 1,
+            Kind::Datagram => 2,
+            Kind::SeqPacket => 5,
+        };
+        self.with(|s| Report {
+            references,
+            flags: if s.backlog.is_some() { ACCEPTS } else { 0 },
+            kind,
+            // SS_UNCONNECTED or SS_CONNECTED
+            state: if s.peer.is_some() { 3 } else { 1 },
+            ino: s.ino,
+            name: s.name.clone(),
+        })
+    }
+
+    /// Whether a datagram from `self` is welcome: a connected socket hears only its peer.
+    fn may_send_to(&self, target: &Arc<UnixSocket>) -> Result<()> {
+        let me = core::ptr::from_ref(self);
+        let stranger = target.with(|s| s.peer.as_ref().is_some_and(|p| !core::ptr::eq(p.as_ptr(), me)));
+        if stranger { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    /// Who wants to know others' credentials gets a name, so that they can answer.
+    fn autobind(self: &Arc<Self>, task: &TaskRef) -> Result<()> {
+        if self.with(|s| s.pass_credentials && s.name.is_none() && s.peer.is_none()) {
+            self.bind(task, None)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a datagram socket another peer. What the old one sent and was not read is lost, and it is told so.
+    fn change_peer(self: &Arc<Self>, new: Option<Weak<UnixSocket>>) {
+        let (old, lost) = self.with(|s| {
+            let same = match (&s.peer, &new) {
+                (Some(a), Some(b)) => a.ptr_eq(b),
+                _ => false,
+            };
+            let old = core::mem::replace(&mut s.peer, new);
+            let lost = if same || old.is_none() { VecDeque::new() } else { s.inbox.clear() };
+            (old, lost)
+        });
+        if !lost.is_empty()
+            && let Some(old) = old.and_then(|p| p.upgrade())
+        {
+            let me = Arc::downgrade(self);
+            old.with(|s| s.reset |= s.peer.as_ref().is_some_and(|p| p.ptr_eq(&me)));
+            old.wake();
+        }
+        drop(lost);
+        self.wake();
+    }
+
+    /// Undoes `connect` of a datagram socket.
+    pub fn disconnect(self: &Arc<Self>) -> Result<()> {
+        if self.kind != Kind::Datagram {
+            return Err(Errno::EINVAL);
+        }
+        self.change_peer(None);
+        Ok(())
+    }
+
     /// `SO_RCVTIMEO` (`receive`) or `SO_SNDTIMEO` in nanoseconds.
     pub fn timeout(&self, receive: bool) -> Option<u64> {
         self.with(|s| if receive { s.receive_timeout } else { s.send_timeout })
@@ -201,8 +372,10 @@ impl UnixSocket {
         if target.kind != self.kind {
             return Err(Errno::EPROTOTYPE);
         }
+        self.autobind(task)?;
         if self.kind == Kind::Datagram {
-            self.with(|s| s.peer = Some(Arc::downgrade(&target)));
+            self.may_send_to(&target)?;
+            self.change_peer(Some(Arc::downgrade(&target)));
             return Ok(());
         }
         self.with(|s| match (&s.backlog, &s.peer) {
@@ -312,6 +485,7 @@ impl UnixSocket {
             socket.close();
         }
         drop(messages);
+        flight::collect();
     }
 
     // --- messages ---
@@ -321,11 +495,14 @@ impl UnixSocket {
         self: &Arc<Self>,
         task: &TaskRef,
         source: &mut Source<'_>,
-        files: Vec<FileRef>,
+        files: InFlight,
         to: Option<&Address>,
         how: How,
         me: Credentials,
     ) -> Result {
+        if self.kind == Kind::Datagram && self.with(|s| core::mem::take(&mut s.reset)) {
+            return Err(Errno::ECONNRESET);
+        }
         let target = match to {
             Some(_) if self.kind != Kind::Datagram => return Err(Errno::EISCONN),
             Some(address) => {
@@ -333,17 +510,24 @@ impl UnixSocket {
                 if target.kind != self.kind {
                     return Err(Errno::EPROTOTYPE);
                 }
+                self.autobind(task)?;
                 target
             }
             None if self.with(|s| s.write_shut) => return Err(Errno::EPIPE),
-            None => self.peer().ok_or(match (self.kind, self.with(|s| s.peer.is_some())) {
-                (Kind::Datagram, true) => Errno::ECONNREFUSED,
+            None => self.peer().ok_or_else(|| match (self.kind, self.with(|s| s.peer.is_some())) {
+                (Kind::Datagram, true) => {
+                    self.with(|s| s.peer = None); // told once
+                    Errno::ECONNREFUSED
+                }
                 (_, true) => Errno::EPIPE,
                 (_, false) => Errno::ENOTCONN,
             })?,
         };
+        if self.kind == Kind::Datagram {
+            self.may_send_to(&target)?;
+        }
         let total = source.remaining();
-        if !self.stream() && total > LIMIT {
+        if !self.stream() && total > self.buffer(true).saturating_sub(32) {
             return Err(Errno::EMSGSIZE);
         }
         if self.stream() && total == 0 {
@@ -360,8 +544,12 @@ impl UnixSocket {
                     source.take(&mut bytes)?;
                     let n = bytes.len();
                     let files = core::mem::take(&mut files);
+                    let sockets = files.has_sockets();
                     let message = Message { bytes, start: 0, files, credentials: me, from: self.name() };
                     target.with(|s| s.inbox.push(message, self.stream()))?;
+                    if sockets {
+                        flight::holds_sockets(&target);
+                    }
                     target.queue.wake_all(READABLE);
                     Ok(n)
                 });
@@ -385,15 +573,25 @@ impl UnixSocket {
         nonblocking: bool,
         deadline: Option<u64>,
     ) -> Result {
+        let me = core::ptr::from_ref(self);
         let look = || {
-            if self.kind != Kind::Datagram && self.with(|s| s.write_shut) {
+            let (limit, shut) = self.with(|s| (s.send_buffer, s.write_shut));
+            if self.kind != Kind::Datagram && shut {
                 return Some(Err(Errno::EPIPE));
             }
-            target.with(|s| match s.inbox.room() {
+            target.with(|s| match s.inbox.room(limit) {
                 _ if s.closed && self.kind == Kind::Datagram => Some(Err(Errno::ECONNREFUSED)),
                 _ if s.closed => Some(Err(Errno::EPIPE)),
+                _ if self.kind == Kind::Datagram && s.read_shut => Some(Err(Errno::EPIPE)),
+                // A stranger's datagrams are few; those of one's own peer only have to fit.
+                _ if self.kind == Kind::Datagram
+                    && s.inbox.len() > DATAGRAMS_MAX
+                    && !s.peer.as_ref().is_some_and(|p| core::ptr::eq(p.as_ptr(), me)) =>
+                {
+                    None
+                }
                 room if room >= want || s.inbox.is_empty() => Some(Ok(want)),
-                room if self.stream() && room >= LIMIT / 8 => Some(Ok(room)),
+                room if self.stream() && room >= limit / 8 && room > 0 => Some(Ok(room)),
                 _ => None,
             })
         };
@@ -412,6 +610,9 @@ impl UnixSocket {
         }
         let deadline = self.timeout(true).map(deadline_after);
         let mut got = Received::default();
+        if how.peek && self.stream() {
+            return self.peek(task, sink, how, deadline);
+        }
         loop {
             let taken = match self.take_or_end() {
                 Some(taken) => taken,
@@ -444,14 +645,18 @@ impl UnixSocket {
                 got.length += length;
                 got.credentials = message.credentials;
                 got.from = message.from.clone();
-                got.files =
-                    if how.peek { message.files.clone() } else { core::mem::take(&mut message.files) };
+                got.files = if how.peek { message.files.copy() } else { message.files.take() };
             }
             if how.peek || copied.is_err() || (self.stream() && !message.rest().is_empty()) {
                 self.with(|s| s.inbox.put_back(message));
             }
             match copied {
-                Ok(n) => got.count += n,
+                Ok(n) => {
+                    got.count += n;
+                    if !how.peek {
+                        self.with(|s| s.peek_offset = s.peek_offset.map(|at| at.saturating_sub(n)));
+                    }
+                }
                 Err(_) if got.count > 0 => return Ok(got),
                 Err(e) => return Err(e),
             }
@@ -461,6 +666,32 @@ impl UnixSocket {
                 return Ok(got);
             }
         }
+    }
+
+    /// Looks at a stream without taking anything, from `SO_PEEK_OFF` on if that is set.
+    fn peek(&self, task: &TaskRef, sink: &mut Sink<'_>, how: How, deadline: Option<u64>) -> Result<Received> {
+        let max = sink.remaining().min(LIMIT);
+        let look = || {
+            self.with(|s| {
+                let offset = s.peek_offset.unwrap_or(0);
+                match s.inbox.peek(offset, max) {
+                    Ok(bytes) if bytes.is_empty() && max > 0 && !s.read_shut => None,
+                    Ok(bytes) => Some(Ok((bytes, s.inbox.first()))),
+                    Err(e) => Some(Err(e)),
+                }
+            })
+        };
+        let (bytes, first) = match look() {
+            Some(found) => found?,
+            None if how.nonblocking => return Err(Errno::EAGAIN),
+            None => {
+                wait_event(task, &self.queue, Interruptible::Yes, deadline, look).map_err(timed_out)??
+            }
+        };
+        sink.put(&bytes)?;
+        self.with(|s| s.peek_offset = s.peek_offset.map(|at| at + bytes.len()));
+        let (credentials, files) = first.unwrap_or_default();
+        Ok(Received { count: bytes.len(), length: bytes.len(), files, credentials, from: None })
     }
 
     /// The first message; `Some(None)` if none will come.
@@ -501,7 +732,7 @@ impl File for SocketFile {
 
     fn write(&self, file: &OpenFile, task: &TaskRef, source: &mut Source<'_>) -> Result {
         let how = How { nonblocking: file.nonblocking(), ..How::default() };
-        let result = self.0.send(task, source, Vec::new(), None, how, credentials_of(task));
+        let result = self.0.send(task, source, InFlight::default(), None, how, credentials_of(task));
         if result == Err(Errno::EPIPE) {
             crate::fs::pipe::broken(task);
         }
@@ -517,8 +748,16 @@ impl File for SocketFile {
             }
         }
         // A stream is writable while a third of the peer's inbox is free, as on Linux.
-        let room = peer.as_ref().is_none_or(|p| p.with(|s| s.inbox.room() >= LIMIT / 3));
+        let limit = self.0.buffer(true);
         let connectionless = self.0.kind == Kind::Datagram;
+        let me = Arc::as_ptr(&self.0);
+        let room = peer.as_ref().is_none_or(|p| {
+            p.with(|s| {
+                let mutual = s.peer.as_ref().is_some_and(|p| core::ptr::eq(p.as_ptr(), me));
+                s.inbox.room(limit) >= limit / 3
+                    && (!connectionless || mutual || s.inbox.len() <= DATAGRAMS_MAX)
+            })
+        });
         self.0.with(|s| {
             let mut events = PollEvents::empty();
             let waiting = s.backlog.as_ref().is_some_and(|b| !b.waiting.is_empty());
@@ -535,10 +774,13 @@ impl File for SocketFile {
 
     fn ioctl(&self, _file: &OpenFile, _task: &TaskRef, command: u32, arg: u64) -> Result {
         const FIONREAD: u32 = 0x541b;
-        if command != FIONREAD {
-            return Err(Errno::ENOTTY);
-        }
-        let n = self.0.with(|s| s.inbox.readable(self.0.stream()));
+        const SIOCOUTQ: u32 = 0x5411;
+        let n = match command {
+            FIONREAD if self.0.is_listening() => return Err(Errno::EINVAL),
+            FIONREAD => self.0.with(|s| s.inbox.readable(self.0.kind != Kind::Datagram)),
+            SIOCOUTQ => self.0.unreceived(),
+            _ => return Err(Errno::ENOTTY),
+        };
         UserPtr::<i32>::new(arg).write(&(n as i32))?;
         Ok(0)
     }

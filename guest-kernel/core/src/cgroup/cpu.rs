@@ -2,7 +2,8 @@
 //!
 //! `cpu.weight` is the group's share among its siblings, while they compete; the run queue looks at it (`sched::groups`).
 //! `cpu.max` is a quota of CPU time in a period ([`Bandwidth`]): a group that has used it up is *throttled*, its tasks are
-//! left on the run queues and not chosen, until the next period. What one task uses is taken from its group and all
+//! left on the run queues and not chosen, until the next period; one that is in the kernel goes on until it returns to
+//! user mode, because others may wait for what it holds. What one task uses is taken from its group and all
 //! above it. Time is charged when a task leaves its CPU or its slice is over; the slice of a task with a quota above it
 //! ends when the quota may be used up, so a timer runs for it even when it is alone. What was used too much (by
 //! kernel code, which is not preempted, and by several CPUs at once) is taken from the following periods.
@@ -206,6 +207,11 @@ impl Cgroup {
     #[inline]
     pub fn is_throttled(&self) -> bool {
         self.cpu.throttled.load(Ordering::Acquire)
+    }
+
+    /// Whether it or a group above it is throttled.
+    pub fn is_held(&self) -> bool {
+        self.chain().any(Cgroup::is_throttled)
     }
 
     /// A task in it has used `ran` nanoseconds up to `now`. No lock of the scheduler is held.

@@ -51,14 +51,7 @@ impl Node {
 
     /// Whether it or a group above it is throttled.
     fn is_held(&self) -> bool {
-        let mut at = self.group.as_ref();
-        while let Some(group) = at {
-            if group.is_throttled() {
-                return true;
-            }
-            at = group.parent();
-        }
-        false
+        self.group.as_ref().is_some_and(|group| group.is_held())
     }
 
     fn weight(&self) -> u64 {

@@ -21,7 +21,7 @@ pub fn idle_loop(idle: &TaskRef) -> ! {
     let cpu = hal::cpu::id();
     loop {
         while runqueue::pull() {
-            runqueue::schedule(idle);
+            runqueue::schedule(idle, false);
         }
         runqueue::set_idle(cpu, true);
         let mut found = false;

@@ -242,7 +242,7 @@ pub fn sleep_until<T>(
             timer = Some(Timer::start(d, task.clone()));
         }
         task.sched.voluntary.fetch_add(1, Ordering::Relaxed);
-        runqueue::schedule(task);
+        runqueue::schedule(task, false);
     }
 }
 
@@ -253,14 +253,14 @@ pub fn on_reschedule_interrupt() {
 
 /// Gives the CPU to whoever else wants it (`sched_yield`).
 pub fn yield_now(task: &TaskRef) {
-    runqueue::schedule(task);
+    runqueue::schedule(task, false);
 }
 
 /// The return to ring 3 found `work::RESCHEDULE`.
 pub fn reschedule(task: &TaskRef) {
     task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
     task.sched.involuntary.fetch_add(1, Ordering::Relaxed);
-    runqueue::schedule(task);
+    runqueue::schedule(task, true);
 }
 
 /// For loops in the kernel that can run for more than about 100 µs: takes pending interrupts and lets
@@ -268,7 +268,9 @@ pub fn reschedule(task: &TaskRef) {
 pub fn preempt_point(task: &TaskRef) {
     hal::cpu::poll_interrupts();
     if task.work().load(Ordering::Relaxed) & work::RESCHEDULE != 0 {
-        reschedule(task);
+        task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
+        task.sched.involuntary.fetch_add(1, Ordering::Relaxed);
+        runqueue::schedule(task, false);
     }
 }
 
@@ -282,7 +284,7 @@ pub fn sleep_ns(task: &TaskRef, ns: u64) {
 pub fn exit_current(task: &TaskRef) -> ! {
     task.sched.state.store(DEAD, Ordering::SeqCst);
     loop {
-        runqueue::schedule(task);
+        runqueue::schedule(task, false);
     }
 }
 

@@ -19,11 +19,16 @@ pub(super) struct RunQueue {
 }
 
 impl RunQueue {
-    /// Puts a task at the end of the queue it belongs to.
+    /// Puts a task at the end of the queue it belongs to. One that is in the kernel may hold locks others wait for: a
+    /// throttled group has it only when it is `at_user` mode's door, till then it takes its turn among those of the root.
     #[inline]
-    fn enqueue(&mut self, task: TaskRef) {
+    fn enqueue(&mut self, task: TaskRef, at_user: bool) {
         match group_of(&task) {
             None => self.queue.push_back(task),
+            Some(group) if !at_user && group.is_held() => {
+                task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
+                self.queue.push_back(task);
+            }
             Some(group) => self.groups.enqueue(task, &group),
         }
     }
@@ -138,7 +143,7 @@ pub(super) fn wake_blocked(task: &TaskRef) -> bool {
             return true; // has not switched away: `schedule` will find it runnable
         }
         if task.sched.on_cpu.load(Ordering::Acquire) {
-            rq.enqueue(task.clone()); // its registers are being saved: only this CPU may run it next
+            rq.enqueue(task.clone(), false); // its registers are being saved: only this CPU may run it next
             drop(rq);
             notify(home);
             return true;
@@ -149,7 +154,7 @@ pub(super) fn wake_blocked(task: &TaskRef) -> bool {
             task.sched.cpu.store(target, Ordering::Release);
             rq = cpus().of(target).rq.lock();
         }
-        rq.enqueue(task.clone());
+        rq.enqueue(task.clone(), false);
         drop(rq);
         notify(target);
         return true;
@@ -232,18 +237,19 @@ fn steal(me: usize) -> Option<TaskRef> {
     None
 }
 
-/// Leaves the CPU to the next task; returns when `task` is chosen again (at once, if nobody else wants it).
-pub(super) fn schedule(task: &TaskRef) {
+/// Leaves the CPU to the next task; returns when `task` is chosen again (at once, if nobody else wants it). `at_user`: it
+/// is about to return to user mode and holds nothing.
+pub(super) fn schedule(task: &TaskRef, at_user: bool) {
     let me = hal::cpu::id();
     let cpu = cpus().of(me);
     if !task.process().cgroup.is_root() {
-        return schedule_groups(task, me, cpu);
+        return schedule_groups(task, at_user, me, cpu);
     }
     let next = {
         let mut rq = cpu.rq.lock();
         if rq.groups.queued() > 0 {
             drop(rq);
-            return schedule_groups(task, me, cpu);
+            return schedule_groups(task, at_user, me, cpu);
         }
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
         let next = match pop_allowed(&mut rq.queue, me) {
@@ -273,7 +279,7 @@ pub(super) fn schedule(task: &TaskRef) {
 /// As [`schedule`], where control groups have a say: `task` is in one, or others are queued.
 #[cold]
 #[inline(never)]
-fn schedule_groups(task: &TaskRef, me: usize, cpu: &Cpu) {
+fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
     let now = hal::time::now();
     let ran = charge(task, now);
     let next = {
@@ -283,7 +289,7 @@ fn schedule_groups(task: &TaskRef, me: usize, cpu: &Cpu) {
         rq.groups.charge(id, ran, own + 1);
         // It competes for what comes next, unless it goes to sleep.
         if task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle {
-            rq.enqueue(task.clone());
+            rq.enqueue(task.clone(), at_user);
         }
         let RunQueue { queue, groups, .. } = &mut *rq;
         let next = match groups.pick(queue, me) {
@@ -354,7 +360,7 @@ pub fn regroup(task: &TaskRef) {
         let root = rq.queue.iter().position(|queued| Arc::ptr_eq(queued, task));
         let queued = root.and_then(|i| rq.queue.remove(i)).or_else(|| rq.groups.remove(task));
         if let Some(queued) = queued {
-            rq.enqueue(queued);
+            rq.enqueue(queued, false);
         }
         break;
     }
@@ -395,7 +401,7 @@ pub(super) fn pull() -> bool {
     }
     match steal(hal::cpu::id()) {
         Some(task) => {
-            cpus().get().rq.lock().enqueue(task);
+            cpus().get().rq.lock().enqueue(task, false);
             true
         }
         None => false,

@@ -12,7 +12,7 @@
 //! | [`syscall`] | the table, typed arguments, dispatch; [`strace`] prints from the table |
 //! | [`task`], [`sched`], [`sync`] | tasks and processes, the scheduler, wait queues and sleeping locks |
 //! | [`signal`], [`futex`], [`time`] | signals, futexes, clocks and timers |
-//! | [`ptrace`] | tracing of one task by another |
+//! | [`ptrace`], [`seccomp`] | tracing of one task by another, system-call filters |
 //! | [`mm`], [`exec`] | address spaces, page faults, loading programs |
 //! | [`cgroup`] | control groups |
 //! | [`fs`] | the virtual file system and the file systems |
@@ -47,6 +47,7 @@ pub mod ns;
 pub mod ptrace;
 pub mod random;
 pub mod sched;
+pub mod seccomp;
 pub mod signal;
 pub mod strace;
 pub mod sync;

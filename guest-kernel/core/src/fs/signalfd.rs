@@ -52,6 +52,12 @@ fn encode(info: &SigInfo) -> [u8; INFO_SIZE] {
             put(64, &stime.to_ne_bytes());
         }
         Fields::Fault { addr } => put(72, &addr.to_ne_bytes()),
+        Fields::Syscall { addr, number, arch, errno } => {
+            put(4, &errno.to_ne_bytes());
+            put(84, &number.to_ne_bytes());
+            put(88, &addr.to_ne_bytes());
+            put(96, &arch.to_ne_bytes());
+        }
         Fields::Timer { id, overrun, value } => {
             put(24, &id.to_ne_bytes());
             put(32, &overrun.to_ne_bytes());

@@ -79,6 +79,16 @@ pub fn exec_event(task: &TaskRef, regs: &mut UserRegs, former: i32) {
     }
 }
 
+/// A filter of `task` wants its tracer to decide on a call. `false`: there is none who would.
+pub fn seccomp_event(task: &TaskRef, regs: &mut UserRegs, value: u32) -> bool {
+    let Some(tracee) = task.tracee() else { return false };
+    let wanted = tracee.state.lock().options.contains(Options::SECCOMP);
+    if wanted {
+        tracee.event_stop(task, regs, event::SECCOMP, value.into());
+    }
+    wanted
+}
+
 /// `task` is about to exit.
 pub fn exit_event(task: &TaskRef, status: ExitStatus) {
     let Some(tracee) = task.tracee() else { return };

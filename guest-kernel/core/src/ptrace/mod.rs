@@ -47,6 +47,7 @@ use ringfence_hal as hal;
 pub use access::{AccessMode, check_access};
 pub use events::{
     Made, continued, exec_event, exit_event, fork_event, group_stop, kill_exiting, may_gain_by_exec,
+    seccomp_event,
 };
 pub use link::{attach_child, detach_all, forget, leader_of, thread_exit};
 pub use report::{Report, is_hidden_zombie, look, traced_here};
@@ -107,6 +108,8 @@ const SYSCALLS_WANTED: u32 = 1 << 1;
 /// A call it entered unwatched is to stop when it ends.
 const EXIT_STOP_DUE: u32 = 1 << 2;
 
+/// It is in a call that was watched from its beginning.
+const IN_WATCHED: u32 = 1 << 4;
 /// It makes single steps.
 const STEPPING: u32 = 1 << 3;
 

@@ -57,7 +57,7 @@ mod op {
 }
 
 /// Bytes of `struct user`, and where `u_debugreg` lies in it.
-const USER_SIZE: u64 = 912;
+const USER_SIZE: u64 = 928;
 const USER_DEBUG: u64 = 848;
 /// Register sets by note type.
 const NT_PRSTATUS: u64 = 1;
@@ -425,5 +425,5 @@ fn syscall_info(tracee: &Tracee, room: u64, data: u64) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    101 ptrace(request: i32, pid: i32, addr: u64, data: u64) Partial "no debug registers, SYSEMU, SINGLEBLOCK, SECCOMP_GET_FILTER";
+    101 ptrace(request: i32, pid: i32, addr: u64, data: u64) Partial "no debug registers, SYSEMU, SINGLEBLOCK, SECCOMP_GET_FILTER; selectors only as they are";
 };

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 
-use super::{EXIT_STOP_DUE, Kind, Mode, Options, STEPPING, SYSCALLS_WANTED, Stop, Tracee, event};
+use super::{EXIT_STOP_DUE, IN_WATCHED, Kind, Mode, Options, STEPPING, SYSCALLS_WANTED, Stop, Tracee, event};
 use crate::{
     TaskRef,
     sched::work,
@@ -99,7 +99,7 @@ impl Tracee {
             self.state.lock().context.fpu = image;
         }
         let watch = mode == Mode::Syscall;
-        if watch && kind == Kind::Event && regs.orig_rax != NO_SYSCALL && !task.trace.wants_syscalls() {
+        if watch && kind == Kind::Event && regs.orig_rax != NO_SYSCALL && !task.trace.has(IN_WATCHED) {
             // A call that nobody watched when it began: its end is to be seen all the same.
             task.trace.set(EXIT_STOP_DUE, true);
             task.work().fetch_or(work::NOTIFY, Ordering::Release);
@@ -136,6 +136,7 @@ impl Tracee {
 /// A watched task has entered a system call. `false`: it is not to be made.
 pub fn syscall_entry(task: &TaskRef, regs: &mut UserRegs) -> bool {
     let Some(tracee) = task.tracee() else { return true };
+    task.trace.set(IN_WATCHED, true);
     if task.trace.wants_syscalls() {
         tracee.syscall_stop(task, regs, MESSAGE_ENTRY);
         if task.killed() {
@@ -148,6 +149,7 @@ pub fn syscall_entry(task: &TaskRef, regs: &mut UserRegs) -> bool {
 /// It is about to leave it; the result is in `rax`.
 pub fn syscall_exit(task: &TaskRef, regs: &mut UserRegs) {
     let Some(tracee) = task.tracee() else { return };
+    task.trace.set(IN_WATCHED, false);
     if task.trace.wants_syscalls() && !task.killed() {
         tracee.syscall_stop(task, regs, MESSAGE_EXIT);
     }

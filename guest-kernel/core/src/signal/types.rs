@@ -224,6 +224,7 @@ pub mod code {
     pub const SEGV_ACCERR: i32 = 2;
     pub const BUS_ADRALN: i32 = 1;
     pub const BUS_ADRERR: i32 = 2;
+    pub const SYS_SECCOMP: i32 = 1;
     pub const TRAP_BRKPT: i32 = 1;
     pub const TRAP_TRACE: i32 = 2;
     pub const CLD_EXITED: i32 = 1;
@@ -248,6 +249,8 @@ pub enum Fields {
     Child { pid: i32, uid: u32, status: i32, utime: i64, stime: i64 },
     /// SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP.
     Fault { addr: u64 },
+    /// SIGSYS.
+    Syscall { addr: u64, number: i32, arch: u32, errno: i32 },
     /// POSIX timers.
     Timer { id: i32, overrun: i32, value: u64 },
     /// As `rt_sigqueueinfo` was given it: bytes 16 to 127.
@@ -310,6 +313,12 @@ impl SigInfo {
                 put(40, &stime.to_ne_bytes());
             }
             Fields::Fault { addr } => put(16, &addr.to_ne_bytes()),
+            Fields::Syscall { addr, number, arch, errno } => {
+                put(4, &errno.to_ne_bytes());
+                put(16, &addr.to_ne_bytes());
+                put(24, &number.to_ne_bytes());
+                put(28, &arch.to_ne_bytes());
+            }
             Fields::Timer { id, overrun, value } => {
                 put(16, &id.to_ne_bytes());
                 put(20, &overrun.to_ne_bytes());

@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 
-use crate::{TaskRef, errno::Errno, mm, ptrace, sched::work, signal, strace};
+use crate::{TaskRef, errno::Errno, mm, ptrace, sched::work, seccomp, signal, strace};
 
 /// Linux keeps this many values of `rax` for errors (`MAX_ERRNO`, plus one).
 const MAX_ERRNO: u64 = 4096;
@@ -83,14 +83,17 @@ fn call(task: &TaskRef, regs: &mut UserRegs) -> u64 {
     }
 }
 
-/// The way in for those whose calls somebody looks at: a tracer, or an observer of all.
+/// The way in for those whose calls somebody looks at: a tracer, a filter, or an observer of all.
 #[cold]
 pub fn watched(task: &TaskRef, regs: &mut UserRegs) {
     regs.rax = Errno::ENOSYS.to_rax(); // what a tracer sees, and what a call that it forbids returns
     if ptrace::syscall_entry(task, regs) {
-        let rax = match OBSERVERS.load(Ordering::Relaxed) {
-            0 => call(task, regs),
-            _ => observed(task, regs),
+        let rax = if !seccomp::check(task, regs) {
+            regs.rax
+        } else if OBSERVERS.load(Ordering::Relaxed) == 0 {
+            call(task, regs)
+        } else {
+            observed(task, regs)
         };
         finish(task, regs, rax);
     }

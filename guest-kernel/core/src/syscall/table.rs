@@ -77,6 +77,7 @@ const LISTS: &[&[&[Syscall]]] = &[
     crate::net::SYSCALLS,
     crate::fs::sys::SYSCALLS,
     crate::ptrace::SYSCALLS,
+    crate::seccomp::SYSCALLS,
 ];
 
 fn missing(_: &TaskRef, _: &mut UserRegs) -> u64 {

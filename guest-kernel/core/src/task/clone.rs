@@ -247,6 +247,12 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
             t.forget_if_free(tid);
             return settled;
         }
+        // What another thread gives all of them (SECCOMP_FILTER_FLAG_TSYNC), the new one gets, too.
+        child.seccomp.inherit(&parent.seccomp);
+        child.set_watched(child.seccomp.is_on());
+        if parent.no_new_privs() {
+            child.set_no_new_privs();
+        }
         process.links.lock().threads.push(child.clone());
         t.set_task(tid, &child);
         if !flags.contains(CloneFlags::THREAD) {

@@ -72,6 +72,7 @@ fn release(task: &TaskRef) {
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
     ptrace::detach_all(task);
+    task.seccomp.release();
 }
 
 /// Takes the task out of its group; answers the process if it was the last one.

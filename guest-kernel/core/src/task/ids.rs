@@ -403,6 +403,8 @@ mod pr {
     pub const GET_TIMERSLACK: i32 = 30;
     pub const SET_CHILD_SUBREAPER: i32 = 36;
     pub const GET_CHILD_SUBREAPER: i32 = 37;
+    pub const GET_SECCOMP: i32 = 21;
+    pub const SET_SECCOMP: i32 = 22;
     pub const SET_NO_NEW_PRIVS: i32 = 38;
     pub const GET_NO_NEW_PRIVS: i32 = 39;
     pub const GET_TID_ADDRESS: i32 = 40;
@@ -467,6 +469,8 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
             UserPtr::new(a).write(&i32::from(process.is_subreaper.load(Ordering::Relaxed)))?;
         }
         pr::SET_NO_NEW_PRIVS if a == 1 && b == 0 && c == 0 && d == 0 => task.set_no_new_privs(),
+        pr::GET_SECCOMP => return crate::seccomp::mode_of(task),
+        pr::SET_SECCOMP => return crate::seccomp::set_mode(task, a, b),
         pr::GET_NO_NEW_PRIVS => return Ok(task.no_new_privs().into()),
         pr::GET_TID_ADDRESS => UserPtr::new(a).write(&task.clear_child_tid.load(Ordering::Relaxed))?,
         pr::SET_THP_DISABLE => {} // there are no transparent huge pages to disable

@@ -99,6 +99,8 @@ pub struct Task {
     pub(super) ioprio: AtomicU32,
     /// Restart state of the call `restart_syscall(2)` continues.
     pub(crate) restart: SpinLock<Option<crate::time::Restart>>,
+    /// Its system-call filters.
+    pub(crate) seccomp: crate::seccomp::TaskSeccomp,
     /// Its part of being traced.
     pub(crate) trace: crate::ptrace::TaskTrace,
     /// What a kernel task runs.
@@ -149,6 +151,7 @@ impl Task {
             personality: AtomicU32::new(0),
             ioprio: AtomicU32::new(0),
             restart: SpinLock::new(None),
+            seccomp: crate::seccomp::TaskSeccomp::default(),
             trace: crate::ptrace::TaskTrace::default(),
             kernel_main: SpinLock::new(None),
             start_time: hal::time::now(),
@@ -338,9 +341,9 @@ pub fn notify_resume(task: &TaskRef, regs: &mut UserRegs) {
     crate::ptrace::go_on_late(task, regs);
 }
 
-/// Has the calling task's system calls looked at, or not any more, as its tracer wants.
+/// Has the calling task's system calls looked at, or not any more, as its tracer and its filters want.
 pub(crate) fn update_watched(task: &TaskRef) {
-    task.set_watched(task.trace.watches_syscalls());
+    task.set_watched(task.trace.watches_syscalls() || task.seccomp.is_on());
 }
 
 /// The system calls of this module, one list per file.

@@ -16,7 +16,9 @@ areas! {
     open
     pipe
     process
+    ptrace
     rename
+    seccomp
     signal
 }
 

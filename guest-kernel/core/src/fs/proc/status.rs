@@ -187,7 +187,9 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     ];
     capabilities.iter().for_each(|(name, set)| emit!(out, "{name}:\t{:016x}\n", set.bits()));
     let no_new_privs = task.is_some_and(|t| t.no_new_privs());
-    emit!(out, "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n", u8::from(no_new_privs));
+    emit!(out, "NoNewPrivs:\t{}\n", u8::from(no_new_privs));
+    let (mode, filters) = task.map_or((0, 0), |t| (t.seccomp.mode(), t.seccomp.filters()));
+    emit!(out, "Seccomp:\t{mode}\nSeccomp_filters:\t{filters}\n");
     emit!(out, "Speculation_Store_Bypass:\tunknown\nSpeculationIndirectBranch:\tunknown\n");
     let cpus = sched_mask(task.map_or(u64::MAX, |t| t.sched.affinity()));
     emit!(out, "Cpus_allowed:\t{cpus:x}\nCpus_allowed_list:\t");

@@ -73,6 +73,15 @@ impl FsContext {
         drop(old); // outside the lock
     }
 
+    /// After `pivot_root`: who was at `old` is at `new`.
+    pub fn follow_pivot(&self, old: &Path, new: &Path) {
+        let mut places = self.places.lock();
+        let root = places.root.same(old).then(|| core::mem::replace(&mut places.root, new.clone()));
+        let cwd = places.cwd.same(old).then(|| core::mem::replace(&mut places.cwd, new.clone()));
+        drop(places);
+        drop((root, cwd)); // outside the lock
+    }
+
     /// Changes the working directory.
     pub fn set_cwd(&self, cwd: Path) {
         let old = core::mem::replace(&mut self.places.lock().cwd, cwd);

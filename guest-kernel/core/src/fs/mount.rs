@@ -10,7 +10,7 @@
 //! Lock order: a namespace's list → the table. Neither is held over anything that sleeps.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bitflags::bitflags;
 use hashbrown::HashMap;
@@ -45,6 +45,12 @@ bitflags! {
     }
 }
 
+impl MountFlags {
+    /// What makes a mount safer: not to be lifted by those it was meant for.
+    const RESTRICTIONS: MountFlags =
+        MountFlags::READ_ONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+}
+
 /// Mounts one namespace may hold (`/proc/sys/fs/mount-max`).
 const MOUNT_MAX: usize = 100_000;
 
@@ -57,6 +63,10 @@ pub struct Mount {
     on: SpinLock<Option<Path>>,
     flags: AtomicU32,
     source: Vec<u8>,
+    /// Copied into a namespace of less privilege: its restrictions stay.
+    locked: AtomicBool,
+    /// The same, and with the mount it is on: it cannot be taken off by itself, what it covers stays covered.
+    pinned: AtomicBool,
 }
 
 type Table = HashMap<(u32, usize), Arc<Mount>>;
@@ -87,6 +97,8 @@ impl Mount {
             on: SpinLock::new(None),
             flags: AtomicU32::new(flags.bits()),
             source: source.to_vec(),
+            locked: AtomicBool::new(false),
+            pinned: AtomicBool::new(false),
         })
     }
 
@@ -121,9 +133,22 @@ impl Mount {
         MountFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
     }
 
-    /// Changes the flags (`MS_REMOUNT`).
-    pub fn set_flags(&self, flags: MountFlags) {
+    /// Changes the flags (`MS_REMOUNT`). `EPERM` to lift a restriction of a locked mount.
+    pub fn set_flags(&self, flags: MountFlags) -> Result<()> {
+        let lifted = self.flags() & MountFlags::RESTRICTIONS & !flags;
+        if self.is_locked() && !lifted.is_empty() {
+            return Err(Errno::EPERM);
+        }
         self.flags.store(flags.bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
     }
 
     /// `EROFS` if this mount or its file system is read-only.
@@ -229,6 +254,7 @@ impl MountNamespace {
     pub fn bind(&self, source: &Path, place: Path, recursive: bool) -> Result<()> {
         let from = source.mount();
         let new = Mount::new(from.superblock.clone(), source.dentry().clone(), from.flags(), &from.source);
+        new.locked.store(from.is_locked(), Ordering::Relaxed);
         let below = if recursive { self.below(source) } else { Vec::new() };
         self.mount(&new, place)?;
         let mut copies: Vec<(u32, Arc<Mount>)> = alloc::vec![(from.id, new)];
@@ -236,6 +262,8 @@ impl MountNamespace {
             let Some(on) = old.mounted_on() else { continue };
             let Some((_, parent)) = copies.iter().find(|(id, _)| *id == on.mount().id) else { continue };
             let copy = Mount::new(old.superblock.clone(), old.root.clone(), old.flags(), &old.source);
+            copy.locked.store(old.is_locked(), Ordering::Relaxed);
+            copy.pinned.store(old.is_pinned(), Ordering::Relaxed);
             let place = Path::new(parent.clone(), on.dentry().clone());
             self.mount(&copy, place)?;
             copies.push((old.id, copy));
@@ -263,6 +291,9 @@ impl MountNamespace {
         if !from.is_mount_root() || mount.mounted_on().is_none() {
             return Err(Errno::EINVAL);
         }
+        if mount.is_pinned() {
+            return Err(Errno::EINVAL);
+        }
         let mut at = Some(place.clone());
         while let Some(p) = at {
             if Arc::ptr_eq(p.mount(), mount) {
@@ -277,7 +308,69 @@ impl MountNamespace {
         place.dentry().pin();
         mount.detach();
         mount.attach(place);
+        self.sort();
         Ok(())
+    }
+
+    /// Makes the mount whose root is `new` the root of the namespace in place of `old`, the caller's root, which
+    /// goes to `put_old` (pivot_root(2)). `EINVAL` if one is not the root of a mount of this namespace, or
+    /// `put_old` is not below `new`; `EBUSY` if one of them is on the old root's mount.
+    pub fn pivot(&self, old: &Path, new: &Path, put_old: &Path) -> Result<()> {
+        let (old_mount, new_mount) = (old.mount(), new.mount());
+        if Arc::ptr_eq(old_mount, new_mount) || Arc::ptr_eq(old_mount, put_old.mount()) {
+            return Err(Errno::EBUSY);
+        }
+        let here = |m: &Arc<Mount>| self.mounts.lock().iter().any(|other| Arc::ptr_eq(other, m));
+        let roots = old.is_mount_root() && new.is_mount_root() && new_mount.mounted_on().is_some();
+        if !roots || !here(old_mount) || !here(new_mount) || !here(put_old.mount()) || new_mount.is_pinned() {
+            return Err(Errno::EINVAL);
+        }
+        if !new.is_reached_from(old) || !put_old.is_reached_from(new) {
+            return Err(Errno::EINVAL);
+        }
+        if put_old.dentry().is_deleted() {
+            return Err(Errno::ENOENT);
+        }
+        put_old.dentry().pin();
+        let above = old_mount.mounted_on();
+        new_mount.detach();
+        old_mount.detach();
+        old_mount.attach(put_old.clone());
+        match above {
+            Some(place) => new_mount.attach(place),
+            None => {
+                let mut mounts = self.mounts.lock();
+                if let Some(at) = mounts.iter().position(|m| Arc::ptr_eq(m, new_mount)) {
+                    mounts.swap(0, at);
+                }
+            }
+        }
+        self.sort();
+        Ok(())
+    }
+
+    /// Puts every mount after the one it is on: a move can have broken that order.
+    fn sort(&self) {
+        let mut mounts = self.mounts.lock();
+        let mut rest = core::mem::take(&mut *mounts);
+        let mut known = hashbrown::HashSet::new();
+        while !rest.is_empty() {
+            let before = rest.len();
+            let mut later = Vec::new();
+            for mount in rest {
+                let ready = mount.on.lock().as_ref().is_none_or(|on| known.contains(&on.mount().id));
+                if ready {
+                    known.insert(mount.id);
+                    mounts.push(mount);
+                } else {
+                    later.push(mount);
+                }
+            }
+            rest = later;
+            if rest.len() == before {
+                mounts.append(&mut rest); // on a mount that is gone: cannot be
+            }
+        }
     }
 
     /// Takes `mount` off. `EBUSY` if mounts are on it, unless `lazy`, which takes those off as well; `EINVAL`
@@ -291,6 +384,7 @@ impl MountNamespace {
         let mut mounts = self.mounts.lock();
         match mounts.iter().position(|m| Arc::ptr_eq(m, mount)) {
             None | Some(0) => return Err(Errno::EINVAL),
+            Some(_) if mount.is_pinned() => return Err(Errno::EINVAL),
             Some(_) => {}
         }
         let gone = |m: &Arc<Mount>| Arc::ptr_eq(m, mount) || below.iter().any(|b| Arc::ptr_eq(b, m));
@@ -314,6 +408,10 @@ impl MountNamespace {
         let mut map: Vec<(Arc<Mount>, Arc<Mount>)> = Vec::new();
         for old in self.mounts() {
             let copy = Mount::new(old.superblock.clone(), old.root.clone(), old.flags(), &old.source);
+            let stranger = *owner != self.owner;
+            copy.locked.store(old.is_locked() || stranger, Ordering::Relaxed);
+            let pinned = old.is_pinned() || (stranger && old.mounted_on().is_some());
+            copy.pinned.store(pinned, Ordering::Relaxed);
             if let Some(on) = old.mounted_on() {
                 let Some((_, parent)) = map.iter().find(|(m, _)| Arc::ptr_eq(m, on.mount())) else {
                     continue;

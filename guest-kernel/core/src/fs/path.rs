@@ -69,6 +69,18 @@ impl Path {
         at
     }
 
+    /// Whether a walk from `top` downwards can get here.
+    pub fn is_reached_from(&self, top: &Path) -> bool {
+        let mut at = self.clone();
+        loop {
+            if Arc::ptr_eq(&at.mount, &top.mount) {
+                return at.dentry.is_below(&top.dentry);
+            }
+            let Some(on) = at.mount.mounted_on() else { return false };
+            at = on;
+        }
+    }
+
     /// What `..` means here, for somebody whose root is `root`.
     pub fn parent(&self, root: &Path) -> Path {
         if self.same(root) {

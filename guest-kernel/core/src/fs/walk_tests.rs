@@ -3,8 +3,8 @@
 use alloc::{format, string::String, sync::Arc};
 
 use super::{
-    FileType, Mount, MountFlags, OpenFlags, RenameFlags, SetAttributes, Subject, Superblock, WalkFlags,
-    dentry, open, testing::*, tmpfs::Tmpfs,
+    FileType, Mount, MountFlags, NewKind, OpenFlags, Path, RenameFlags, SetAttributes, Subject, Superblock,
+    WalkFlags, dentry, open, ops, testing::*, tmpfs::Tmpfs,
 };
 use crate::errno::Errno;
 
@@ -230,9 +230,9 @@ fn mounts_cover_and_uncover() {
     assert_eq!(other.read("/m/f").unwrap(), b"on the second");
     assert_eq!(w.read("/bind/f").unwrap(), b"on the second");
 
-    mount.set_flags(MountFlags::empty());
+    mount.set_flags(MountFlags::empty()).unwrap();
     let bind = w.resolve("/bind").unwrap();
-    bind.mount().set_flags(MountFlags::READ_ONLY);
+    bind.mount().set_flags(MountFlags::READ_ONLY).unwrap();
     assert_eq!(err(w.write("/bind/f", 0, b"x")), Errno::EROFS);
     assert_eq!(err(w.mkdir("/bind/d")), Errno::EROFS);
 }
@@ -249,4 +249,46 @@ fn chroot_contains_dot_dot() {
     let text = |p: &super::Path| String::from_utf8(p.text(&jail).bytes).unwrap();
     assert_eq!(text(&inside.resolve("/d").unwrap()), "/d");
     assert!(!w.root.text(&jail).reachable);
+}
+
+#[test]
+fn pivot_root_changes_places_and_keeps_the_order() {
+    let w = World::tmpfs();
+    let root = w.namespace.root().unwrap();
+    let dir =
+        |at: &Path, name: &[u8]| ops::create(&Subject::ROOT, at, name, NewKind::Directory, 0o755).unwrap();
+    let place = dir(&root, b"new");
+    let tmpfs = || {
+        let superblock = Superblock::new(Tmpfs::new(&options()).unwrap());
+        let dentry = superblock.root().clone();
+        Mount::new(superblock, dentry, MountFlags::empty(), b"t")
+    };
+    w.namespace.mount(&tmpfs(), place.clone()).unwrap();
+    let new = place.below_mounts();
+    let put_old = dir(&new, b"old");
+    assert_eq!(w.namespace.pivot(&root, &root, &put_old), Err(Errno::EBUSY));
+    assert_eq!(w.namespace.pivot(&root, &put_old, &put_old), Err(Errno::EINVAL), "not the root of a mount");
+    w.namespace.pivot(&root, &new, &put_old).unwrap();
+    assert!(w.namespace.root().unwrap().same(&new));
+    assert!(put_old.below_mounts().same(&root));
+    let (copy, _) = w.namespace.copy(crate::ns::UserNamespace::initial()).unwrap();
+    assert_eq!(copy.mounts().len(), w.namespace.mounts().len());
+    w.namespace.unmount(root.mount(), true).unwrap();
+    assert_eq!(w.namespace.mounts().len(), 1);
+}
+
+#[test]
+fn mounts_of_a_more_privileged_namespace_stay_as_they_are() {
+    let w = World::tmpfs();
+    let root = w.namespace.root().unwrap();
+    let place = ops::create(&Subject::ROOT, &root, b"m", NewKind::Directory, 0o755).unwrap();
+    let superblock = Superblock::new(Tmpfs::new(&options()).unwrap());
+    let dentry = superblock.root().clone();
+    w.namespace.mount(&Mount::new(superblock, dentry, MountFlags::READ_ONLY, b"t"), place).unwrap();
+    let below = crate::ns::UserNamespace::create(&crate::task::Credentials::root()).unwrap();
+    let (copy, _) = w.namespace.copy(&below).unwrap();
+    let mount = copy.mounts().last().unwrap().clone();
+    assert_eq!(mount.set_flags(MountFlags::empty()), Err(Errno::EPERM));
+    assert_eq!(mount.set_flags(MountFlags::READ_ONLY | MountFlags::NOSUID), Ok(()));
+    assert_eq!(copy.unmount(&mount, true), Err(Errno::EINVAL));
 }

@@ -6,6 +6,7 @@ use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
     fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems},
+    ns::UserNamespace,
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
     task::Capabilities,
@@ -32,6 +33,35 @@ fn check_may_mount(caller: &Caller<'_>) -> Result<()> {
     if may { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Which types those without `CAP_SYS_ADMIN` over the machine may mount: with it where what is shown belongs.
+/// `EPERM`.
+fn check_may_make(caller: &Caller<'_>, kind: &[u8]) -> Result<()> {
+    let c = &caller.credentials;
+    let namespaces = caller.task.namespaces();
+    let owner = match kind {
+        b"tmpfs" | b"ramfs" | b"devpts" => &c.user_ns,
+        b"proc" => caller.task.process().pid_ns.owner(),
+        b"sysfs" => namespaces.net.owner(),
+        b"mqueue" => namespaces.ipc.owner(),
+        b"cgroup2" => namespaces.cgroup.owner(),
+        _ => UserNamespace::initial(),
+    };
+    if c.capable_in(owner, Capabilities::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn pivot_root(ctx: &mut Ctx<'_>, new_root: UserStr, put_old: UserStr) -> Result {
+    let caller = Caller::new(ctx)?;
+    check_may_mount(&caller)?;
+    let walk = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
+    let new = caller.resolve(Fd::CWD, &read_path(new_root)?, walk)?;
+    let put_old = caller.resolve(Fd::CWD, &read_path(put_old)?, walk)?;
+    let old = caller.fs.root();
+    caller.fs.namespace().pivot(&old, &new, &put_old)?;
+    let tasks = caller.task.kernel().pids.processes().into_iter().flat_map(|p| p.threads());
+    tasks.filter_map(|t| t.fs().ok()).for_each(|fs| fs.follow_pivot(&old, &new));
+    Ok(0)
+}
+
 fn mount(
     ctx: &mut Ctx<'_>,
     source: UserStr,
@@ -52,7 +82,7 @@ fn mount(
         if !place.is_mount_root() {
             return Err(Errno::EINVAL);
         }
-        place.mount().set_flags(per_mount);
+        place.mount().set_flags(per_mount)?;
         return Ok(0);
     }
     if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
@@ -71,6 +101,7 @@ fn mount(
         return Ok(0);
     }
     let kind = text(kind, DATA_MAX)?;
+    check_may_make(&caller, &kind)?;
     let fs = filesystems::create(&kind, &options, Some(ctx.task))?;
     let superblock = Superblock::new(fs);
     let root = superblock.root().clone();
@@ -91,7 +122,7 @@ fn umount2(ctx: &mut Ctx<'_>, target: UserStr, flags: u32) -> Result {
     }
     let caller = Caller::new(ctx)?;
     let walk = if flags & UMOUNT_NOFOLLOW != 0 { WalkFlags::empty() } else { WalkFlags::FOLLOW };
-    let place = caller.resolve(Fd::CWD, &read_path(target)?, walk)?;
+    let place = caller.resolve(Fd::CWD, &read_path(target)?, walk)?.below_mounts();
     check_may_mount(&caller)?;
     if !place.is_mount_root() {
         return Err(Errno::EINVAL);
@@ -113,6 +144,7 @@ fn busy(mount: &Arc<Mount>) -> bool {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+    155 pivot_root(new_root: UserStr, put_old: UserStr) Full "";
     165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, bind, move, remount of flags; no propagation";
     166 umount2(target: UserStr, flags: u32) Partial "no MNT_EXPIRE";
 };

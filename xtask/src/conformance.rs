@@ -3,7 +3,8 @@
 //! The program runs once natively in the lab and once in a sandbox and prints a transcript a test; a test passes
 //! that ended well in both and said the same. `tests/conformance/passing.txt` is the list of tests that pass. It may
 //! only grow: the suite fails if a listed test does not pass, if one passes that is not listed (`--update` adds
-//! it), and if one that does not pass is not explained in `tests/conformance/known-differences.md`.
+//! it), and if one that does not pass is not explained in `tests/conformance/known-differences.md`. What calls newer than
+//! the lab's Linux have to say is written down in `tests/conformance/expected/NAME`.
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
@@ -58,6 +59,69 @@ const GUEST: &str = "/opt/ringfence/guest";
 /// More than a whole run takes, so that a kernel that hangs is noticed.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What `cargo xtask fuzz` takes.
+#[derive(Args)]
+pub struct FuzzOptions {
+    /// How long
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Where the rounds' seeds begin; random if not given, and printed
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Run this one round again, instead
+    #[arg(long)]
+    round: Option<u64>,
+    /// Do not build `ringfence` first: use what was built last
+    #[arg(long)]
+    no_build: bool,
+    /// A guest kernel to boot instead of the one in `ringfence`
+    #[arg(long)]
+    guest: Option<PathBuf>,
+}
+
+/// Runs `cargo xtask fuzz` in the checkout's lab.
+pub fn fuzz_main(options: &FuzzOptions) -> Result<u8> {
+    if !options.no_build && options.guest.is_none() {
+        build::build_static("ringfence")?;
+    }
+    let lab = Lab::new(crate::lab::Options::default());
+    Ok(u8::from(!fuzz(options, &lab)?.is_good()))
+}
+
+/// A minute of the fuzzer, as CI runs it, with the binary that is built already.
+pub fn fuzz_minute(lab: &Lab) -> Result<Tally> {
+    fuzz(&FuzzOptions { minutes: 1, seed: None, round: None, no_build: true, guest: None }, lab)
+}
+
+/// Random system calls in a sandbox with 4 CPUs: its kernel must not panic or hang, and must answer afterwards.
+fn fuzz(options: &FuzzOptions, lab: &Lab) -> Result<Tally> {
+    let shared = Options { guest: options.guest.clone(), ..Options::default() };
+    push(&shared, lab)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = options.seed.unwrap_or_else(|| now.map_or(1, |now| now.subsec_nanos()));
+    let arguments = match options.round {
+        Some(round) => format!("fuzz --round {round}"),
+        None => format!("fuzz {seed} {}", options.minutes * 60),
+    };
+    host::say(&format!("fuzzing: {arguments}"));
+    let patience = Duration::from_secs(options.minutes * 60) + PATIENCE;
+    let said = execute(lab, &in_sandbox(&shared, 4, &arguments), patience)?;
+    let good =
+        said.lines().any(|line| line.starts_with("=== fuzz: ") && line.ends_with("the kernel answers"));
+    let rounds: Vec<&str> = said.lines().filter(|line| line.starts_with("round ")).collect();
+    for line in said.lines().filter(|line| !line.starts_with("round ")) {
+        println!("{line}");
+    }
+    if !good {
+        let last = rounds.last().copied().unwrap_or("no round");
+        println!(
+            "FAIL: {last} (the last of {}, seed {seed}); cargo xtask fuzz --round does it again",
+            rounds.len()
+        );
+    }
+    Ok(Tally::one(good))
+}
+
 /// Where the lists are.
 pub fn folder() -> PathBuf {
     host::checkout().join("tests/conformance")
@@ -75,14 +139,7 @@ pub fn main(options: &Options) -> Result<u8> {
 
 /// Runs the tests in `lab` and judges them.
 pub fn run(options: &Options, lab: &Lab) -> Result<Tally> {
-    let program = build::build_static(PACKAGE)?;
-    let mut session = lab.session()?;
-    push_programs(&mut session, false)?;
-    session.push(&program, Path::new(PROGRAM))?;
-    if let Some(guest) = &options.guest {
-        session.push(guest, Path::new(GUEST))?;
-    }
-    drop(session);
+    push(options, lab)?;
     if let Some(seconds) = options.stress {
         let arguments = format!("stress {seconds} {}", options.case);
         let patience = Duration::from_secs(seconds) + PATIENCE;
@@ -90,9 +147,26 @@ pub fn run(options: &Options, lab: &Lab) -> Result<Tally> {
         print!("{said}");
         return Ok(Tally::one(said.contains("=== stress: ") && said.contains(", 0 differ")));
     }
-    let native = collect(lab, options, in_lab)?;
+    let mut native = collect(lab, options, in_lab)?;
+    for (name, outcome) in &mut native {
+        if let Ok(transcript) = fs::read_to_string(folder().join("expected").join(name)) {
+            *outcome = Outcome { transcript, ending: "pass".to_owned() };
+        }
+    }
     let sandbox = collect(lab, options, |arguments| in_sandbox(options, 2, arguments))?;
     judge(options, &native, &sandbox)
+}
+
+/// Brings the program, and the caller's guest kernel, into the lab.
+fn push(options: &Options, lab: &Lab) -> Result<()> {
+    let program = build::build_static(PACKAGE)?;
+    let mut session = lab.session()?;
+    push_programs(&mut session, false)?;
+    session.push(&program, Path::new(PROGRAM))?;
+    if let Some(guest) = &options.guest {
+        session.push(guest, Path::new(GUEST))?;
+    }
+    Ok(())
 }
 
 /// The command that runs the program, which it gets on its standard input, as `sh` sees it.

@@ -33,6 +33,8 @@ enum Task {
     Test(test::Options),
     /// Compare what system calls do natively and in a sandbox (tests/conformance)
     Conformance(conformance::Options),
+    /// Random system calls in a sandbox with 4 CPUs (tests/conformance/src/fuzz)
+    Fuzz(conformance::FuzzOptions),
     /// Write docs/syscalls.md, the table of system calls
     Syscalls,
     /// Measure everything docs/performance.md says, and write it anew
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::demo(),
         Task::Test(options) => test::main(&options),
         Task::Conformance(options) => conformance::main(&options),
+        Task::Fuzz(options) => conformance::fuzz_main(&options),
         Task::Syscalls => syscalls::write(),
         Task::Measure(options) => measure::main(&options),
         Task::Run { arguments } => build::run(&arguments),

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use libc::{AT_FDCWD, O_CREAT, O_RDONLY, O_RDWR, O_WRONLY};
@@ -211,10 +211,12 @@ pub fn pages(count: usize) -> u64 {
     must!(mmap, 0, count * 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) as u64
 }
 
-/// An address that is not mapped, page-aligned, behind a page that is.
+/// An address that is not mapped, page-aligned, behind a page that is. No mapping made later lands there.
 pub fn hole() -> u64 {
-    let at = pages(2);
-    must!(munmap, at + 4096, 4096);
+    static NEXT: AtomicU64 = AtomicU64::new(0x2_0000_0000);
+    let at = NEXT.fetch_add(0x10000, Ordering::Relaxed);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    must!(mmap, at, 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
     at + 4096
 }
 

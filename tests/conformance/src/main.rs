@@ -11,13 +11,17 @@
 //! | [`sys`] | the system call itself, and all the `unsafe` |
 //! | [`test`] | what a test gets, the macros it is written with |
 //! | [`helpers`] | children, signals, files and memory in a line each |
+//! | [`kinds`] | what the arguments of every system call are: the kernel's own table |
 //! | [`runner`] | runs tests in processes with a time limit |
 //! | [`areas`] | the tests, a file a subject |
+//! | [`fuzz`] | the fuzzer |
 #[macro_use]
 mod test;
 mod areas;
 mod errno;
+mod fuzz;
 mod helpers;
+mod kinds;
 mod nr;
 mod runner;
 mod sys;
@@ -27,6 +31,8 @@ use std::process::ExitCode;
 const USAGE: &str = "conformance list                     the tests: name, calls it covers
 conformance run [PART] [--after NAME] every test, or those whose name contains PART
 conformance stress SECONDS [PART]    the racy ones, again and again, on all CPUs
+conformance fuzz SEED SECONDS        random calls; only in a sandbox
+conformance fuzz --round SEED        one round of it again
 conformance one NAME                 that one, in this process";
 
 fn main() -> ExitCode {
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         ["run", part, "--after", name] => runner::run(part, Some(name)),
         ["stress", seconds] => runner::stress(seconds, ""),
         ["stress", seconds, part] => runner::stress(seconds, part),
+        ["fuzz", "--round", seed] => fuzz::again(seed),
+        ["fuzz", seed, seconds] => fuzz::main(seed, seconds),
         ["one", name] => runner::one(name),
         _ => {
             eprintln!("{USAGE}");

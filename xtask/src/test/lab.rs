@@ -88,6 +88,15 @@ pub fn conformance(options: &Options) -> Result<Tally> {
     tally
 }
 
+/// A minute of the fuzzer, in a lab of the suites.
+pub fn fuzz() -> Result<Tally> {
+    crate::build::build_static("ringfence")?;
+    let lab = Lab::named("test0", crate::lab::Options::default());
+    let tally = crate::conformance::fuzz_minute(&lab);
+    lab.down()?;
+    tally
+}
+
 /// Runs one case and says in a line (and, if it failed, in more) what happened.
 fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
     let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };

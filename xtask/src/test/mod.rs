@@ -58,6 +58,8 @@ enum Suite {
     Selftest,
     /// What system calls do, natively and in a sandbox
     Conformance,
+    /// A minute of random system calls
+    Fuzz,
     /// Programs in sandboxes, in the lab
     Lab,
     /// Server programs and Python's own tests, in the lab: long, and run only when asked for
@@ -124,6 +126,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
             Suite::Selftest => selftest::run(),
             Suite::Conformance => lab::conformance(options),
+            Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),
             Suite::Programs => lab::run_programs(options),
         };

@@ -44,6 +44,9 @@ fn execveat(
     }
     let task = ctx.task;
     let path = path.read(PATH_MAX, Errno::ENAMETOOLONG)?;
+    let limits = mm::limits_of(task);
+    // Before the program is looked up: bad strings are noticed first.
+    let arguments = read_arguments(argv, envp, limits.stack)?;
     let credentials = task.credentials();
     let fs = task.fs()?;
     let walk = Walk { subject: Subject::of(&credentials), root: fs.root(), task: Some(task) };
@@ -53,13 +56,12 @@ fn execveat(
     how.set(WalkFlags::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
     how.set(WalkFlags::EMPTY, flags & AT_EMPTY_PATH != 0);
     let program = open(&walk, &start, &path, how)?;
-    let limits = mm::limits_of(task);
     let program = prepare(Request {
         walk: &walk,
         cwd: &cwd,
         program,
         path: &shown_path(dir, path),
-        arguments: read_arguments(argv, envp, limits.stack)?,
+        arguments,
         credentials: &credentials,
         may_gain: !task.no_new_privs() && ptrace::may_gain_by_exec(task),
         limits,

@@ -22,6 +22,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ringfence_hal as hal;
 
+pub use sys::TimedWait;
+
 pub use robust::{RobustList, exit_robust_list};
 
 use crate::{
@@ -60,6 +62,9 @@ impl Key {
     fn new(task: &TaskRef, addr: u64, private: bool) -> Result<Key> {
         if !addr.is_multiple_of(4) {
             return Err(Errno::EINVAL);
+        }
+        if addr >= hal::USER_END {
+            return Err(Errno::EFAULT);
         }
         let mm = task.mm()?;
         let mm_key = |addr| Key { object: Arc::as_ptr(&mm) as usize, offset: addr, _hold: None };

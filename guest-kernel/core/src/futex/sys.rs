@@ -2,11 +2,12 @@
 
 use super::{Key, Requeue, WaitFailed, pi, wake_key};
 use crate::{
+    TaskRef,
     errno::{Errno, Result},
     sync::WaitError,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    time::{TimeSpec, deadline_after, realtime_to_monotonic},
+    time::{Restart, TimeSpec, deadline_after, realtime_to_monotonic},
 };
 
 const WAIT: u32 = 0;
@@ -29,6 +30,9 @@ fn futex(ctx: &mut Ctx<'_>, addr: u64, op: u32, val: u32, timeout: u64, addr2: u
     let private = op & PRIVATE_FLAG != 0;
     let command = op & !(PRIVATE_FLAG | CLOCK_REALTIME_FLAG);
     let count = |n: u64| (n as i32).max(0) as usize;
+    if op & CLOCK_REALTIME_FLAG != 0 && !matches!(command, WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2) {
+        return Err(Errno::ENOSYS);
+    }
     match command {
         WAIT | WAIT_BITSET => {
             let bitset = if command == WAIT { u32::MAX } else { val3 };
@@ -36,16 +40,7 @@ fn futex(ctx: &mut Ctx<'_>, addr: u64, op: u32, val: u32, timeout: u64, addr2: u
                 return Err(Errno::EINVAL);
             }
             let deadline = deadline(command, op & CLOCK_REALTIME_FLAG != 0, UserPtr::new(timeout))?;
-            match super::wait(ctx.task, addr, private, val, bitset, deadline) {
-                Ok(()) => Ok(0),
-                Err(WaitFailed::Errno(e)) => Err(e),
-                Err(WaitFailed::Wait(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT),
-                // A relative time-out must not start again: such a call is not restarted (futex(2) allows it).
-                Err(WaitFailed::Wait(WaitError::Interrupted)) if deadline.is_some() && command == WAIT => {
-                    Err(Errno::EINTR)
-                }
-                Err(WaitFailed::Wait(WaitError::Interrupted)) => Err(Errno::ERESTARTSYS),
-            }
+            TimedWait { addr, private, val, bitset, deadline }.run(ctx.task)
         }
         WAKE | WAKE_BITSET => {
             let bitset = if command == WAKE { u32::MAX } else { val3 };
@@ -102,6 +97,32 @@ fn futex(ctx: &mut Ctx<'_>, addr: u64, op: u32, val: u32, timeout: u64, addr2: u
             super::requeue(ctx.task, &request)
         }
         _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// A wait, and what it takes to go on with it after a stop.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedWait {
+    addr: u64,
+    private: bool,
+    val: u32,
+    bitset: u32,
+    deadline: Option<u64>,
+}
+
+impl TimedWait {
+    /// Waits. One with a time-out ends with a handler whatever `SA_RESTART` says, and goes on after a stop.
+    pub fn run(self, task: &TaskRef) -> Result {
+        match super::wait(task, self.addr, self.private, self.val, self.bitset, self.deadline) {
+            Ok(()) => Ok(0),
+            Err(WaitFailed::Errno(e)) => Err(e),
+            Err(WaitFailed::Wait(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT),
+            Err(WaitFailed::Wait(WaitError::Interrupted)) if self.deadline.is_some() => {
+                *task.restart.lock() = Some(Restart::Futex(self));
+                Err(Errno::ERESTART_RESTARTBLOCK)
+            }
+            Err(WaitFailed::Wait(WaitError::Interrupted)) => Err(Errno::ERESTARTSYS),
+        }
     }
 }
 

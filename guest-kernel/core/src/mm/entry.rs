@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use ringfence_hal::PageFault;
+use ringfence_hal::{Exception, PageFault};
 
 use super::{FaultResult, Limits, oom};
 use crate::{
@@ -38,6 +38,7 @@ pub fn user_fault(task: &TaskRef, fault: PageFault) {
         // The access is tried again, after the signal that ends this process if it was the one chosen.
         FaultResult::OutOfMemory => return oom::make_room(task),
     };
+    task.signals.trapped(Exception::PageFault(fault));
     signal::force(task, SigInfo::fault(signal, code, fault.addr));
 }
 

@@ -236,6 +236,9 @@ fn mincore(ctx: &mut Ctx<'_>, addr: UserAddr, len: u64, vec: UserAddr) -> Result
     }
     let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
     let end = addr.0.checked_add(len).filter(|end| *end <= USER_END).ok_or(Errno::ENOMEM)?;
+    if vec.0.checked_add(len / PAGE_SIZE).is_none_or(|end| end > USER_END) {
+        return Err(Errno::EFAULT);
+    }
     let mm = ctx.task.mm()?;
     let mut at = addr.0;
     let mut out = vec;

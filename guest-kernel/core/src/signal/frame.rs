@@ -6,6 +6,8 @@
 //! `rt_sigreturn` believes nothing of what it finds: the HAL keeps segment selectors and privileged flags out
 //! of a user context whatever it is given, and checks the XSAVE image before it is loaded.
 
+use core::sync::atomic::Ordering;
+
 use ringfence_hal as hal;
 use ringfence_hal::UserRegs;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -148,6 +150,7 @@ pub(super) fn push(
     }
     write_fpstate(fpstate, size)?;
 
+    let trap = task.signals.last_trap.load(Ordering::Relaxed);
     let frame = Frame {
         restorer: action.restorer,
         uc_flags: UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
@@ -176,13 +179,10 @@ pub(super) fn push(
             gs: 0,
             fs: 0,
             ss: 0x2b,
-            err: 0,
-            trapno: if info.signal == Signal::SEGV { 14 } else { 0 },
+            err: trap & 0xffff_ffff,
+            trapno: trap >> 32,
             oldmask: restore_mask.0,
-            cr2: match info.fields {
-                super::types::Fields::Fault { addr } => addr,
-                _ => 0,
-            },
+            cr2: task.signals.last_fault.load(Ordering::Relaxed),
             fpstate,
             reserved: [0; 8],
         },

@@ -98,6 +98,7 @@ pub(crate) fn signalfd_wake(process: &Process) {
 pub fn exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
     use types::code;
     let at = regs.rip;
+    task.signals.trapped(e);
     let info = match e {
         Exception::DivideError => SigInfo::fault(Signal::FPE, code::FPE_INTDIV, at),
         Exception::FloatingPoint | Exception::Simd => SigInfo::fault(Signal::FPE, code::FPE_FLTINV, at),

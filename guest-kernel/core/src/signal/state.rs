@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use ringfence_hal::{Access, Exception, USER_END};
+
 use super::types::{COUNT, SIG_DFL, SigAction, SigInfo, SigSet, Signal};
 use crate::sync::SpinLock;
 
@@ -103,9 +105,44 @@ pub struct TaskSignals {
     /// Its alternate stack.
     pub altstack: SpinLock<AltStack>,
     killed: AtomicBool,
+    /// The last exception that became a signal: vector in the upper half, error code in the lower. Every frame shows it.
+    pub last_trap: AtomicU64,
+    /// The address of the last page fault that became a signal.
+    pub last_fault: AtomicU64,
 }
 
 impl TaskSignals {
+    /// Keeps what a signal frame says about an exception.
+    pub fn trapped(&self, e: Exception) {
+        let (vector, code) = match e {
+            Exception::DivideError => (0, 0),
+            Exception::Debug => (1, 0),
+            Exception::Breakpoint => (3, 0),
+            Exception::Overflow => (4, 0),
+            Exception::Bounds => (5, 0),
+            Exception::InvalidOpcode => (6, 0),
+            Exception::DeviceNotAvailable => (7, 0),
+            Exception::SegmentNotPresent { code } => (11, code),
+            Exception::StackSegment { code } => (12, code),
+            Exception::GeneralProtection { code } => (13, code),
+            Exception::PageFault(fault) => {
+                self.last_fault.store(fault.addr, Ordering::Relaxed);
+                let how = match fault.access {
+                    Access::Read => 0,
+                    Access::Write => 2,
+                    Access::Exec => 16,
+                };
+                // What is behind the user half looks like pages of the kernel.
+                (14, 4 | how | u32::from(fault.present || fault.addr > USER_END))
+            }
+            Exception::FloatingPoint => (16, 0),
+            Exception::AlignmentCheck => (17, 0),
+            Exception::Simd => (19, 0),
+            Exception::Other { vector, code } => (vector, code),
+        };
+        self.last_trap.store(u64::from(vector) << 32 | u64::from(code), Ordering::Relaxed);
+    }
+
     /// Nothing blocked, nothing pending.
     pub(crate) fn new() -> Self {
         TaskSignals {
@@ -114,6 +151,8 @@ impl TaskSignals {
             pending: Pending::default(),
             altstack: SpinLock::new(AltStack::default()),
             killed: AtomicBool::new(false),
+            last_trap: AtomicU64::new(0),
+            last_fault: AtomicU64::new(0),
         }
     }
 

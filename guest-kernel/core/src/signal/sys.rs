@@ -236,7 +236,9 @@ fn tkill(ctx: &mut Ctx<'_>, tid: i32, sig: SigNum) -> Result {
 }
 
 /// A program may only pretend to be the kernel towards itself.
-fn queued_info(ctx: &Ctx<'_>, target: i32, signal: Signal, info: UserPtr<[u8; 128]>) -> Result<SigInfo> {
+fn queued_info(ctx: &Ctx<'_>, target: i32, sig: SigNum, info: UserPtr<[u8; 128]>) -> Result<SigInfo> {
+    // Signal 0 only asks whether one could be sent.
+    let signal = optional_signal(sig).ok().flatten().unwrap_or(Signal::HUP);
     let info = SigInfo::from_bytes(signal, &info.read()?);
     if (info.code >= 0 || info.code == code::SI_TKILL) && target != ctx.task.pid() {
         return Err(Errno::EPERM);
@@ -245,13 +247,15 @@ fn queued_info(ctx: &Ctx<'_>, target: i32, signal: Signal, info: UserPtr<[u8; 12
 }
 
 fn rt_sigqueueinfo(ctx: &mut Ctx<'_>, pid: i32, sig: SigNum, info: UserPtr<[u8; 128]>) -> Result {
-    let signal = signal_arg(sig)?;
-    let info = queued_info(ctx, pid, signal, info)?;
+    let info = queued_info(ctx, pid, sig, info)?;
     let process = ctx.task.pids().process(pid)?;
-    if !may_send(&ctx.task.credentials(), ctx.task, &process, Some(signal)) {
+    let signal = optional_signal(sig)?;
+    if !may_send(&ctx.task.credentials(), ctx.task, &process, signal) {
         return Err(Errno::EPERM);
     }
-    super::send_to_process(&process, info)?;
+    if signal.is_some() {
+        super::send_to_process(&process, info)?;
+    }
     Ok(0)
 }
 
@@ -262,9 +266,8 @@ fn rt_tgsigqueueinfo(
     sig: SigNum,
     info: UserPtr<[u8; 128]>,
 ) -> Result {
-    let signal = signal_arg(sig)?;
-    let info = queued_info(ctx, tgid, signal, info)?;
-    send_to_thread(ctx, Some(tgid), tid, Some(signal), |_| info)
+    let info = queued_info(ctx, tgid, sig, info)?;
+    send_to_thread(ctx, Some(tgid), tid, optional_signal(sig)?, |_| info)
 }
 
 fn sigaltstack(ctx: &mut Ctx<'_>, new: UserPtr<frame::UserStack>, old: UserPtr<frame::UserStack>) -> Result {

@@ -43,7 +43,7 @@ fn getsid(ctx: &mut Ctx<'_>, pid: Pid) -> Result {
 }
 
 fn setpgid(ctx: &mut Ctx<'_>, pid: Pid, pgid: Pid) -> Result {
-    if pgid < 0 {
+    if pgid < 0 || pgid == 0 && pid < 0 {
         return Err(Errno::EINVAL);
     }
     let me = ctx.task.process();
@@ -329,16 +329,16 @@ const CAP_VERSION_3: u32 = 0x2008_0522;
 
 /// Checks the header; answers how many data words follow and whose capabilities are meant.
 fn cap_header(header: UserPtr<CapHeader>) -> Result<(usize, Pid)> {
-    let mut h = header.read()?;
-    match h.version {
-        CAP_VERSION_1 => Ok((1, h.pid)),
-        CAP_VERSION_2 | CAP_VERSION_3 => Ok((2, h.pid)),
+    let version = header.cast::<u32>();
+    let words = match version.read()? {
+        CAP_VERSION_1 => 1,
+        CAP_VERSION_2 | CAP_VERSION_3 => 2,
         _ => {
-            h.version = CAP_VERSION_3;
-            header.write(&h)?;
-            Err(Errno::EINVAL)
+            version.write(&CAP_VERSION_3)?;
+            return Err(Errno::EINVAL);
         }
-    }
+    };
+    Ok((words, header.read()?.pid))
 }
 
 fn capget(ctx: &mut Ctx<'_>, header: UserPtr<CapHeader>, data: UserPtr<CapData>) -> Result {

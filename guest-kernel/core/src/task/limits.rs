@@ -150,6 +150,7 @@ fn getrlimit(ctx: &mut Ctx<'_>, which: u32, out: UserPtr<Limit>) -> Result {
 }
 
 fn setrlimit(ctx: &mut Ctx<'_>, which: u32, new: UserPtr<Limit>) -> Result {
+    new.read()?; // NULL is no limit to set here
     prlimit64(ctx, 0, which, new, UserPtr::new(0))
 }
 

@@ -121,7 +121,7 @@ const SCHED_BATCH: i32 = 3;
 const SCHED_IDLE: i32 = 5;
 
 fn sched_setscheduler(ctx: &mut Ctx<'_>, tid: i32, policy: i32, param: UserPtr<i32>) -> Result {
-    let priority = param.read()?;
+    let priority = param.non_null().ok_or(Errno::EINVAL)?.read()?;
     let task = task_arg(ctx, tid)?;
     may_change(ctx, &task)?;
     match policy & !0x4000_0000 {
@@ -141,6 +141,7 @@ fn sched_setparam(ctx: &mut Ctx<'_>, tid: i32, param: UserPtr<i32>) -> Result {
 }
 
 fn sched_getparam(ctx: &mut Ctx<'_>, tid: i32, param: UserPtr<i32>) -> Result {
+    let param = param.non_null().ok_or(Errno::EINVAL)?;
     task_arg(ctx, tid)?;
     param.write(&0)?;
     Ok(0)
@@ -183,7 +184,7 @@ struct SchedAttr {
 }
 
 fn sched_getattr(ctx: &mut Ctx<'_>, tid: i32, attr: UserPtr<SchedAttr>, size: u32, flags: u32) -> Result {
-    if flags != 0 || (size as usize) < size_of::<SchedAttr>() {
+    if flags != 0 || attr.is_null() || (size as usize) < size_of::<SchedAttr>() {
         return Err(Errno::EINVAL);
     }
     let nice = task_arg(ctx, tid)?.sched.nice();

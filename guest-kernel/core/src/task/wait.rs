@@ -220,7 +220,17 @@ fn waitid(
     };
     let blocks = !options.contains(Options::NOHANG);
     let options = if again { options | Options::NOHANG } else { options };
-    let Some(found) = wait(ctx.task, which, options)? else {
+    let found = match wait(ctx.task, which, options) {
+        Ok(found) => found,
+        Err(e) => {
+            // Linux clears it whatever comes.
+            if let Some(info) = info.non_null() {
+                info.write(&[0; 128])?;
+            }
+            return Err(e);
+        }
+    };
+    let Some(found) = found else {
         if again && blocks {
             return Err(Errno::EAGAIN); // a pidfd that does not block
         }

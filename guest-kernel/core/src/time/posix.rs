@@ -183,8 +183,8 @@ fn timer_settime(
     new: UserPtr<ITimerSpec>,
     old: UserPtr<ITimerSpec>,
 ) -> Result {
+    let new = new.non_null().ok_or(Errno::EINVAL)?.read()?;
     let timer = find(ctx.task, id)?;
-    let new = new.read()?;
     let (value, interval) = (new.value.to_ns()?, new.interval.to_ns()?);
     let former = timer.current();
     if value == 0 {

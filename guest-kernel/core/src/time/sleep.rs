@@ -4,6 +4,7 @@ use super::{Clock, TimeSpec, clocks::clock_now, deadline_after};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    futex::TimedWait,
     sync::{Interruptible, WaitError, wait_event_any},
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
@@ -21,6 +22,8 @@ pub enum Restart {
         /// `struct timespec *`, or 0.
         remaining: u64,
     },
+    /// A `FUTEX_WAIT` or `FUTEX_WAIT_BITSET` with a time-out.
+    Futex(TimedWait),
     /// A `poll`.
     Poll {
         /// `struct pollfd *`.
@@ -88,6 +91,7 @@ fn restart_syscall(ctx: &mut Ctx<'_>) -> Result {
         Some(Restart::Poll { fds, count, deadline }) => {
             crate::fs::poll::restart_poll(ctx.task, fds, count, deadline)
         }
+        Some(Restart::Futex(wait)) => wait.run(ctx.task),
         None => Err(Errno::EINTR),
     }
 }

@@ -55,24 +55,22 @@ fn wait_nothing(t: &mut T) {
 fn wait_stopped(t: &mut T) {
     let pid = fork(|| {
         call!(kill, call!(getpid), libc::SIGSTOP);
-        call!(kill, call!(getpid), libc::SIGTSTP);
-        5
+        loop {
+            call!(pause);
+        }
     });
     let mut status = 0i32;
-    for options in [libc::WUNTRACED, 0] {
-        if options == 0 {
-            break;
-        }
-        must!(wait4, pid, out(&mut status), options, 0);
-        say!(t, "{}", ending(status));
-    }
+    must!(wait4, pid, out(&mut status), libc::WUNTRACED, 0);
+    say!(t, "{}", ending(status));
     show!(t, wait4, pid, 0, libc::WUNTRACED | libc::WNOHANG, 0);
     must!(kill, pid, libc::SIGCONT);
     must!(wait4, pid, out(&mut status), libc::WCONTINUED | libc::WUNTRACED, 0);
     say!(t, "{}", ending(status));
+    show!(t, wait4, pid, 0, libc::WCONTINUED | libc::WNOHANG, 0);
+    must!(kill, pid, libc::SIGSTOP);
     must!(wait4, pid, out(&mut status), libc::WUNTRACED, 0);
     say!(t, "{}", ending(status));
-    must!(kill, pid, libc::SIGCONT);
+    must!(kill, pid, libc::SIGKILL);
     say!(t, "{}", wait(pid));
 }
 

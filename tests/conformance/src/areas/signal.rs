@@ -134,6 +134,7 @@ fn info_of_fault(t: &mut T) {
     static BASE: AtomicU64 = AtomicU64::new(0);
     let base = pages(8);
     BASE.store(base, Ordering::Relaxed);
+    crate::sys::poke(base, 0xc3);
     must!(mprotect, base + 4096, 4096, 0);
     must!(mprotect, base + 2 * 4096, 4096, libc::PROT_READ);
     must!(munmap, base + 3 * 4096, 4096);

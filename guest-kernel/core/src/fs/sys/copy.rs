@@ -101,6 +101,7 @@ fn write_offset(offset: UserPtr<i64>, end: &End<'_>) -> Result<()> {
 }
 
 fn sendfile(ctx: &mut Ctx<'_>, out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Result {
+    let start = read_offset(offset)?;
     let files = ctx.task.files()?;
     let (input, output) = (files.get(in_fd.0)?, files.get(out_fd.0)?);
     if !input.flags().readable() || !output.flags().writable() {
@@ -109,7 +110,7 @@ fn sendfile(ctx: &mut Ctx<'_>, out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, coun
     if !input.seekable() || output.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EINVAL);
     }
-    let mut from = End { file: &input, offset: read_offset(offset)? };
+    let mut from = End { file: &input, offset: start };
     let n = copy(ctx.task, &mut from, &mut End { file: &output, offset: None }, count)?;
     write_offset(offset, &from)?;
     Ok(n)

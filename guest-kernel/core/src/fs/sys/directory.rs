@@ -52,6 +52,7 @@ fn list(ctx: &mut Ctx<'_>, fd: Fd, buf: UserAddr, count: u32, format: Format) ->
     let mut sink = Sink::user(buf.0, count as usize);
     let mut record = [0u8; 320];
     let mut failed = None;
+    let mut done = 0; // in whole entries
     file.readdir(&mut |entry| {
         let Some(bytes) = format(entry, &mut record).and_then(|n| record.get(..n)) else { return false };
         if bytes.len() > sink.remaining() {
@@ -59,7 +60,10 @@ fn list(ctx: &mut Ctx<'_>, fd: Fd, buf: UserAddr, count: u32, format: Format) ->
             return false;
         }
         match sink.put(bytes) {
-            Ok(()) => true,
+            Ok(()) => {
+                done += bytes.len();
+                true
+            }
             Err(e) => {
                 failed = Some(e);
                 false
@@ -67,8 +71,8 @@ fn list(ctx: &mut Ctx<'_>, fd: Fd, buf: UserAddr, count: u32, format: Format) ->
         }
     })?;
     match failed {
-        Some(e) if sink.done() == 0 => Err(e),
-        _ => Ok(sink.done()),
+        Some(e) if done == 0 => Err(e),
+        _ => Ok(done),
     }
 }
 

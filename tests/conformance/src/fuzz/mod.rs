@@ -1,0 +1,178 @@
+//! The fuzzer: random but well-formed system calls from several processes and threads at once.
+//!
+//! Time goes in rounds. Each has a seed, which is printed, and starts some worker processes of a few threads; they have
+//! descriptors of every kind, memory to play with and children, and make calls whose arguments are generated from
+//! the kernel's table of argument kinds ([`generate`]): mostly what a call wants, sometimes what it does not. A worker is
+//! interrupted all the time, killed when its time is up, and has to be gone soon after. Then the kernel has to answer still:
+//! processes, pipes, files and /proc. A round is run again by its seed: `conformance fuzz --round SEED`. (Several workers
+//! race, so a seed gives the same calls but not the same interleaving.)
+//!
+//! It is for a sandbox only: what it does to a real machine is not nice.
+
+mod generate;
+mod worker;
+
+use std::fs;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::helpers::*;
+use crate::sys::shared_words;
+
+/// Worker processes at a time, and threads of each.
+const PROCESSES: usize = 6;
+const THREADS: usize = 2;
+
+/// How long workers of a round live, and how long they may take to go.
+const LIFE: Duration = Duration::from_secs(4);
+const DEATH: Duration = Duration::from_secs(60);
+
+/// Words of the shared log for a thread: the call number and its arguments.
+const LOG: usize = 16;
+
+/// A small generator (xorshift with a multiplication).
+pub struct Random(u64);
+
+impl Random {
+    /// One that gives the same numbers for the same seed.
+    pub fn new(seed: u64) -> Random {
+        Random((seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    /// One below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// Fuzzes for so many seconds, beginning with a seed.
+pub fn main(seed: &str, seconds: &str) -> ExitCode {
+    let (seed, seconds): (u64, u64) = (seed.parse().unwrap_or(1), seconds.parse().unwrap_or(60));
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut seeds = Random::new(seed);
+    let (mut rounds, mut calls) = (0, 0);
+    while Instant::now() < deadline {
+        rounds += 1;
+        match round(seeds.next() & 0xffff_ffff) {
+            Ok(count) => calls += count,
+            Err(why) => {
+                println!("=== fuzz: {why}");
+                return ExitCode::from(1);
+            }
+        }
+    }
+    println!("=== fuzz: {calls} calls in {rounds} rounds, the kernel answers");
+    ExitCode::SUCCESS
+}
+
+/// Runs one round again.
+pub fn again(seed: &str) -> ExitCode {
+    match round(seed.parse().unwrap_or(1)) {
+        Ok(calls) => {
+            println!("=== fuzz: {calls} calls, the kernel answers");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("=== fuzz: {why}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// One round; the number of calls made.
+fn round(seed: u64) -> Result<u64, String> {
+    println!("round {seed}");
+    // A worker may send any signal to everybody; process 1 is spared what it has no handler for, others ignore.
+    mask(libc::SIG_SETMASK, u64::MAX & !bit(libc::SIGCHLD));
+    let log = shared_words(PROCESSES * THREADS * LOG);
+    let started = Instant::now();
+    let mut left: Vec<i64> = (0..PROCESSES)
+        .map(|process| fork(|| worker::run(seed, process, &log[process * THREADS * LOG..][..THREADS * LOG])))
+        .collect();
+    let everything = |signal: i32| {
+        call!(kill, -1, signal);
+    };
+    let mut killed = false;
+    loop {
+        let gone = call!(wait4, -1, 0, libc::WNOHANG, 0);
+        if gone > 0 {
+            left.retain(|pid| *pid != gone);
+            continue;
+        }
+        if gone == i64::from(-libc::ECHILD) {
+            break;
+        }
+        // What stopped goes on.
+        everything(if killed { libc::SIGKILL } else { libc::SIGCONT });
+        killed |= started.elapsed() > LIFE || left.is_empty();
+        if started.elapsed() > LIFE + DEATH {
+            return Err(format!(
+                "round {seed}: {} processes do not go; last calls:\n{}",
+                left.len(),
+                last_calls(log)
+            ));
+        }
+        sleep_ms(5);
+    }
+    let calls = log.chunks(LOG).map(|log| u64::from(log[LOG - 1].load(Ordering::Relaxed))).sum();
+    must!(munmap, p(log), log.len() * 4);
+    answers().map(|()| calls).map_err(|what| format!("round {seed}: {what}"))
+}
+
+/// What every thread did last.
+fn last_calls(log: &[std::sync::atomic::AtomicU32]) -> String {
+    let mut text = String::new();
+    for (thread, log) in log.chunks(LOG).enumerate() {
+        let word = |i: usize| u64::from(log[i].load(Ordering::Relaxed));
+        let arguments: Vec<String> =
+            (0..6).map(|i| format!("{:#x}", word(1 + 2 * i) | word(2 + 2 * i) << 32)).collect();
+        let name =
+            crate::kinds::CALLS.iter().find(|call| call.number == word(0)).map_or("?", |call| call.name);
+        text += &format!("  thread {thread}: {name} ({})\n", arguments.join(", "));
+    }
+    text
+}
+
+/// Whether the kernel does the everyday things.
+fn answers() -> Result<(), String> {
+    let (r, w) = pipe(0);
+    let ended = child(|| write(w, "alive") as i32);
+    let said = read(r);
+    must!(close, r);
+    must!(close, w);
+    if ended != "exit 5" || said != "alive" {
+        return Err(format!("a child {ended} and says {said:?}"));
+    }
+    let name = format!("/fuzz-check-{}", std::process::id());
+    fs::write(&name, "content").map_err(|error| format!("writing a file: {error}"))?;
+    let read_back = fs::read_to_string(&name).map_err(|error| format!("reading a file: {error}"))?;
+    fs::remove_file(&name).map_err(|error| format!("removing a file: {error}"))?;
+    if read_back != "content" {
+        return Err(format!("a file reads {read_back:?}"));
+    }
+    let memory = pages(64);
+    for page in 0..64 {
+        crate::sys::poke(memory + page * 4096, page as u8);
+    }
+    must!(munmap, memory, 64 * 4096);
+    Ok(())
+}

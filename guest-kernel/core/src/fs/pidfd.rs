@@ -1,4 +1,4 @@
-//! pidfd_open(2): a process as a descriptor.
+//! pidfd_open(2): a process as a descriptor, and pidfd_getfd(2): a descriptor of that process.
 
 use alloc::sync::Arc;
 
@@ -6,11 +6,12 @@ use super::{File, OpenFlags, eventfd::install, proc};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ptrace::{AccessMode, check_access},
     signal::{self, SigInfo, Signal, types::code},
     sync::{PollEvents, PollTable},
     syscall::{Ctx, Fd, Syscall, UserPtr, args::SigNum},
     syscalls,
-    task::{Process, process::State},
+    task::{Process, limits::Resource, process::State},
 };
 
 /// A process held open: its number means this process for as long as the descriptor is.
@@ -100,7 +101,21 @@ fn pidfd_send_signal(ctx: &mut Ctx<'_>, fd: Fd, sig: SigNum, info: UserPtr<[u8; 
     Ok(0)
 }
 
+fn pidfd_getfd(ctx: &mut Ctx<'_>, fd: Fd, target: Fd, flags: u32) -> Result {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (process, _) = process_of(ctx.task, fd.0)?;
+    let threads = process.threads();
+    let thread = threads.first().ok_or(Errno::ESRCH)?;
+    check_access(ctx.task, thread, AccessMode::Real)?;
+    let file = thread.files().map_err(|_| Errno::ESRCH)?.get_any(target.0)?;
+    let limit = ctx.task.process().limits.soft(Resource::OpenFiles);
+    Ok(ctx.task.files()?.install(file, true, limit)? as usize)
+}
+
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     424 pidfd_send_signal(fd: Fd, sig: SigNum, info: UserPtr<[u8; 128]>, flags: u32) Full "";
     434 pidfd_open(pid: i32, flags: u32) Full "";
+    438 pidfd_getfd(pidfd: Fd, target: Fd, flags: u32) Full "";
 };

@@ -2,10 +2,10 @@
 
 use alloc::sync::Arc;
 
-use super::Task;
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ptrace::{AccessMode, check_access},
     random,
     sync::Once,
     syscall::{Ctx, Syscall},
@@ -36,21 +36,10 @@ fn address<T: ?Sized>(object: &Arc<T>) -> usize {
     Arc::as_ptr(object).cast::<()>().addr()
 }
 
-/// Whether `viewer` may look into `task` (`ptrace_may_access`).
-fn may_look(viewer: &TaskRef, task: &Task) -> Result<()> {
-    if Arc::ptr_eq(viewer.process(), task.process()) {
-        return Ok(());
-    }
-    let (me, it) = (viewer.credentials(), task.credentials());
-    let same = [it.uid, it.euid, it.suid].iter().all(|id| *id == me.uid)
-        && [it.gid, it.egid, it.sgid].iter().all(|id| *id == me.gid);
-    if same || me.capable(super::Capabilities::SYS_PTRACE) { Ok(()) } else { Err(Errno::EPERM) }
-}
-
 fn kcmp(ctx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> Result {
     let (a, b) = (ctx.task.pids().task(pid1)?, ctx.task.pids().task(pid2)?);
-    may_look(ctx.task, &a)?;
-    may_look(ctx.task, &b)?;
+    check_access(ctx.task, &a, AccessMode::Real)?;
+    check_access(ctx.task, &b, AccessMode::Real)?;
     let fd = |n: u64| i32::try_from(n).map_err(|_| Errno::EBADF);
     let compare = |key: &dyn Fn(&TaskRef) -> usize| order(key(&a), key(&b));
     Ok(match kind {

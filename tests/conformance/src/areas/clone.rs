@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = tests![
     bad_clone3: clone3,
     clone3_forks: clone3,
     exit_signal: clone wait4,
+    getfd: pidfd_getfd,
 ];
 
 static SEEN: AtomicU32 = AtomicU32::new(0);
@@ -137,4 +138,27 @@ fn exit_signal(t: &mut T) {
         say!(t, "clone children: {} {}", ok_or_error(got), ending(status));
     }
     say!(t, "told {} times", COUNT.load(Ordering::Relaxed));
+}
+
+fn getfd(t: &mut T) {
+    let (from, to) = pipe(0);
+    let child = fork(|| {
+        call!(dup2, from, 50);
+        call!(pause);
+        0
+    });
+    let pidfd = must!(pidfd_open, child, 0);
+    while call!(pidfd_getfd, pidfd, 50, 0) < 0 {
+        call!(sched_yield);
+    }
+    let copy = must!(pidfd_getfd, pidfd, 50, 0);
+    show!(t, fcntl, copy, libc::F_GETFD);
+    write(to, "x");
+    say!(t, "{}", read(copy));
+    show!(t, pidfd_getfd, pidfd, 999, 0);
+    show!(t, pidfd_getfd, pidfd, 50, 1);
+    show!(t, pidfd_getfd, from, 50, 0);
+    show!(t, kill, child, libc::SIGKILL);
+    say!(t, "{}", wait(child));
+    show!(t, pidfd_getfd, pidfd, 50, 0);
 }

@@ -4,7 +4,8 @@
 //! tables, biased by `oom_score_adj` in thousandths of the machine's memory; here also what the kernel holds for it
 //! (mappings, threads, open files), because that is memory a hostile program would eat instead. With it go other processes
 //! that share its memory. If one is dying already, its memory is waited for instead of killing another. The first process,
-//! whose end is that of the sandbox, is chosen only if it uses more than all others together.
+//! whose end is that of the sandbox, is chosen only if it uses more than all others together and more than half of what is in
+//! use: where pipes or tmpfs files have taken the memory, its end would be no remedy.
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +48,8 @@ pub(super) fn make_room(task: &TaskRef) {
 /// processes must be gone when the caller yields: a thousand callers, each with its list, eat the reserve.
 fn end_somebody(task: &TaskRef) {
     let processes = task.kernel().pids.processes();
-    match kill_one_of(&processes) {
+    let frames = hal::frames::stats();
+    match kill_one_of(&processes, frames.total.saturating_sub(frames.free) as u64) {
         // Nobody may be chosen: the one who asks goes.
         Kill::Nobody => {
             signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false))
@@ -67,14 +69,16 @@ pub enum Kill {
     Killed(Arc<Process>),
 }
 
-/// Ends the worst of `processes`, unless one of them is on its way out.
-pub fn kill_one_of(processes: &[Arc<Process>]) -> Kill {
+/// Ends the worst of `processes`, who share `in_use` pages, unless one of them is on its way out.
+pub fn kill_one_of(processes: &[Arc<Process>], in_use: u64) -> Kill {
     let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
     if processes.iter().any(dying) {
         return Kill::Dying;
     }
     let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((badness(p)?, p))).collect();
-    let Some(victim) = choose(&scores, |p| p.pid == FIRST) else { return Kill::Nobody };
+    let Some(victim) = choose(&scores, i64::try_from(in_use).unwrap_or(i64::MAX), |p| p.pid == FIRST) else {
+        return Kill::Nobody;
+    };
     kill(victim, processes);
     Kill::Killed(victim.clone())
 }
@@ -138,11 +142,12 @@ fn footprint(process: &Process) -> u64 {
         + files / FILES_A_PAGE
 }
 
-/// The one with the highest score; the first process only if its score exceeds the sum of all others.
-fn choose<'a, P>(scores: &[(i64, &'a P)], is_first: impl Fn(&P) -> bool) -> Option<&'a P> {
+/// The one with the highest score; the first process only if its score exceeds the sum of all others, and half of the
+/// pages in use.
+fn choose<'a, P>(scores: &[(i64, &'a P)], in_use: i64, is_first: impl Fn(&P) -> bool) -> Option<&'a P> {
     let (first, others): (Vec<_>, Vec<_>) = scores.iter().copied().partition(|(_, p)| is_first(p));
     let sum = others.iter().fold(0i64, |sum, (score, _)| sum.saturating_add((*score).max(1)));
-    let of_all = first.into_iter().find(|(score, _)| *score > sum);
+    let of_all = first.into_iter().find(|(score, _)| *score > sum.max(in_use / 2));
     of_all.or_else(|| others.into_iter().max_by_key(|(score, _)| *score)).map(|(_, p)| p)
 }
 
@@ -175,11 +180,13 @@ mod tests {
     fn the_first_process_goes_only_if_it_is_the_problem() {
         let choose = |scores: &[(i64, i32)]| {
             let scores: Vec<(i64, &i32)> = scores.iter().map(|(score, pid)| (*score, pid)).collect();
-            choose(&scores, |pid| *pid == FIRST).copied()
+            super::choose(&scores, 180, |pid| *pid == FIRST).copied()
         };
         assert_eq!(choose(&[(50, 1), (30, 2), (40, 3)]), Some(3));
         assert_eq!(choose(&[(100, 1), (30, 2), (40, 3)]), Some(1));
-        assert_eq!(choose(&[(10, 1)]), Some(1));
+        assert_eq!(choose(&[(90, 1), (5, 2), (2, 3)]), Some(2), "something else has the memory");
+        assert_eq!(choose(&[(100, 1)]), Some(1));
+        assert_eq!(choose(&[(10, 1)]), None);
         assert_eq!(choose(&[(-5, 1), (-7, 2)]), Some(2));
         assert_eq!(choose(&[]), None);
     }

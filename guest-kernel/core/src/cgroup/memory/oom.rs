@@ -74,7 +74,7 @@ fn relieve(group: &Arc<Cgroup>, full: &Memory) -> bool {
     }
     let Some(domain) = group.of_memory(full) else { return true };
     full.note(Event::Oom);
-    match oom::kill_one_of(&domain.members(true)) {
+    match oom::kill_one_of(&domain.members(true), full.current()) {
         Kill::Nobody => false,
         Kill::Dying => true,
         Kill::Killed(victim) => {

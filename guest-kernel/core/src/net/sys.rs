@@ -6,7 +6,7 @@ use ringfence_hal as hal;
 
 use super::{
     message::{MessageHeader, read_control, write_address, write_address_sized, write_control},
-    unix::{Address, How, InFlight, Kind, SocketFile, UnixSocket, credentials_of},
+    unix::{Address, How, InFlight, Kind, Received, SocketFile, UnixSocket, credentials_of},
 };
 use crate::{
     TaskRef,
@@ -182,11 +182,8 @@ fn sendto(
     addr_len: usize,
 ) -> Result {
     let (socket, nonblocking) = find(ctx.task, fd)?;
-    if flags & MSG_OOB != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    let how = how(nonblocking, flags)?;
     let to = if addr.is_null() { None } else { Some(read_address(addr, addr_len)?.ok_or(Errno::EINVAL)?) };
-    let how = How { nonblocking: nonblocking || flags & MSG_DONTWAIT != 0, ..How::default() };
     let me = credentials_of(ctx.task);
     let result =
         socket.send(ctx.task, &mut Source::user(buf.0, len), InFlight::default(), to.as_ref(), how, me);
@@ -205,9 +202,7 @@ fn send_one(
     message: UserPtr<MessageHeader>,
     flags: u32,
 ) -> Result {
-    if flags & MSG_OOB != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    let how = how(nonblocking, flags)?;
     let header = message.read()?;
     let to = match header.name {
         0 => None,
@@ -216,7 +211,6 @@ fn send_one(
     };
     let control = read_control(ctx.task, &header)?;
     let segments = read_iovec(UserPtr::new(header.vector), header.vector_len as usize)?;
-    let how = How { nonblocking: nonblocking || flags & MSG_DONTWAIT != 0, ..How::default() };
     let me = control.credentials.unwrap_or(credentials_of(ctx.task));
     let mut source = Source::segments(segments);
     let files = InFlight::new(ctx.task, control.files)?;
@@ -224,6 +218,7 @@ fn send_one(
     announce(ctx.task, socket, flags, result)
 }
 
+/// What the flags of a call ask for; sending has no use for some of it. `EOPNOTSUPP` for urgent data.
 fn how(nonblocking: bool, flags: u32) -> Result<How> {
     if flags & MSG_OOB != 0 {
         return Err(Errno::EOPNOTSUPP);
@@ -233,6 +228,12 @@ fn how(nonblocking: bool, flags: u32) -> Result<How> {
         peek: flags & MSG_PEEK != 0,
         wait_all: flags & MSG_WAITALL != 0,
     })
+}
+
+/// The name of who sent it, encoded; empty on a stream, whose peer is not named here.
+fn sender(socket: &UnixSocket, got: &Received) -> Vec<u8> {
+    let from = got.from.as_ref().filter(|_| socket.kind() == Kind::Datagram);
+    from.map_or(Vec::new(), |from| Address::encode(Some(from)))
 }
 
 fn recvfrom(
@@ -247,10 +248,7 @@ fn recvfrom(
     let (socket, nonblocking) = find(ctx.task, fd)?;
     let got = socket.receive(ctx.task, &mut Sink::user(buf.0, len), how(nonblocking, flags)?)?;
     if !addr.is_null() {
-        // A stream's peer is not named here.
-        let from = got.from.as_ref().filter(|_| socket.kind() == Kind::Datagram);
-        let bytes = from.map_or(Vec::new(), |from| Address::encode(Some(from)));
-        write_address_sized(&bytes, addr.0, addr_len)?;
+        write_address_sized(&sender(&socket, &got), addr.0, addr_len)?;
     }
     let whole = flags & MSG_TRUNC != 0 && socket.kind() != Kind::Stream;
     Ok(if whole { got.length } else { got.count })
@@ -338,9 +336,7 @@ fn receive_one(
     let cloexec = flags & MSG_CMSG_CLOEXEC != 0;
     let (control, truncated) =
         write_control(ctx.task, &header, &mut got, socket.passes_credentials(), cloexec)?;
-    let from = got.from.as_ref().filter(|_| socket.kind() == Kind::Datagram);
-    let bytes = from.map_or(Vec::new(), |from| Address::encode(Some(from)));
-    header.name_len = write_address(&bytes, header.name, header.name_len)?;
+    header.name_len = write_address(&sender(socket, &got), header.name, header.name_len)?;
     header.control_len = control as u64;
     let whole = socket.kind() != Kind::Stream;
     header.flags = flags & MSG_CMSG_CLOEXEC

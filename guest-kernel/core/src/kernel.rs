@@ -71,7 +71,7 @@ impl hal::Kernel for Sentry {
 
     fn interrupt(i: Interrupt) {
         match i {
-            Interrupt::Timer => sched::on_timer_interrupt(),
+            Interrupt::Timer { kernel } => sched::on_timer_interrupt(kernel),
             Interrupt::Reschedule => sched::on_reschedule_interrupt(),
             Interrupt::Device(gsi) => crate::drivers::interrupt(gsi),
         }

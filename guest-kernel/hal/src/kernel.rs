@@ -121,7 +121,11 @@ pub enum Exception {
 pub enum Interrupt {
     /// The deadline set by [`time::set_deadline`](crate::time::set_deadline) has passed. The timer is off
     /// now.
-    Timer,
+    Timer {
+        /// The current thread was in the kernel when it passed, where interrupts wait, and not in user mode. A guess that
+        /// is nearly always right, for sampling.
+        kernel: bool,
+    },
     /// Another CPU called [`cpu::send_reschedule`](crate::cpu::send_reschedule).
     Reschedule,
     /// The device on this global system interrupt, enabled by [`irq::enable`](crate::irq::enable).

@@ -137,6 +137,7 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
 
     // Memory: what hangs on the old one is settled first, then it goes.
     task::exit::leave_memory(task);
+    task::limits::keep_peak(task);
     let old = task.replace_mm(Some(program.image.mm.clone()));
     task.set_address_space(program.image.mm.space().clone());
     task.vfork_complete();

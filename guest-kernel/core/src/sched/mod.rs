@@ -6,7 +6,8 @@
 //! else to the queue of the last one; only an idle target is sent an interrupt. The kernel is not preempted:
 //! a task gives up its CPU when it sleeps, at the return to ring 3 when its slice is over, and at
 //! [`preempt_point`]s in long loops. A slice ends by the CPU's timer, which is armed for it only while
-//! somebody else waits in the queue: one running task on a CPU causes no timer interrupt at all.
+//! somebody else waits in the queue: one running task on a CPU causes no timer interrupt but for the rare tick that samples
+//! what it does (`cputime`).
 //!
 //! # States
 //!
@@ -26,16 +27,20 @@
 //! Lock order: a run queue's lock is the innermost of the kernel but for those of a CPU's timers and of a process's group;
 //! two are never held together.
 
+mod cputime;
 mod groups;
 mod idle;
+mod load;
 mod runqueue;
 mod timers;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+pub use cputime::Split;
 pub use idle::{adopt_boot_cpu, idle_loop};
+pub use load::load_averages;
 pub use runqueue::{
-    context_switches, for_running, forget_group, groups_changed, idle_times, load_averages, regroup,
+    CpuTimes, context_switches, cpu_times, for_running, forget_group, groups_changed, idle_times, regroup,
     runnable_tasks,
 };
 pub use timers::{Timer, TimerTarget, on_timer_interrupt};
@@ -79,6 +84,7 @@ pub struct SchedState {
     runtime: AtomicU64,
     /// When it was last put on a CPU.
     started: AtomicU64,
+    samples: cputime::Samples,
     /// Voluntary and involuntary switches, for getrusage and /proc.
     pub(crate) voluntary: AtomicU64,
     pub(crate) involuntary: AtomicU64,
@@ -100,6 +106,7 @@ impl SchedState {
             is_idle,
             runtime: AtomicU64::new(0),
             started: AtomicU64::new(0),
+            samples: cputime::Samples::new(),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
         }
@@ -241,13 +248,26 @@ pub fn sleep_until<T>(
         if let (Some(d), None) = (deadline, &timer) {
             timer = Some(Timer::start(d, task.clone()));
         }
-        task.sched.voluntary.fetch_add(1, Ordering::Relaxed);
         runqueue::schedule(task, false);
     }
 }
 
-/// A reschedule interrupt arrived: something was queued on this CPU.
+/// Has `task` its next tick after `more` nanoseconds of CPU time, or earlier.
+pub fn tick_soon(task: &TaskRef, more: u64) {
+    task.sched.due_in(more);
+    if with_current(|current| current.is_some_and(|current| Arc::ptr_eq(current, task))) {
+        timers::set_tick(hal::time::now().saturating_add(more));
+    } else {
+        kick(task);
+    }
+}
+
+/// A reschedule interrupt arrived: something was queued on this CPU, or its task's tick has moved.
 pub fn on_reschedule_interrupt() {
+    let now = hal::time::now();
+    if let Some(at) = with_current(|task| task.map(|task| task.sched.running_tick_at(now))) {
+        timers::set_tick(at);
+    }
     runqueue::slice_needed();
 }
 
@@ -259,7 +279,6 @@ pub fn yield_now(task: &TaskRef) {
 /// The return to ring 3 found `work::RESCHEDULE`.
 pub fn reschedule(task: &TaskRef) {
     task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
-    task.sched.involuntary.fetch_add(1, Ordering::Relaxed);
     runqueue::schedule(task, true);
 }
 
@@ -269,7 +288,6 @@ pub fn preempt_point(task: &TaskRef) {
     hal::cpu::poll_interrupts();
     if task.work().load(Ordering::Relaxed) & work::RESCHEDULE != 0 {
         task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
-        task.sched.involuntary.fetch_add(1, Ordering::Relaxed);
         runqueue::schedule(task, false);
     }
 }

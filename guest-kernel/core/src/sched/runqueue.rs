@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 use ringfence_hal as hal;
 use ringfence_hal::{PerCpu, sync::Once};
 
-use super::{BLOCKED, RUNNABLE, groups::Groups, timers, work};
+use super::{BLOCKED, RUNNABLE, SchedState, cputime::Split, groups::Groups, timers, work};
 use crate::{Sentry, TaskRef, cgroup::Cgroup, sync::SpinLock};
 
 pub(super) struct RunQueue {
@@ -57,9 +57,21 @@ fn group_of(task: &TaskRef) -> Option<Arc<Cgroup>> {
     if membership.is_root() { None } else { membership.get().and_then(|group| group.cpu_group()) }
 }
 
+/// What a CPU has done, in nanoseconds.
+pub struct CpuTimes {
+    /// Running tasks.
+    pub busy: Split,
+    /// Nothing.
+    pub idle: u64,
+}
+
 struct Cpu {
     rq: SpinLock<RunQueue>,
     switches: AtomicU64,
+    /// Samples of what ran here: see `cputime`.
+    user: AtomicU64,
+    system: AtomicU64,
+    shown: SpinLock<Split>,
 }
 
 static CPUS: Once<PerCpu<Cpu>> = Once::new();
@@ -76,6 +88,9 @@ fn cpus() -> &'static PerCpu<Cpu> {
                 idle: None,
             }),
             switches: AtomicU64::new(0),
+            user: AtomicU64::new(0),
+            system: AtomicU64::new(0),
+            shown: SpinLock::default(),
         })
     })
 }
@@ -91,6 +106,24 @@ pub fn idle_times() -> Vec<u64> {
     (0..hal::cpu::count()).filter_map(idle).map(|task| task.sched.runtime()).collect()
 }
 
+/// What each online CPU has done since boot, in nanoseconds.
+pub fn cpu_times() -> Vec<CpuTimes> {
+    let now = hal::time::now();
+    let times = |(c, idle): (usize, u64)| {
+        let cpu = cpus().of(c);
+        let (user, system) = (cpu.user.load(Ordering::Relaxed), cpu.system.load(Ordering::Relaxed));
+        CpuTimes { busy: cpu.shown.lock().settle(now.saturating_sub(idle), user, system), idle }
+    };
+    idle_times().into_iter().enumerate().map(times).collect()
+}
+
+/// The task running here was sampled.
+pub(super) fn sampled(ns: u64, kernel: bool) {
+    let cpu = cpus().get();
+    let what = if kernel { &cpu.system } else { &cpu.user };
+    what.fetch_add(ns, Ordering::Relaxed);
+}
+
 /// Tasks that run or are queued, idle tasks excluded.
 pub fn runnable_tasks() -> usize {
     (0..hal::cpu::count())
@@ -99,12 +132,6 @@ pub fn runnable_tasks() -> usize {
             rq.len() + usize::from(rq.current.as_ref().is_some_and(|t| !t.sched.is_idle))
         })
         .sum()
-}
-
-/// The three load averages of /proc/loadavg in hundredths. There is no periodic tick to age them with, so
-/// all three are the present number of runnable tasks.
-pub fn load_averages() -> [u64; 3] {
-    [runnable_tasks() as u64 * 100; 3]
 }
 
 /// Makes `idle` the idle and running task of this CPU.
@@ -245,6 +272,7 @@ pub(super) fn schedule(task: &TaskRef, at_user: bool) {
     if !task.process().cgroup.is_root() {
         return schedule_groups(task, at_user, me, cpu);
     }
+    let now = hal::time::now();
     let next = {
         let mut rq = cpu.rq.lock();
         if rq.groups.queued() > 0 {
@@ -263,17 +291,26 @@ pub(super) fn schedule(task: &TaskRef, at_user: bool) {
         if runnable {
             rq.queue.push_back(task.clone());
         }
+        task.sched.count_switch(runnable);
         rq.current = Some(next.clone());
-        timers::set_slice((!rq.queue.is_empty() && !next.sched.is_idle).then(|| next.sched.slice()));
+        let contended = (!rq.queue.is_empty() && !next.sched.is_idle).then(|| next.sched.slice());
+        timers::set_slice(now, contended, next.sched.tick_at(now));
         next
     };
-    let now = hal::time::now();
     let ran = now.saturating_sub(task.sched.started.load(Ordering::Relaxed));
     task.sched.runtime.fetch_add(ran, Ordering::Relaxed);
     next.sched.started.store(now, Ordering::Relaxed);
     next.sched.on_cpu.store(true, Ordering::Release);
     cpu.switches.fetch_add(1, Ordering::Relaxed);
     hal::Thread::<Sentry>::switch_to(next);
+}
+
+impl SchedState {
+    /// The task leaves its CPU, by itself or (`runnable`) for others.
+    fn count_switch(&self, runnable: bool) {
+        let counter = if runnable { &self.involuntary } else { &self.voluntary };
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed); // only its CPU writes
+    }
 }
 
 /// As [`schedule`], where control groups have a say: `task` is in one, or others are queued.
@@ -288,7 +325,8 @@ fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
         let own = if id == 0 { rq.queue.len() } else { rq.groups.len_of(id) };
         rq.groups.charge(id, ran, own + 1);
         // It competes for what comes next, unless it goes to sleep.
-        if task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle {
+        let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
+        if runnable {
             rq.enqueue(task.clone(), at_user);
         }
         let RunQueue { queue, groups, .. } = &mut *rq;
@@ -302,7 +340,10 @@ fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
         rq.current = Some(next.clone());
         let contended = (rq.len() > 0 && !next.sched.is_idle).then(|| next.sched.slice());
         let until_charged = next.process().cgroup.get().and_then(|group| group.cpu_slice(now));
-        timers::set_slice(contended.into_iter().chain(until_charged).min());
+        timers::set_slice(now, contended.into_iter().chain(until_charged).min(), next.sched.tick_at(now));
+        if !Arc::ptr_eq(&next, task) {
+            task.sched.count_switch(runnable);
+        }
         next
     };
     if Arc::ptr_eq(&next, task) {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ringfence_hal as hal;
 use ringfence_hal::{PerCpu, sync::Once};
 
-use super::runqueue;
+use super::{cputime, runqueue};
 use crate::{Sentry, sync::SpinLock};
 
 /// What happens when a timer is due; called with interrupts off and no lock held, must not block.
@@ -31,6 +31,8 @@ struct Cpu {
     timers: BTreeMap<Key, Arc<dyn TimerTarget>>,
     /// When the running task's slice ends; `u64::MAX` while nobody waits for the CPU.
     slice_end: u64,
+    /// When the running task has its tick (see `cputime`); `u64::MAX` while the CPU is idle.
+    tick: u64,
     /// What the hardware is set to; `u64::MAX` is off.
     armed: u64,
 }
@@ -38,7 +40,8 @@ struct Cpu {
 impl Cpu {
     /// Programs the hardware if the nearest deadline is earlier than what it is set to.
     fn arm(&mut self) {
-        let first = self.timers.first_key_value().map_or(u64::MAX, |(k, _)| k.0).min(self.slice_end);
+        let first =
+            self.timers.first_key_value().map_or(u64::MAX, |(k, _)| k.0).min(self.slice_end).min(self.tick);
         if first < self.armed {
             self.armed = first;
             hal::time::set_deadline(Some(first));
@@ -51,7 +54,10 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 fn cpus() -> &'static PerCpu<SpinLock<Cpu>> {
     CPUS.call_once(|| {
-        PerCpu::new(|_| SpinLock::new(Cpu { timers: BTreeMap::new(), slice_end: u64::MAX, armed: u64::MAX }))
+        PerCpu::new(|_| {
+            let never = u64::MAX;
+            SpinLock::new(Cpu { timers: BTreeMap::new(), slice_end: never, tick: never, armed: never })
+        })
     })
 }
 
@@ -80,10 +86,11 @@ impl Drop for Timer {
     }
 }
 
-/// Sets or clears the end of the slice at a task switch.
-pub(super) fn set_slice(length: Option<u64>) {
+/// At a task switch: sets or clears the end of the slice, and sets the next tick.
+pub(super) fn set_slice(now: u64, length: Option<u64>, tick: u64) {
     let mut c = cpus().get().lock();
-    c.slice_end = length.map_or(u64::MAX, |l| hal::time::now().saturating_add(l));
+    c.slice_end = length.map_or(u64::MAX, |l| now.saturating_add(l));
+    c.tick = tick;
     c.arm();
 }
 
@@ -106,9 +113,17 @@ pub(super) fn shorten_slice(length: u64) {
     }
 }
 
-/// The hardware timer of this CPU fired.
-pub fn on_timer_interrupt() {
+/// The tick of the running task has moved.
+pub(super) fn set_tick(at: u64) {
+    let mut c = cpus().get().lock();
+    c.tick = at;
+    c.arm();
+}
+
+/// The hardware timer of this CPU fired; `kernel`: while the current task was in the kernel.
+pub fn on_timer_interrupt(kernel: bool) {
     let now = hal::time::now();
+    let tick = super::with_current(|task| task.map(|task| cputime::interrupted(task, now, kernel)));
     loop {
         let due = {
             let mut c = cpus().get().lock();
@@ -128,6 +143,7 @@ pub fn on_timer_interrupt() {
         if over {
             c.slice_end = u64::MAX;
         }
+        c.tick = tick.unwrap_or(u64::MAX);
         c.armed = u64::MAX;
         c.arm();
         over

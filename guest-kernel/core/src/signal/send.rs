@@ -17,8 +17,11 @@ use crate::{
     ns::{PidView, UserNamespace, pid::INIT},
     sched::{self, work},
     sync::PollEvents,
-    task::{Process, ProcessGroup, pid::same_task, process::ExitStatus},
+    task::{Process, ProcessGroup, limits::UsageSum, pid::same_task, process::ExitStatus},
+    time::TICKS_PER_SECOND,
 };
+
+const NS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// Has `task` look at its signals before it runs on in ring 3.
 pub fn notify(task: &TaskRef) {
@@ -206,7 +209,9 @@ pub fn notify_parent(
     let action = parent.sighand().get(Signal::CHLD);
     let stop = matches!(cld, code::CLD_STOPPED | code::CLD_CONTINUED);
     if !(signal == Signal::CHLD && stop && action.flags().contains(SaFlags::NOCLDSTOP)) {
-        let fields = Fields::Child { pid: child.pid, uid, status, utime: 0, stime: 0 };
+        let used = UsageSum::times(child);
+        let [utime, stime] = [used.user, used.system].map(|ns| (ns / NS_PER_TICK) as i64);
+        let fields = Fields::Child { pid: child.pid, uid, status, utime, stime };
         let _ = send_to_process(parent, SigInfo { signal, code: cld, fields }); // SIGCHLD is never refused
     }
     parent.child_events.wake_all(PollEvents::empty());

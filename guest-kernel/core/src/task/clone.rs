@@ -270,6 +270,9 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
         return Err(e);
     }
     slot.done();
+    if flags.contains(CloneFlags::THREAD) {
+        crate::time::new_thread(&child);
+    }
 
     let seen = parent.pids().show(tid);
     if flags.contains(CloneFlags::PARENT_SETTID) {

@@ -65,7 +65,7 @@ pub fn leave_memory(task: &TaskRef) {
 fn release(task: &TaskRef) {
     task.exiting.store(true, Ordering::Release);
     leave_memory(task);
-    limits::keep_usage(task);
+    limits::keep_peak(task);
     task.vfork_complete();
     drop(task.replace_mm(None));
     crate::drivers::balloon::memory_freed();
@@ -84,6 +84,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
     let (last, removed, left) = kernel.pids.tree(|t| {
         let mut links = process.links.lock();
         links.threads.retain(|other| !same_task(other, task));
+        limits::keep_usage(task);
         let last = links.threads.is_empty();
         drop(links);
         if last {
@@ -200,7 +201,7 @@ pub(crate) fn reap(child: &Arc<Process>) {
     ptrace::forget(child);
     let parent = child.parent();
     if let Some(parent) = &parent {
-        UsageSum::of_dead(&child.dead_threads)
+        UsageSum::of_process(child)
             .plus(UsageSum::of_dead(&child.dead_children))
             .add_to(&parent.dead_children);
     }

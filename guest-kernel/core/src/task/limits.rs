@@ -9,6 +9,7 @@ use super::{Capabilities, Process, process::Usage};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    sched::Split,
     sync::SpinLock,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
@@ -125,6 +126,13 @@ impl Limits {
         Ok(())
     }
 
+    /// Sets one soft limit, as the kernel does to RLIMIT_CPU when it was used up.
+    pub fn raise_soft(&self, r: Resource, soft: u64) {
+        if let Some(limit) = self.0.lock().get_mut(r as usize) {
+            limit.soft = soft;
+        }
+    }
+
     /// What memory operations look at.
     pub fn for_mm(&self) -> crate::mm::Limits {
         crate::mm::Limits {
@@ -199,6 +207,10 @@ pub struct RUsage {
 pub struct UsageSum {
     /// Nanoseconds of CPU time.
     pub runtime: u64,
+    /// Of that, in ring 3. (Within this module also: what samples say, a ratio.)
+    pub user: u64,
+    /// Of that, in the kernel.
+    pub system: u64,
     minor_faults: u64,
     voluntary: u64,
     involuntary: u64,
@@ -206,23 +218,42 @@ pub struct UsageSum {
 }
 
 impl UsageSum {
-    /// Of one thread.
-    pub fn of_task(task: &TaskRef) -> UsageSum {
+    /// Of one thread, with samples instead of user and system time, and without memory.
+    fn sampled(task: &TaskRef) -> UsageSum {
+        let (user, system) = task.sched.samples();
         UsageSum {
             runtime: task.sched.runtime(),
+            user,
+            system,
             minor_faults: task.minor_faults.load(Ordering::Relaxed),
             voluntary: task.sched.voluntary.load(Ordering::Relaxed),
             involuntary: task.sched.involuntary.load(Ordering::Relaxed),
-            max_rss: task.mm_opt().map_or(0, |mm| mm.stats().peak_resident),
+            max_rss: 0,
         }
+    }
+
+    /// Of one thread; the largest resident set is that of its process.
+    pub fn of_task(task: &TaskRef) -> UsageSum {
+        let Split { user, system } = task.sched.split();
+        let max_rss = task.process().dead_threads.max_rss.load(Ordering::Relaxed).max(peak_resident(task));
+        UsageSum { user, system, max_rss, ..Self::sampled(task) }
     }
 
     /// Of all threads of a process, the ended ones included.
     pub fn of_process(process: &Process) -> UsageSum {
-        process
-            .threads()
-            .iter()
-            .fold(Self::of_dead(&process.dead_threads), |sum, t| sum.plus(Self::of_task(t)))
+        let sum = Self::times(process);
+        let any = process.links.lock().threads.first().cloned();
+        UsageSum { max_rss: sum.max_rss.max(any.map_or(0, |task| peak_resident(&task))), ..sum }
+    }
+
+    /// The same without memory.
+    pub fn times(process: &Process) -> UsageSum {
+        let links = process.links.lock();
+        let dead = Self::of_dead(&process.dead_threads);
+        let sum = links.threads.iter().fold(dead, |sum, t| sum.plus(Self::sampled(t)));
+        drop(links);
+        let Split { user, system } = process.split.lock().settle(sum.runtime, sum.user, sum.system);
+        UsageSum { user, system, ..sum }
     }
 
     /// Minor faults.
@@ -230,10 +261,12 @@ impl UsageSum {
         self.minor_faults
     }
 
-    /// What was kept of those who have ended.
+    /// What was kept of children that have ended and been waited for.
     pub fn of_dead(u: &Usage) -> UsageSum {
         UsageSum {
             runtime: u.runtime.load(Ordering::Relaxed),
+            user: u.user.load(Ordering::Relaxed),
+            system: u.system.load(Ordering::Relaxed),
             minor_faults: u.minor_faults.load(Ordering::Relaxed),
             voluntary: u.voluntary.load(Ordering::Relaxed),
             involuntary: u.involuntary.load(Ordering::Relaxed),
@@ -245,6 +278,8 @@ impl UsageSum {
     pub fn plus(self, o: UsageSum) -> UsageSum {
         UsageSum {
             runtime: self.runtime + o.runtime,
+            user: self.user + o.user,
+            system: self.system + o.system,
             minor_faults: self.minor_faults + o.minor_faults,
             voluntary: self.voluntary + o.voluntary,
             involuntary: self.involuntary + o.involuntary,
@@ -255,16 +290,19 @@ impl UsageSum {
     /// Adds it to what is kept.
     pub fn add_to(self, u: &Usage) {
         u.runtime.fetch_add(self.runtime, Ordering::Relaxed);
+        u.user.fetch_add(self.user, Ordering::Relaxed);
+        u.system.fetch_add(self.system, Ordering::Relaxed);
         u.minor_faults.fetch_add(self.minor_faults, Ordering::Relaxed);
         u.voluntary.fetch_add(self.voluntary, Ordering::Relaxed);
         u.involuntary.fetch_add(self.involuntary, Ordering::Relaxed);
         u.max_rss.fetch_max(self.max_rss, Ordering::Relaxed);
     }
 
-    /// As getrusage(2) tells it. User and system time are not told apart: both are user time.
+    /// As getrusage(2) tells it.
     pub fn to_rusage(self) -> RUsage {
         RUsage {
-            utime: TimeVal::from_ns(self.runtime),
+            utime: TimeVal::from_ns(self.user),
+            stime: TimeVal::from_ns(self.system),
             maxrss_kib: self.max_rss as i64 * 4,
             minflt: self.minor_faults as i64,
             nvcsw: self.voluntary as i64,
@@ -274,12 +312,22 @@ impl UsageSum {
     }
 }
 
+/// The most memory its address space has had resident, in pages.
+fn peak_resident(task: &TaskRef) -> u64 {
+    task.mm_opt().map_or(0, |mm| mm.stats().peak_resident)
+}
+
+/// The task is about to leave its memory (exit, `execve`).
+pub fn keep_peak(task: &TaskRef) {
+    task.process().dead_threads.max_rss.fetch_max(peak_resident(task), Ordering::Relaxed);
+}
+
 /// Page faults of threads that have ended, in the whole machine.
 static ENDED_PAGE_FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// Adds what `task`, which ends, has used to what its process keeps.
+/// Adds what `task`, which leaves its process now, has used to what that keeps.
 pub(super) fn keep_usage(task: &TaskRef) {
-    let usage = UsageSum::of_task(task);
+    let usage = UsageSum::sampled(task);
     usage.add_to(&task.process().dead_threads);
     ENDED_PAGE_FAULTS.fetch_add(usage.minor_faults, Ordering::Relaxed);
 }
@@ -305,16 +353,16 @@ fn getrusage(ctx: &mut Ctx<'_>, who: i32, out: UserPtr<RUsage>) -> Result {
 fn times(ctx: &mut Ctx<'_>, out: UserPtr<[i64; 4]>) -> Result {
     let tick = 1_000_000_000 / TICKS_PER_SECOND;
     let process = ctx.task.process();
-    let own = UsageSum::of_process(process).runtime / tick;
-    let children = UsageSum::of_dead(&process.dead_children).runtime / tick;
-    out.write_opt(&[own as i64, 0, children as i64, 0])?;
+    let own = UsageSum::of_process(process);
+    let children = UsageSum::of_dead(&process.dead_children);
+    out.write_opt(&[own.user, own.system, children.user, children.system].map(|ns| (ns / tick) as i64))?;
     Ok((ringfence_hal::time::now() / tick) as usize)
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     97 getrlimit(resource: u32, rlim: UserPtr<Limit>) Full "";
-    98 getrusage(who: i32, usage: UserPtr<RUsage>) Partial "CPU time is not split into user and system; all is user time";
-    100 times(buf: UserPtr<[i64; 4]>) Partial "as getrusage";
+    98 getrusage(who: i32, usage: UserPtr<RUsage>) Full "";
+    100 times(buf: UserPtr<[i64; 4]>) Full "";
     160 setrlimit(resource: u32, rlim: UserPtr<Limit>) Full "";
     302 prlimit64(pid: i32, resource: u32, new: UserPtr<Limit>, old: UserPtr<Limit>) Full "";
 };

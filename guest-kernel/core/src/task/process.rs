@@ -12,6 +12,7 @@ use crate::{
     cgroup::Membership,
     ns::{self, PidNamespace, PidView},
     ptrace::Tracee,
+    sched::Split,
     signal::{Pending, SigHand},
     sync::{Once, Queue, SpinLock, WaitQueue},
     time::ProcessTimers,
@@ -64,6 +65,10 @@ pub enum State {
 pub struct Usage {
     /// CPU time in nanoseconds.
     pub runtime: AtomicU64,
+    /// Of children: user and system time. Of threads: what the samples say (see `sched::cputime`).
+    pub user: AtomicU64,
+    /// The same.
+    pub system: AtomicU64,
     /// Minor faults.
     pub minor_faults: AtomicU64,
     /// Voluntary switches.
@@ -114,6 +119,8 @@ pub struct Process {
     pub timers: ProcessTimers,
     /// Usage of threads that have ended.
     pub dead_threads: Usage,
+    /// User and system time as last shown.
+    pub split: SpinLock<Split>,
     /// Usage of children that have been waited for.
     pub dead_children: Usage,
     /// Job control: 0 running, else the signal that stopped it.
@@ -175,6 +182,7 @@ impl Process {
             limits,
             timers: ProcessTimers::default(),
             dead_threads: Usage::default(),
+            split: SpinLock::default(),
             dead_children: Usage::default(),
             stop_signal: AtomicU8::new(0),
             stop_report: AtomicU32::new(0),

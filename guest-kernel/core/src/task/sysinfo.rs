@@ -41,7 +41,7 @@ fn sysinfo(ctx: &mut Ctx<'_>, out: UserPtr<SysInfo>) -> Result {
     let page = hal::PAGE_SIZE as u64;
     out.write(&SysInfo {
         uptime: (hal::time::now() / 1_000_000_000) as i64,
-        loads: sched::load_averages().map(|hundredths| (hundredths << 16) / 100),
+        loads: sched::load_averages().map(|load| load << 5), // 16 bits of fraction
         totalram: frames.total as u64 * page,
         freeram: frames.free as u64 * page,
         sharedram: 0,

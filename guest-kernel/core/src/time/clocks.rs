@@ -1,5 +1,7 @@
 //! Reading and setting clocks.
 
+use alloc::sync::Arc;
+
 use ringfence_hal as hal;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,7 +11,7 @@ use crate::{
     errno::{Errno, Result},
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    task::{Capabilities, limits::UsageSum},
+    task::{Capabilities, Process, limits::UsageSum},
 };
 
 /// A clock a program can name.
@@ -19,42 +21,98 @@ pub enum Clock {
     Realtime,
     /// Time since boot. Never suspended here, so also CLOCK_BOOTTIME and CLOCK_MONOTONIC_RAW.
     Monotonic,
-    /// CPU time of a process; 0 is the caller's.
-    ProcessCpu(i32),
-    /// CPU time of a thread; 0 is the caller.
-    ThreadCpu(i32),
+    /// CPU time.
+    Cpu(CpuClock),
+}
+
+/// A clock that shows CPU time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuClock {
+    /// Which part of it.
+    pub part: Part,
+    /// Of one thread, not of a process.
+    pub thread: bool,
+    /// Of whom; 0 is the caller.
+    pub number: i32,
+}
+
+/// What of CPU time a clock counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All.
+    All,
+    /// That in user mode.
+    User,
 }
 
 impl Clock {
     /// From a `clockid_t`.
     pub fn new(id: i32) -> Result<Clock> {
+        let cpu = |part, thread, number| Ok(Clock::Cpu(CpuClock { part, thread, number }));
         match id {
             0 | 5 | 8 | 11 => Ok(Clock::Realtime),
             1 | 4 | 6 | 7 | 9 => Ok(Clock::Monotonic),
-            2 => Ok(Clock::ProcessCpu(0)),
-            3 => Ok(Clock::ThreadCpu(0)),
+            2 => cpu(Part::All, false, 0),
+            3 => cpu(Part::All, true, 0),
             // A CPU clock of another task: the number inverted above three bits of kind.
-            id if id < 0 && id & 3 == 2 => {
-                let number = !(id >> 3);
-                Ok(if id & 4 != 0 { Clock::ThreadCpu(number) } else { Clock::ProcessCpu(number) })
+            id if id < 0 && id & 3 != 3 => {
+                let part = if id & 3 == 1 { Part::User } else { Part::All };
+                cpu(part, id & 4 != 0, !(id >> 3))
             }
             _ => Err(Errno::EINVAL),
         }
     }
 }
 
+impl CpuClock {
+    /// Whose time it shows: threads of other processes are nobody's business. `EINVAL`.
+    pub fn owner(self, task: &TaskRef) -> Result<Owner> {
+        match (self.thread, self.number) {
+            (true, 0) => Ok(Owner::Thread(task.clone())),
+            (false, 0) => Ok(Owner::Process(task.process().clone())),
+            (true, tid) => {
+                let other = task.pids().task(tid).map_err(|_| Errno::EINVAL)?;
+                let same = Arc::ptr_eq(other.process(), task.process());
+                if same { Ok(Owner::Thread(other)) } else { Err(Errno::EINVAL) }
+            }
+            (false, pid) => {
+                let process = task.pids().process(pid);
+                // Its own thread id is as good as the pid, for reading.
+                let process = match process {
+                    Err(_) if pid == task.tid() => Ok(task.process().clone()),
+                    other => other,
+                };
+                Ok(Owner::Process(process.map_err(|_| Errno::EINVAL)?))
+            }
+        }
+    }
+
+    /// What it shows, in nanoseconds.
+    pub fn now(self, task: &TaskRef) -> Result<u64> {
+        Ok(match (self.owner(task)?, self.part) {
+            (Owner::Thread(t), Part::All) => t.sched.runtime(),
+            (Owner::Thread(t), Part::User) => t.sched.split().user,
+            (Owner::Process(p), Part::All) => UsageSum::times(&p).runtime,
+            (Owner::Process(p), Part::User) => UsageSum::times(&p).user,
+        })
+    }
+}
+
+/// Whose CPU time.
+pub enum Owner {
+    /// Of a thread.
+    Thread(TaskRef),
+    /// Of a process.
+    Process(Arc<Process>),
+}
+
 /// What a clock shows, in nanoseconds.
 pub fn clock_now(task: &TaskRef, clock: Clock) -> Result<u64> {
-    Ok(match clock {
-        Clock::Realtime => super::realtime(),
-        Clock::Monotonic => hal::time::now(),
-        Clock::ThreadCpu(0) => task.sched.runtime(),
-        Clock::ThreadCpu(tid) => task.pids().task(tid).map_err(|_| Errno::EINVAL)?.sched.runtime(),
-        Clock::ProcessCpu(0) => UsageSum::of_process(task.process()).runtime,
-        Clock::ProcessCpu(pid) => {
-            UsageSum::of_process(&*task.pids().process(pid).map_err(|_| Errno::EINVAL)?).runtime
-        }
-    })
+    match clock {
+        Clock::Realtime => Ok(super::realtime()),
+        Clock::Monotonic => Ok(hal::time::now()),
+        Clock::Cpu(clock) => clock.now(task),
+    }
 }
 
 fn clock_gettime(ctx: &mut Ctx<'_>, id: i32, out: UserPtr<TimeSpec>) -> Result {
@@ -63,9 +121,11 @@ fn clock_gettime(ctx: &mut Ctx<'_>, id: i32, out: UserPtr<TimeSpec>) -> Result {
     Ok(0)
 }
 
-fn clock_getres(_: &mut Ctx<'_>, id: i32, out: UserPtr<TimeSpec>) -> Result {
+fn clock_getres(ctx: &mut Ctx<'_>, id: i32, out: UserPtr<TimeSpec>) -> Result {
     const COARSE_TICK: u64 = 4_000_000;
-    Clock::new(id)?;
+    if let Clock::Cpu(clock) = Clock::new(id)? {
+        clock.owner(ctx.task)?;
+    }
     let resolution = if matches!(id, 5 | 6) { COARSE_TICK } else { 1 };
     out.write_opt(&TimeSpec::from_ns(resolution))?;
     Ok(0)
@@ -73,8 +133,13 @@ fn clock_getres(_: &mut Ctx<'_>, id: i32, out: UserPtr<TimeSpec>) -> Result {
 
 fn clock_settime(ctx: &mut Ctx<'_>, id: i32, new: UserPtr<TimeSpec>) -> Result {
     let wall = new.read()?.to_ns()?;
-    if Clock::new(id)? != Clock::Realtime {
-        return Err(Errno::EINVAL);
+    match Clock::new(id)? {
+        Clock::Realtime => {}
+        Clock::Cpu(clock) if id < 0 => {
+            clock.owner(ctx.task)?;
+            return Err(Errno::EPERM);
+        }
+        _ => return Err(Errno::EINVAL),
     }
     if !ctx.task.credentials().capable(Capabilities::SYS_TIME) {
         return Err(Errno::EPERM);

@@ -1,4 +1,6 @@
 //! `setitimer`, `alarm`, and where the timers of a process are kept.
+//!
+//! ITIMER_REAL counts time; ITIMER_VIRTUAL the process's user time and ITIMER_PROF all its CPU time, by [`super::cpu`].
 
 use alloc::{
     collections::BTreeMap,
@@ -7,7 +9,12 @@ use alloc::{
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{TimeVal, posix::PosixTimer};
+use super::{
+    TimeVal,
+    clocks::Part,
+    cpu::{CpuAlarm, CpuAlarms},
+    posix::PosixTimer,
+};
 use crate::{
     errno::{Errno, Result},
     sched::{Timer, TimerTarget},
@@ -15,7 +22,7 @@ use crate::{
     sync::SpinLock,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    task::Process,
+    task::{Process, limits::UsageSum},
 };
 use ringfence_hal as hal;
 
@@ -23,6 +30,9 @@ use ringfence_hal as hal;
 #[derive(Default)]
 pub struct ProcessTimers {
     real: SpinLock<Option<Armed>>,
+    /// ITIMER_VIRTUAL and ITIMER_PROF.
+    cpu_intervals: [SpinLock<Option<CpuInterval>>; 2],
+    pub(super) cpu: CpuAlarms,
     pub(super) posix: SpinLock<BTreeMap<i32, Arc<PosixTimer>>>,
 }
 
@@ -31,6 +41,10 @@ impl ProcessTimers {
     pub fn clear(&self) {
         let real = self.real.lock().take();
         drop(real);
+        for interval in &self.cpu_intervals {
+            let old = interval.lock().take();
+            drop(old);
+        }
         self.clear_posix();
     }
 
@@ -89,8 +103,6 @@ struct ITimerVal {
     value: TimeVal,
 }
 
-const ITIMER_REAL: i32 = 0;
-
 fn remaining(armed: &Option<Armed>) -> (u64, u64) {
     match armed {
         // A timer that is due but has not fired yet still shows the smallest time.
@@ -110,29 +122,114 @@ fn set_real(process: &Arc<Process>, value: u64, interval: u64) -> (u64, u64) {
     remaining(&old)
 }
 
-fn setitimer(ctx: &mut Ctx<'_>, which: i32, new: UserPtr<ITimerVal>, old: UserPtr<ITimerVal>) -> Result {
-    check_kind(which)?;
-    let new = match new.non_null() {
-        Some(p) => p.read()?,
-        None => ITimerVal { interval: TimeVal::default(), value: TimeVal::default() },
-    };
-    let (value, interval) = set_real(ctx.task.process(), new.value.to_ns()?, new.interval.to_ns()?);
-    old.write_opt(&ITimerVal { interval: TimeVal::from_ns(interval), value: TimeVal::from_ns(value) })?;
-    Ok(0)
+/// ITIMER_VIRTUAL or ITIMER_PROF while it runs.
+struct CpuInterval {
+    expires: u64,
+    interval: u64,
+    _alarm: CpuAlarm,
 }
 
-/// The CPU-time timers ITIMER_VIRTUAL (1) and ITIMER_PROF (2) are not there.
-fn check_kind(which: i32) -> Result<()> {
+/// Which of the two.
+#[derive(Clone, Copy)]
+enum CpuKind {
+    Virtual,
+    Prof,
+}
+
+impl CpuKind {
+    fn place(self, process: &Process) -> &SpinLock<Option<CpuInterval>> {
+        let [virt, prof] = &process.timers.cpu_intervals;
+        if matches!(self, CpuKind::Virtual) { virt } else { prof }
+    }
+
+    fn now(self, process: &Process) -> u64 {
+        let used = UsageSum::times(process);
+        if matches!(self, CpuKind::Virtual) { used.user } else { used.runtime }
+    }
+
+    fn start(self, process: &Arc<Process>, expires: u64, interval: u64) -> CpuInterval {
+        let part = if matches!(self, CpuKind::Virtual) { Part::User } else { Part::All };
+        let target = Arc::new(CpuExpiry(Arc::downgrade(process), self));
+        CpuInterval { expires, interval, _alarm: CpuAlarm::start_for(process, None, part, expires, target) }
+    }
+
+    fn remaining(self, process: &Process, armed: &Option<CpuInterval>) -> (u64, u64) {
+        match armed {
+            Some(a) => (a.expires.saturating_sub(self.now(process)).max(1000), a.interval),
+            None => (0, 0),
+        }
+    }
+
+    /// Sets it; answers the former value and interval in nanoseconds.
+    fn set(self, process: &Arc<Process>, value: u64, interval: u64) -> (u64, u64) {
+        let expires = || self.now(process).saturating_add(value);
+        let new = (value != 0).then(|| self.start(process, expires(), interval));
+        let old = core::mem::replace(&mut *self.place(process).lock(), new);
+        self.remaining(process, &old)
+    }
+}
+
+/// What a CPU-time alarm holds.
+struct CpuExpiry(Weak<Process>, CpuKind);
+
+impl TimerTarget for CpuExpiry {
+    fn expired(self: Arc<Self>) {
+        let Some(process) = self.0.upgrade() else { return };
+        let kind = self.1;
+        let now = kind.now(&process);
+        let mut place = kind.place(&process).lock();
+        let Some(armed) = place.take() else { return };
+        if armed.expires > now {
+            *place = Some(armed); // set anew since
+            return;
+        }
+        if let Some(missed) = (now - armed.expires).checked_div(armed.interval) {
+            let expires = armed.expires + (missed + 1) * armed.interval;
+            *place = Some(kind.start(&process, expires, armed.interval));
+        }
+        drop(place);
+        drop(armed);
+        let signal = if matches!(kind, CpuKind::Virtual) { Signal::VTALRM } else { Signal::PROF };
+        let _ = signal::send_to_process(&process, SigInfo::kernel(signal)); // standard: not refused
+    }
+}
+
+/// Which timer `setitimer` means.
+enum Kind {
+    Real,
+    Cpu(CpuKind),
+}
+
+fn kind(which: i32) -> Result<Kind> {
     match which {
-        ITIMER_REAL => Ok(()),
-        1 | 2 => Err(Errno::EOPNOTSUPP),
+        0 => Ok(Kind::Real),
+        1 => Ok(Kind::Cpu(CpuKind::Virtual)),
+        2 => Ok(Kind::Cpu(CpuKind::Prof)),
         _ => Err(Errno::EINVAL),
     }
 }
 
+fn setitimer(ctx: &mut Ctx<'_>, which: i32, new: UserPtr<ITimerVal>, old: UserPtr<ITimerVal>) -> Result {
+    let new = match new.non_null() {
+        Some(p) => p.read()?,
+        None => ITimerVal { interval: TimeVal::default(), value: TimeVal::default() },
+    };
+    let (value, interval) = (new.value.to_ns()?, new.interval.to_ns()?);
+    let process = ctx.task.process();
+    let (value, interval) = match kind(which)? {
+        Kind::Real => set_real(process, value, interval),
+        Kind::Cpu(kind) => kind.set(process, value, interval),
+    };
+    old.write_opt(&ITimerVal { interval: TimeVal::from_ns(interval), value: TimeVal::from_ns(value) })?;
+    Ok(0)
+}
+
 fn getitimer(ctx: &mut Ctx<'_>, which: i32, out: UserPtr<ITimerVal>) -> Result {
-    check_kind(which)?;
-    let (value, interval) = remaining(&ctx.task.process().timers.real.lock());
+    let process = ctx.task.process();
+    let (value, interval) = match kind(which)? {
+        Kind::Real => remaining(&process.timers.real.lock()),
+        Kind::Cpu(kind) => kind.remaining(process, &kind.place(process).lock()),
+    };
     out.write(&ITimerVal { interval: TimeVal::from_ns(interval), value: TimeVal::from_ns(value) })?;
     Ok(0)
 }
@@ -143,7 +240,7 @@ fn alarm(ctx: &mut Ctx<'_>, seconds: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    36 getitimer(which: i32, value: UserPtr<ITimerVal>) Partial "ITIMER_REAL only";
+    36 getitimer(which: i32, value: UserPtr<ITimerVal>) Full "";
     37 alarm(seconds: u32) Full "";
-    38 setitimer(which: i32, new: UserPtr<ITimerVal>, old: UserPtr<ITimerVal>) Partial "ITIMER_REAL only";
+    38 setitimer(which: i32, new: UserPtr<ITimerVal>, old: UserPtr<ITimerVal>) Full "";
 };

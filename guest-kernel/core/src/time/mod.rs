@@ -2,9 +2,10 @@
 //!
 //! Everything counts in nanoseconds of `hal::time::now()`, which is CLOCK_MONOTONIC since boot. CLOCK_REALTIME
 //! is that plus an offset from kvmclock, which `clock_settime` can move. There is no tick: a sleeper or timer
-//! is one entry in a per-CPU map (`sched::Timer`).
+//! is one entry in a per-CPU map (`sched::Timer`). Timers and sleeps on CPU time are the business of `cpu`.
 
 mod clocks;
+mod cpu;
 mod itimer;
 mod posix;
 mod sleep;
@@ -15,6 +16,7 @@ use ringfence_hal as hal;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use clocks::{Clock, clock_now};
+pub(crate) use cpu::{new_thread, tick as cpu_time_tick};
 pub use itimer::ProcessTimers;
 pub use sleep::Restart;
 

@@ -4,9 +4,13 @@ use alloc::sync::{Arc, Weak};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Clock, TimeSpec, clock_now};
+use super::{
+    Clock, TimeSpec,
+    clocks::{Owner, Part},
+    cpu::CpuAlarm,
+};
 use crate::{
-    TaskRef,
+    Sentry, TaskRef,
     errno::{Errno, Result},
     sched::{Timer, TimerTarget},
     signal::{
@@ -16,7 +20,7 @@ use crate::{
     sync::SpinLock,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    task::Process,
+    task::{Process, limits::UsageSum},
 };
 use ringfence_hal as hal;
 
@@ -26,11 +30,84 @@ const MAX_TIMERS: usize = 1024;
 /// One POSIX timer.
 pub struct PosixTimer {
     id: i32,
-    clock: Clock,
+    clock: TimerClock,
     notify: Notify,
     value: u64,
     process: Weak<Process>,
     state: SpinLock<State>,
+}
+
+/// What a timer goes by.
+enum TimerClock {
+    /// [`Clock::Realtime`] or [`Clock::Monotonic`].
+    Wall(Clock),
+    /// CPU time of a process, or of one of its threads.
+    Cpu { process: Weak<Process>, thread: Option<Weak<hal::Thread<Sentry>>>, part: Part },
+}
+
+impl TimerClock {
+    fn new(task: &TaskRef, id: i32) -> Result<TimerClock> {
+        let clock = match Clock::new(id)? {
+            Clock::Cpu(clock) => clock,
+            clock => return Ok(TimerClock::Wall(clock)),
+        };
+        let part = clock.part;
+        Ok(match clock.owner(task)? {
+            Owner::Process(process) => {
+                TimerClock::Cpu { process: Arc::downgrade(&process), thread: None, part }
+            }
+            Owner::Thread(t) => {
+                let thread = Some(Arc::downgrade(&t));
+                TimerClock::Cpu { process: Arc::downgrade(t.process()), thread, part }
+            }
+        })
+    }
+
+    /// Nanoseconds on the scale of deadlines; `None` if whose time it is has ended.
+    fn now(&self) -> Option<u64> {
+        let (process, thread, part) = match self {
+            TimerClock::Wall(_) => return Some(hal::time::now()),
+            TimerClock::Cpu { process, thread, part } => (process.upgrade()?, thread, part),
+        };
+        Some(match (thread, part) {
+            (None, Part::All) => UsageSum::times(&process).runtime,
+            (None, Part::User) => UsageSum::times(&process).user,
+            (Some(t), Part::All) => t.upgrade()?.sched.runtime(),
+            (Some(t), Part::User) => t.upgrade()?.sched.split().user,
+        })
+    }
+
+    /// The deadline that `value` means.
+    fn deadline(&self, value: u64, absolute: bool) -> Option<u64> {
+        let now = self.now()?;
+        Some(match self {
+            TimerClock::Wall(Clock::Realtime) if absolute => {
+                now.saturating_add(value.saturating_sub(super::realtime()))
+            }
+            _ if absolute => value,
+            _ => now.saturating_add(value),
+        })
+    }
+
+    fn start(&self, deadline: u64, target: Arc<PosixTimer>) -> Option<Running> {
+        match self {
+            TimerClock::Wall(_) => Some(Running::Wall(Timer::start(deadline, target))),
+            TimerClock::Cpu { process, thread, part } => {
+                let process = process.upgrade()?;
+                let thread = match thread {
+                    Some(thread) => Some(thread.upgrade()?),
+                    None => None,
+                };
+                Some(Running::Cpu(CpuAlarm::start_for(&process, thread.as_ref(), *part, deadline, target)))
+            }
+        }
+    }
+}
+
+/// What runs while a timer does; dropping it cancels it.
+enum Running {
+    Wall(#[expect(dead_code)] Timer),
+    Cpu(#[expect(dead_code)] CpuAlarm),
 }
 
 enum Notify {
@@ -44,7 +121,7 @@ struct State {
     deadline: u64,
     interval: u64,
     overrun: i32,
-    timer: Option<Timer>,
+    timer: Option<Running>,
 }
 
 impl PosixTimer {
@@ -54,20 +131,20 @@ impl PosixTimer {
         drop(old);
     }
 
-    fn arm(self: &Arc<Self>, deadline: u64, interval: u64) {
-        let timer = Timer::start(deadline, self.clone());
-        let old = core::mem::replace(
-            &mut *self.state.lock(),
-            State { deadline, interval, overrun: 0, timer: Some(timer) },
-        );
+    fn arm(self: &Arc<Self>, deadline: u64, interval: u64) -> Result<()> {
+        let timer = Some(self.clock.start(deadline, self.clone()).ok_or(Errno::ESRCH)?);
+        let new = State { deadline, interval, overrun: 0, timer };
+        let old = core::mem::replace(&mut *self.state.lock(), new);
         drop(old);
+        Ok(())
     }
 
     fn current(&self) -> ITimerSpec {
+        let now = self.clock.now();
         let s = self.state.lock();
-        let left = match s.timer {
-            Some(_) => s.deadline.saturating_sub(hal::time::now()).max(1),
-            None => 0,
+        let left = match (&s.timer, now) {
+            (Some(_), Some(now)) => s.deadline.saturating_sub(now).max(1),
+            _ => 0,
         };
         ITimerSpec { interval: TimeSpec::from_ns(s.interval), value: TimeSpec::from_ns(left) }
     }
@@ -75,9 +152,9 @@ impl PosixTimer {
 
 impl TimerTarget for PosixTimer {
     fn expired(self: Arc<Self>) {
+        let Some(now) = self.clock.now() else { return };
         let (overrun, former) = {
             let mut s = self.state.lock();
-            let now = hal::time::now();
             if s.timer.is_none() || s.deadline > now {
                 return;
             }
@@ -86,7 +163,7 @@ impl TimerTarget for PosixTimer {
             s.overrun = missed.min(i32::MAX as u64) as i32;
             if s.interval != 0 {
                 s.deadline += (missed + 1) * s.interval;
-                s.timer = Some(Timer::start(s.deadline, self.clone()));
+                s.timer = self.clock.start(s.deadline, self.clone());
             }
             (s.overrun, former)
         };
@@ -132,10 +209,7 @@ const SIGEV_NONE: i32 = 1;
 const SIGEV_THREAD_ID: i32 = 4;
 
 fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: UserPtr<i32>) -> Result {
-    let clock = match Clock::new(clock)? {
-        c @ (Clock::Realtime | Clock::Monotonic) => c,
-        _ => return Err(Errno::EOPNOTSUPP), // CPU-time timers
-    };
+    let clock = TimerClock::new(ctx.task, clock)?;
     let process = ctx.task.process();
     let event = match event.non_null() {
         Some(e) => Some(e.read()?),
@@ -190,12 +264,8 @@ fn timer_settime(
     if value == 0 {
         timer.disarm();
     } else {
-        let left = if flags & TIMER_ABSTIME != 0 {
-            value.saturating_sub(clock_now(ctx.task, timer.clock)?)
-        } else {
-            value
-        };
-        timer.arm(super::deadline_after(left), interval);
+        let deadline = timer.clock.deadline(value, flags & TIMER_ABSTIME != 0).ok_or(Errno::ESRCH)?;
+        timer.arm(deadline, interval)?;
     }
     old.write_opt(&former)?;
     Ok(0)
@@ -217,7 +287,7 @@ fn timer_delete(ctx: &mut Ctx<'_>, id: i32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    222 timer_create(clockid: i32, sevp: UserPtr<SigEvent>, timerid: UserPtr<i32>) Partial "not on CPU-time clocks";
+    222 timer_create(clockid: i32, sevp: UserPtr<SigEvent>, timerid: UserPtr<i32>) Full "";
     223 timer_settime(timerid: i32, flags: i32, new: UserPtr<ITimerSpec>, old: UserPtr<ITimerSpec>) Full "";
     224 timer_gettime(timerid: i32, curr: UserPtr<ITimerSpec>) Full "";
     225 timer_getoverrun(timerid: i32) Full "";

@@ -1,10 +1,19 @@
 //! Sleeping, and `restart_syscall(2)`.
 
-use super::{Clock, TimeSpec, clocks::clock_now, deadline_after};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::{
+    Clock, TimeSpec,
+    clocks::{CpuClock, clock_now},
+    cpu::CpuAlarm,
+    deadline_after,
+};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
     futex::TimedWait,
+    sched::{self, TimerTarget},
     sync::{Interruptible, WaitError, wait_event_any},
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
@@ -19,6 +28,15 @@ pub enum Restart {
     Sleep {
         /// Absolute nanoseconds.
         deadline: u64,
+        /// `struct timespec *`, or 0.
+        remaining: u64,
+    },
+    /// A sleep until a CPU clock shows this; the rest as above.
+    CpuSleep {
+        /// The clock.
+        clock: CpuClock,
+        /// Nanoseconds on it.
+        until: u64,
         /// `struct timespec *`, or 0.
         remaining: u64,
     },
@@ -70,10 +88,14 @@ fn clock_nanosleep(
     remaining: UserPtr<TimeSpec>,
 ) -> Result {
     let ns = request.read()?.to_ns()?;
-    let clock = match Clock::new(id)? {
-        c @ (Clock::Realtime | Clock::Monotonic) => c,
-        _ => return Err(Errno::EOPNOTSUPP), // sleeping on CPU time
-    };
+    let clock = Clock::new(id)?;
+    if let Clock::Cpu(clock) = clock {
+        if clock.thread && (clock.number == 0 || clock.number == ctx.task.tid()) {
+            // It does not run while one sleeps.
+            return Err(if id < 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP });
+        }
+        return on_cpu_time(ctx, clock, ns, flags & TIMER_ABSTIME != 0, remaining);
+    }
     if flags & TIMER_ABSTIME == 0 {
         return relative(ctx, deadline_after(ns), remaining);
     }
@@ -84,10 +106,56 @@ fn clock_nanosleep(
     }
 }
 
+/// Ends a sleep on CPU time.
+struct Alarm {
+    rung: AtomicBool,
+    task: TaskRef,
+}
+
+impl TimerTarget for Alarm {
+    fn expired(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        sched::wake(&self.task);
+    }
+}
+
+fn on_cpu_time(
+    ctx: &mut Ctx<'_>,
+    clock: CpuClock,
+    ns: u64,
+    absolute: bool,
+    remaining: UserPtr<TimeSpec>,
+) -> Result {
+    let task = ctx.task;
+    let until = if absolute { ns } else { clock.now(task)?.saturating_add(ns) };
+    let alarm = Arc::new(Alarm { rung: AtomicBool::new(false), task: task.clone() });
+    let _running = CpuAlarm::start(task, clock, until, alarm.clone())?;
+    let over = || {
+        (alarm.rung.load(Ordering::Acquire) || clock.now(task).is_ok_and(|now| now >= until)).then_some(())
+    };
+    if wait_event_any(task, Interruptible::Yes, None, over).is_ok() {
+        return Ok(0);
+    }
+    if absolute {
+        return Err(Errno::ERESTARTNOHAND);
+    }
+    let left = until.saturating_sub(clock.now(task)?);
+    if left == 0 {
+        return Ok(0);
+    }
+    remaining.write_opt(&TimeSpec::from_ns(left))?;
+    *task.restart.lock() = Some(Restart::CpuSleep { clock, until, remaining: remaining.0 });
+    Err(Errno::ERESTART_RESTARTBLOCK)
+}
+
 fn restart_syscall(ctx: &mut Ctx<'_>) -> Result {
     let restart = ctx.task.restart.lock().take();
     match restart {
         Some(Restart::Sleep { deadline, remaining }) => relative(ctx, deadline, UserPtr::new(remaining)),
+        Some(Restart::CpuSleep { clock, until, remaining }) => {
+            let left = until.saturating_sub(clock.now(ctx.task)?);
+            on_cpu_time(ctx, clock, left, false, UserPtr::new(remaining))
+        }
         Some(Restart::Poll { fds, count, deadline }) => {
             crate::fs::poll::restart_poll(ctx.task, fds, count, deadline)
         }
@@ -99,5 +167,5 @@ fn restart_syscall(ctx: &mut Ctx<'_>) -> Result {
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     35 nanosleep(req: UserPtr<TimeSpec>, rem: UserPtr<TimeSpec>) Full "";
     219 restart_syscall() Full "";
-    230 clock_nanosleep(clockid: i32, flags: i32, req: UserPtr<TimeSpec>, rem: UserPtr<TimeSpec>) Partial "not on CPU-time clocks";
+    230 clock_nanosleep(clockid: i32, flags: i32, req: UserPtr<TimeSpec>, rem: UserPtr<TimeSpec>) Full "";
 };

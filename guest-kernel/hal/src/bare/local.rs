@@ -41,6 +41,8 @@ pub struct Local {
     pub deadline: Cell<u64>,
     /// What the timer hardware was last told, in ns; 0: it is off.
     pub armed: Cell<u64>,
+    /// Where an exception of user code was last returned to; see [`super::traps`].
+    pub resumed: Cell<u64>,
     /// Free page frames.
     pub frames: UnsafeCell<Cache>,
     /// Free heap objects of each size class.
@@ -79,6 +81,7 @@ impl Local {
             space_seen: Cell::new(0),
             deadline: Cell::new(0),
             armed: Cell::new(0),
+            resumed: Cell::new(0),
             frames: UnsafeCell::new(Cache::new()),
             heap: UnsafeCell::new(Magazines::new()),
             segments: UnsafeCell::new(Segments::new()),

@@ -5,10 +5,15 @@
 //! Exceptions of kernel code are bugs and end in a panic, but for those at instructions in the exception table:
 //! user copies ([`super::user`]), the FPU restore ([`super::fpu`]), and the IRET to user mode. Nothing that
 //! [`leave`] lets through should make that IRET fault; if it does, the program gets the fault.
+//!
+//! The kernel runs with interrupts off, so one that becomes pending in it is taken at the first instruction of user code
+//! after it. That is how an interrupt can tell what it interrupted, which the timer does for sampling: user registers as
+//! SYSRET leaves them, or the instruction an exception was returned to, mean the kernel.
 
 use super::asm::{cr2, wrmsr};
 use super::entry::{self, STUB};
 use super::layout::{KERNEL_BASE, window_ptr};
+use super::local::local;
 use super::segments::{KERNEL_CS, STAR};
 use super::thread::{self, Thread};
 use super::user::fixup;
@@ -183,7 +188,10 @@ pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
     let address = cr2(); // before anything can fault
     let code = core::mem::replace(&mut regs.orig_rax, u64::MAX) as u32;
     if vector >= 32 {
-        return interrupt::<K>(vector as u8);
+        let after_call = regs.rip == regs.rcx && regs.rflags == regs.r11;
+        let resumed = local().resumed.replace(0);
+        let kernel = after_call || regs.rip == resumed;
+        return interrupt::<K>(vector as u8, kernel);
     }
     let e = match vector {
         0 => Exception::DivideError,
@@ -208,6 +216,7 @@ pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
     // SAFETY: as in `leave`.
     let task = unsafe { thread::borrow_current::<K>() };
     K::user_exception(&task, regs, e);
+    local().resumed.set(regs.rip);
 }
 
 fn page_fault(addr: u64, code: u32) -> PageFault {
@@ -235,7 +244,7 @@ pub extern "C" fn kernel_trap<K: Kernel>(vector: u32, frame: &mut Frame) {
     }
     let address = cr2();
     if vector >= 32 {
-        return interrupt::<K>(vector as u8);
+        return interrupt::<K>(vector as u8, true);
     }
     match (vector, lookup(frame.rip)) {
         (14, Some((fix, fixup::USER))) => {
@@ -283,12 +292,12 @@ pub extern "C" fn fatal_trap(vector: u32, frame: &Frame) -> ! {
     panic::trap(vector, cr2(), frame)
 }
 
-fn interrupt<K: Kernel>(vector: u8) {
+fn interrupt<K: Kernel>(vector: u8, kernel: bool) {
     match vector {
         apic::TIMER_VECTOR => {
             apic::end_of_interrupt();
             if time::on_timer() {
-                K::interrupt(Interrupt::Timer);
+                K::interrupt(Interrupt::Timer { kernel });
             }
         }
         apic::RESCHEDULE_VECTOR => {

@@ -142,7 +142,7 @@ fn take_pending(m: &mut Machine, cpu: usize) -> Vec<Interrupt> {
     let mut taken: Vec<Interrupt> = devices.drain(..).map(Interrupt::Device).collect();
     if deadline.is_some_and(|d| d <= clock) {
         *deadline = None;
-        taken.push(Interrupt::Timer);
+        taken.push(Interrupt::Timer { kernel: true });
     }
     if std::mem::take(reschedule) {
         taken.push(Interrupt::Reschedule);

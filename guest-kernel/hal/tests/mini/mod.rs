@@ -257,7 +257,7 @@ impl Kernel for Mini {
     }
 
     fn interrupt(i: Interrupt) {
-        if i == Interrupt::Timer {
+        if matches!(i, Interrupt::Timer { .. }) {
             let now = time::now();
             let mut due = Vec::new();
             let mut sleeping = machine().sleeping.lock();

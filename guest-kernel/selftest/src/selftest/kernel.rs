@@ -236,7 +236,7 @@ impl Kernel for SelfTest {
 
     fn interrupt(i: Interrupt) {
         match i {
-            Interrupt::Timer => _ = TIMER.fetch_add(1, SeqCst),
+            Interrupt::Timer { .. } => _ = TIMER.fetch_add(1, SeqCst),
             Interrupt::Reschedule => {
                 RESCHEDULES.fetch_add(1, SeqCst);
             }

@@ -12,6 +12,7 @@ macro_rules! areas {
 
 areas! {
     clone
+    cputime
     futex
     memory
     open

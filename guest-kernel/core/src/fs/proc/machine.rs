@@ -94,14 +94,14 @@ fn hundredths(out: &mut Text, ticks: u64) {
 fn uptime(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     hundredths(out, hal::time::now() / 10_000_000);
     emit!(out, " ");
-    hundredths(out, status::cpu_ticks().map(|(_, idle)| idle).sum());
+    hundredths(out, status::cpu_ticks().iter().map(|[_, _, idle]| idle).sum());
     emit!(out, "\n");
     Ok(())
 }
 
 fn loadavg(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     for load in sched::load_averages() {
-        hundredths(out, load);
+        hundredths(out, ((load + 10) * 100) >> 11);
         emit!(out, " ");
     }
     let pids = &kernel().pids;
@@ -110,12 +110,13 @@ fn loadavg(_: &Scope<'_>, out: &mut Text) -> Result<()> {
 }
 
 fn stat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
-    let cpu = |out: &mut Text, name: &str, (busy, idle): (u64, u64)| {
-        emit!(out, "{name} {busy} 0 0 {idle} 0 0 0 0 0 0\n");
+    let cpu = |out: &mut Text, name: &str, [user, system, idle]: [u64; 3]| {
+        emit!(out, "{name} {user} 0 {system} {idle} 0 0 0 0 0 0\n");
     };
-    let sum = status::cpu_ticks().fold((0, 0), |sum, t| (sum.0 + t.0, sum.1 + t.1));
+    let cpus = status::cpu_ticks();
+    let sum = cpus.iter().fold([0; 3], |[a, b, c], [u, s, i]| [a + u, b + s, c + i]);
     cpu(out, "cpu ", sum);
-    for (i, ticks) in status::cpu_ticks().enumerate() {
+    for (i, ticks) in cpus.into_iter().enumerate() {
         cpu(out, &alloc::format!("cpu{i}"), ticks);
     }
     emit!(out, "intr 0\nctxt {}\n", sched::context_switches());

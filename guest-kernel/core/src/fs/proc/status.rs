@@ -1,12 +1,13 @@
 //! `stat`, `status` and `statm` of processes and threads.
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::{Scope, Text, text::emit, who::Target};
 use crate::{
     errno::Result,
     ns::PidView,
-    sched,
+    sched::{self, CpuTimes},
     signal::{
         SigSet, Signal,
         types::{SIG_DFL, SIG_IGN},
@@ -84,7 +85,8 @@ pub(super) fn stat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, ") {} {parent} {pgid} {sid}", state(&t).0);
     emit!(out, " {tty} {foreground} {flags}");
     emit!(out, " {} {} 0 0", usage.minor_faults(), children.minor_faults());
-    emit!(out, " {} 0 {} 0", usage.runtime / NS_PER_TICK, children.runtime / NS_PER_TICK);
+    let ticks = [usage.user, usage.system, children.user, children.system].map(|ns| ns / NS_PER_TICK);
+    ticks.iter().for_each(|ticks| emit!(out, " {ticks}"));
     emit!(out, " {} {nice} {} 0 {}", 20 + nice, p.threads().len().max(1), started / NS_PER_TICK);
     emit!(out, " {} {} {}", stats.size * 4096, stats.resident, p.limits.soft(Resource::Rss));
     emit!(out, " {} {} {} 0 0", image.start_code, image.end_code, image.start_stack);
@@ -252,12 +254,10 @@ pub(super) fn list(mask: u64, out: &mut Text) {
     }
 }
 
-/// CPU time of every CPU, busy and idle, in ticks.
-pub(super) fn cpu_ticks() -> impl Iterator<Item = (u64, u64)> {
-    let now = ringfence_hal::time::now();
-    sched::idle_times()
-        .into_iter()
-        .map(move |idle| (now.saturating_sub(idle) / NS_PER_TICK, idle / NS_PER_TICK))
+/// What every CPU has done, in ticks: user, system, idle.
+pub(super) fn cpu_ticks() -> Vec<[u64; 3]> {
+    let ticks = |t: CpuTimes| [t.busy.user, t.busy.system, t.idle].map(|ns| ns / NS_PER_TICK);
+    sched::cpu_times().into_iter().map(ticks).collect()
 }
 
 #[cfg(test)]

@@ -43,14 +43,15 @@ use bare as arch;
 use host as arch;
 
 pub use arch::{
-    AddressSpace, Frame, Thread, console, cpu, dma, entropy, fpu, frames, irq, mmio, pmem, power, time, user,
+    AddressSpace, Frame, HugeFrame, Thread, console, cpu, dma, entropy, fpu, frames, irq, mmio, pmem, power,
+    time, user,
 };
 pub use kernel::{Access, BootInfo, Exception, Interrupt, Kernel, PageFault};
 pub use percpu::PerCpu;
 pub use regs::UserRegs;
 pub use types::{
-    ForkMode, FpuInit, InvalidFpuState, MapError, Mapping, NonCanonical, OutOfMemory, PAGE_SHIFT, PAGE_SIZE,
-    Prot, USER_END, UserFault,
+    ForkMode, FpuInit, HUGE_PAGES, InvalidFpuState, MapError, Mapping, NonCanonical, OutOfMemory, PAGE_SHIFT,
+    PAGE_SIZE, Prot, USER_END, UserFault,
 };
 
 /// Parts of the bare implementation that [`entry!`] names.

@@ -4,6 +4,8 @@ use core::fmt;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// Pages in a large page of 2 MiB.
+pub const HUGE_PAGES: usize = 512;
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 /// End of the user half. The last page below the canonical hole is never mapped, as in Linux: a `syscall`
@@ -92,6 +94,8 @@ pub struct Mapping {
     pub dirty: bool,
     /// Accessed since it was mapped.
     pub accessed: bool,
+    /// Part of a large page.
+    pub huge: bool,
 }
 
 /// Counts of page frames, in pages. Named `frames::Stats`.

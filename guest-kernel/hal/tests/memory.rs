@@ -4,8 +4,8 @@
 use ringfence_hal::host::{World, phys_region, with_address_space};
 use ringfence_hal::sync::{RwSpinLock, SpinLock};
 use ringfence_hal::{
-    Access, AddressSpace, ForkMode, Frame, MapError, OutOfMemory, PageFault, Prot, USER_END, UserFault, dma,
-    frames, user,
+    Access, AddressSpace, ForkMode, Frame, HugeFrame, MapError, OutOfMemory, PageFault, Prot, USER_END,
+    UserFault, dma, frames, user,
 };
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -307,4 +307,34 @@ fn locks_exclude() {
     assert!(lock.try_lock().is_none());
     drop(guard);
     assert!(lock.try_lock().is_some());
+}
+
+#[test]
+fn large_pages_come_apart_where_they_are_touched_in_part() {
+    const HUGE: u64 = 512 * PAGE;
+    let world = World::new(3 * 512);
+    world.enter(|| {
+        let space = AddressSpace::new().unwrap();
+        let rw = Prot::READ | Prot::WRITE;
+        assert!(space.can_map_huge(HUGE + 5 * 4096));
+        space.map_huge(HUGE, HugeFrame::alloc_zeroed().unwrap(), rw).unwrap();
+        assert!(!space.can_map_huge(HUGE));
+        assert_eq!(space.map_huge(HUGE, HugeFrame::alloc_zeroed().unwrap(), rw), Err(MapError::Present));
+        assert_eq!((space.resident(), space.huge_pages()), (512, 1));
+        let page = space.get(HUGE + 4096).unwrap();
+        assert!(page.huge && page.prot == rw);
+        drop(page);
+        let child = AddressSpace::new().unwrap();
+        space.fork_range(&child, HUGE..2 * HUGE, ForkMode::CopyOnWrite).unwrap();
+        space.flush_all();
+        assert!(!space.own_huge(HUGE, rw), "the child has it, too");
+        assert_eq!((child.resident(), child.huge_pages()), (512, 1));
+        drop(child);
+        assert!(space.own_huge(HUGE, rw));
+        assert_eq!(space.unmap(HUGE..HUGE + 4096), 1);
+        assert_eq!((space.resident(), space.huge_pages()), (511, 0));
+        assert!(space.get(HUGE + 8192).is_some_and(|page| !page.huge && page.prot == rw));
+        assert_eq!(space.unmap(0..USER_END), 511);
+    });
+    assert_eq!(world.frames_in_use(), 0);
 }

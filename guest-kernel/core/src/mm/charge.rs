@@ -7,7 +7,7 @@
 //!
 //! # What we do
 //! The same, split in two. This module is the place: every frame of anonymous memory, of shared memory and tmpfs files,
-//! of page caches and of pipes is taken by [`zeroed`] or [`copied`], and the frame itself remembers its *owner*,
+//! of page caches and of pipes is taken by [`zeroed`], [`copied`] or [`huge`], and the frame itself remembers its *owner*,
 //! a number that is told back when its last reference goes, wherever that is. What an owner is, how much it has and what
 //! its limit is, only a [`Controller`] knows.
 //!
@@ -31,7 +31,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ringfence_hal as hal;
-use ringfence_hal::{Frame, OutOfMemory};
+use ringfence_hal::{Frame, HugeFrame, OutOfMemory};
 
 use crate::{TaskRef, errno::Result, kernel::Sentry, sync::Once};
 
@@ -89,6 +89,15 @@ pub fn zeroed(kind: Kind) -> Result<Frame, OutOfMemory> {
 #[inline]
 pub fn copied(from: &Frame, kind: Kind) -> Result<Frame, OutOfMemory> {
     charged(Frame::alloc_copy(from)?, kind)
+}
+
+/// 2 MiB of zeros for private memory.
+pub fn huge() -> Result<HugeFrame, OutOfMemory> {
+    let frame = HugeFrame::alloc_zeroed()?;
+    if ACTIVE.load(Ordering::Relaxed) {
+        frame.set_owner(owner_of(Kind::Anonymous, hal::HUGE_PAGES)?);
+    }
+    Ok(frame)
 }
 
 #[inline]

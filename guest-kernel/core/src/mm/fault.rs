@@ -97,6 +97,9 @@ impl Mm {
         let write = access == Access::Write;
         let rights = page_rights(vma.prot);
         let (frame, rights) = match &vma.backing {
+            Backing::Anonymous if write && self.wants_huge(vma) && self.fill_huge(vma, page) => {
+                return Attempt::Done;
+            }
             Backing::Anonymous if write => match charge::zeroed(Kind::Anonymous) {
                 Ok(frame) => (frame, rights),
                 Err(hal::OutOfMemory) => return Attempt::Failed(FaultResult::OutOfMemory),
@@ -195,6 +198,18 @@ impl Mm {
             return Attempt::Done;
         }
         let rights = page_rights(vma.prot);
+        let mapping = if mapping.huge && access == Access::Write && !vma.is_shared() {
+            drop(mapping); // It is a reference, too.
+            if self.space.own_huge(page, rights) {
+                return Attempt::Done;
+            }
+            match self.space.get(page) {
+                Some(mapping) => mapping,
+                None => return Attempt::Again,
+            }
+        } else {
+            mapping
+        };
         let pfn = mapping.frame.pfn();
         let (frame, rights) = if access != Access::Write {
             // mprotect gave reading or executing back; writing stays for the write fault.

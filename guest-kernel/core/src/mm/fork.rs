@@ -43,6 +43,7 @@ impl Mm {
         };
         child_layout.note_change();
         let child = Arc::new(Mm::with_layout(space, child_layout));
+        child.disable_huge(self.huge_disabled());
         let resident = child.space.resident() as i64;
         let anon = self.anon_pages.load(Ordering::Relaxed).min(resident);
         child.anon_pages.store(anon, Ordering::Relaxed);

@@ -237,7 +237,7 @@ impl Mm {
                     super::FaultResult::NotPermitted => return Err(Errno::EACCES),
                     _ => return Err(Errno::EFAULT),
                 }
-                page += PAGE_SIZE;
+                page = self.end_of_huge(vma, page).unwrap_or(page + PAGE_SIZE);
             }
             drop(layout);
             if !between() {

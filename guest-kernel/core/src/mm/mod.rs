@@ -19,6 +19,7 @@
 //! | `pages`, `shmem`, `mappers` | a sparse array of frames; shared anonymous memory; telling mappings about a truncation |
 //! | `fault`, `entry` | resolving a page fault; where faults come in and what becomes of those that fail |
 //! | `map`, `brk`, `remap`, `advise`, `lock` | the operations behind the system calls |
+//! | `huge` | large pages |
 //! | `fork` | duplicating an address space |
 //! | `remote` | reading and writing memory of another process |
 //! | `report` | what procfs shows |
@@ -49,6 +50,7 @@ pub mod commit;
 mod entry;
 mod fault;
 mod fork;
+pub mod huge;
 mod lock;
 mod map;
 mod mappable;
@@ -67,7 +69,7 @@ mod tree;
 mod vma;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 pub use entry::{kernel_fault, limits_of, user_fault};
 pub use fault::FaultResult;
@@ -186,6 +188,8 @@ pub struct Mm {
     peak_resident: AtomicU64,
     /// `io_setup`: contexts whose rings are mapped here.
     pub(crate) aio: Once<Box<crate::fs::aio::Contexts>>,
+    /// `PR_SET_THP_DISABLE`.
+    no_huge: AtomicBool,
     /// Serialise upgrades of one page (see `fault`), by page number.
     upgrade_locks: [SpinLock<()>; UPGRADE_LOCKS],
 }
@@ -239,6 +243,7 @@ impl Mm {
             object_pages: AtomicI64::new(0),
             peak_resident: AtomicU64::new(0),
             aio: Once::new(),
+            no_huge: AtomicBool::new(false),
             upgrade_locks: [const { SpinLock::new(()) }; UPGRADE_LOCKS],
         }
     }

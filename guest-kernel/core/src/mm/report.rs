@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use ringfence_hal as hal;
 use ringfence_hal::Prot;
 
 use super::{Backing, Layout, Mm, PAGE_SIZE, VmFlags, Vma};
@@ -67,6 +68,8 @@ pub struct SmapsCounts {
     pub referenced: u64,
     /// Not from an object.
     pub anonymous: u64,
+    /// In large pages.
+    pub huge: u64,
     /// `rss` with each page divided by the number of its users, where we know it.
     pub pss: u64,
 }
@@ -94,6 +97,8 @@ pub struct MmStats {
     pub exec: u64,
     /// The program's own code (VmExe).
     pub text: u64,
+    /// In large pages.
+    pub huge: u64,
     /// Page tables (VmPTE).
     pub tables: u64,
     /// Locked (VmLck).
@@ -147,6 +152,9 @@ impl Mm {
                 if mapping.accessed {
                     counts.referenced += PAGE_SIZE;
                 }
+                if mapping.huge {
+                    counts.huge += PAGE_SIZE;
+                }
                 if info.anonymous {
                     counts.anonymous += PAGE_SIZE;
                 }
@@ -177,6 +185,7 @@ impl Mm {
             stack: totals.stack,
             exec: totals.exec,
             text: image.end_code.saturating_sub(image.start_code).div_ceil(PAGE_SIZE),
+            huge: self.space.huge_pages() as u64 * hal::HUGE_PAGES as u64,
             tables: self.space.tables() as u64,
             locked: totals.locked,
             mappings: layout.vmas.count(),

@@ -473,8 +473,10 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
         pr::SET_SECCOMP => return crate::seccomp::set_mode(task, a, b),
         pr::GET_NO_NEW_PRIVS => return Ok(task.no_new_privs().into()),
         pr::GET_TID_ADDRESS => UserPtr::new(a).write(&task.clear_child_tid.load(Ordering::Relaxed))?,
-        pr::SET_THP_DISABLE => {} // there are no transparent huge pages to disable
-        pr::GET_THP_DISABLE => return Ok(0),
+        pr::SET_THP_DISABLE if b | c | d != 0 => return Err(Errno::EINVAL),
+        pr::SET_THP_DISABLE => task.mm()?.disable_huge(a != 0),
+        pr::GET_THP_DISABLE if a | b | c | d != 0 => return Err(Errno::EINVAL),
+        pr::GET_THP_DISABLE => return Ok(task.mm()?.huge_disabled().into()),
         pr::CAP_AMBIENT => return ambient(ctx, a, b),
         _ => return Err(Errno::EINVAL),
     }

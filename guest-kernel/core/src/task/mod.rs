@@ -227,7 +227,13 @@ impl Task {
     /// Changes its memory, and returns the former: `execve`, exit. The page tables in use are the caller's to
     /// change (`hal::Thread::set_address_space`).
     pub fn replace_mm(&self, mm: Option<Arc<Mm>>) -> Option<Arc<Mm>> {
-        core::mem::replace(&mut *self.mm.lock(), mm)
+        let mut slot = self.mm.lock();
+        if let (Some(old), Some(new)) = (&*slot, &mm)
+            && old.huge_disabled()
+        {
+            new.disable_huge(true);
+        }
+        core::mem::replace(&mut *slot, mm)
     }
 
     /// Its open files; `ESRCH` once it has exited.

@@ -57,6 +57,6 @@ mod tlb;
 mod traps;
 pub mod user;
 
-pub use frames::Frame;
+pub use frames::{Frame, HugeFrame};
 pub use space::AddressSpace;
 pub use thread::Thread;

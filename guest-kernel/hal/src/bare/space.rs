@@ -8,17 +8,27 @@
 //! Nothing is released before every CPU has forgotten it: what an operation removes is collected in a
 //! [`Gather`], flushed ([`tlb::flush`]), and only then dropped.
 //!
+//! **Large pages.** An entry of the second level that has [`LARGE`] set maps 2 MiB and owns one reference to each of the
+//! 512 frames. Whatever concerns only a part of it *splits* it first: into a table of 512 entries. The page for that
+//! table is set aside when the large page is mapped (a *deposit*, in a list in the metadata of the table above), so that
+//! splitting cannot fail. Between the two forms the entry is empty and flushed, so that no processor has translations of
+//! different sizes for one address.
+//!
 //! Lock order: parent space, child space (only during fork, where the child is not yet used), frame allocator.
 
-use super::frames::{self, Frame, meta::meta};
+use super::frames::{
+    self, Frame, HugeFrame,
+    huge::{is_exclusive, share},
+    meta::meta,
+};
 use super::layout::window_ptr;
 use super::paging::{
-    ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, STATIC, Table, USER, WRITE, index, kernel_entries,
+    ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, STATIC, Table, USER, WRITE, index, kernel_entries,
     prot_of, table, user_flags,
 };
 use super::tlb;
 use crate::sync::SpinLock;
-use crate::{ForkMode, MapError, Mapping, OutOfMemory, PAGE_SIZE, Prot, USER_END};
+use crate::{ForkMode, HUGE_PAGES, MapError, Mapping, OutOfMemory, PAGE_SIZE, Prot, USER_END};
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use core::ops::Range;
@@ -28,6 +38,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize};
 const PAGE: u64 = PAGE_SIZE as u64;
 /// An entry of an upper level.
 const LINK: u64 = PRESENT | WRITE | USER;
+/// Bytes of a large page.
+const HUGE: u64 = PAGE * HUGE_PAGES as u64;
 
 /// The user half of an address space.
 ///
@@ -42,6 +54,18 @@ pub struct AddressSpace {
     pub(super) generation: AtomicU64,
     resident: AtomicUsize,
     tables: AtomicUsize,
+    huge: AtomicUsize,
+}
+
+/// What a walk does with large pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Large {
+    /// Visits each as one entry.
+    Visit,
+    /// Visits those that lie in the range as one entry, and splits those of which only a part does.
+    SplitPartial,
+    /// Splits all.
+    Split,
 }
 
 /// Frames and tables taken out of the tree.
@@ -67,8 +91,13 @@ impl Gather {
     /// Lets go, after the flush.
     fn release(self) {
         for e in self.leaves {
-            // SAFETY: the entry's reference, taken out of the tree once.
-            drop(unsafe { frame_of(e) });
+            if e & LARGE != 0 {
+                // SAFETY: the entry's references, taken out of the tree once.
+                drop(unsafe { HugeFrame::from_raw(e & ADDRESS) });
+            } else {
+                // SAFETY: as above.
+                drop(unsafe { frame_of(e) });
+            }
         }
         for t in self.tables {
             frames::free_page(t);
@@ -106,6 +135,22 @@ fn add_used(phys: u64) {
     used(phys).store(used(phys).load(Relaxed) + 1, Relaxed);
 }
 
+/// Adds a page to those set aside for splitting the large pages of the table at `table`.
+fn deposit(table: u64, page: u64) {
+    let head = &meta(table >> 12).next;
+    meta(page >> 12).next.store(head.load(Relaxed), Relaxed);
+    head.store((page >> 12) as u32, Relaxed);
+}
+
+/// Takes one of them; there is one for each large page.
+fn withdraw(table: u64) -> u64 {
+    let head = &meta(table >> 12).next;
+    let page = u64::from(head.load(Relaxed));
+    assert!(page != 0, "a large page without a page set aside");
+    head.store(meta(page).next.load(Relaxed), Relaxed);
+    page << 12
+}
+
 /// Takes one off; true if none is left.
 fn sub_used(phys: u64) -> bool {
     let n = used(phys).load(Relaxed) - 1;
@@ -129,6 +174,7 @@ impl AddressSpace {
             generation: AtomicU64::new(0),
             resident: AtomicUsize::new(0),
             tables: AtomicUsize::new(1),
+            huge: AtomicUsize::new(0),
         }))
     }
 
@@ -140,8 +186,8 @@ impl AddressSpace {
     /// The table that an entry points to.
     fn below(entry: &AtomicU64) -> Option<(u64, &'static Table)> {
         let e = entry.load(Relaxed);
-        // SAFETY: a non-zero upper entry points to a table, which stays while the lock is held.
-        (e != 0).then(|| (e & ADDRESS, unsafe { table(e & ADDRESS) }))
+        // SAFETY: a non-zero upper entry that is no large page points to a table, which stays while the lock is held.
+        (e != 0 && e & LARGE == 0).then(|| (e & ADDRESS, unsafe { table(e & ADDRESS) }))
     }
 
     fn top(&self) -> &'static Table {
@@ -159,18 +205,26 @@ impl AddressSpace {
         Some((phys, t))
     }
 
-    /// The same, made if it is not there.
-    fn leaf_or_new(&self, va: u64) -> Result<(u64, &'static Table), OutOfMemory> {
+    /// The same, made if it is not there. `Present`: a large page is in its place.
+    fn leaf_or_new(&self, va: u64) -> Result<(u64, &'static Table), MapError> {
+        self.table_or_new(va, 1)
+    }
+
+    /// The table that an entry of `last` (1: a leaf table) points to, made with those above if it is not there.
+    #[inline(always)]
+    fn table_or_new(&self, va: u64, last: u32) -> Result<(u64, &'static Table), MapError> {
         let (mut phys, mut t) = (self.root, self.top());
-        for level in [3, 2, 1] {
+        for level in (last..=3).rev() {
             let slot = &t.0[index(va, level)];
             (phys, t) = match Self::below(slot) {
                 Some(found) => found,
+                None if slot.load(Relaxed) != 0 => return Err(MapError::Present),
                 None => {
                     let Some(new) = frames::alloc_page_zeroed(true) else {
                         self.prune(va);
-                        return Err(OutOfMemory);
+                        return Err(MapError::OutOfMemory);
                     };
+                    meta(new >> 12).next.store(0, Relaxed);
                     slot.store(new | LINK, Relaxed);
                     self.tables.fetch_add(1, Relaxed);
                     if level != 3 {
@@ -217,9 +271,36 @@ impl AddressSpace {
         }
     }
 
-    /// Calls `f` with every used leaf entry of the range, and the address; skips what has no table. `f` returns
+    /// The entry of the large page that `va` is in, and the table it is in. Under the lock.
+    fn large(&self, va: u64) -> Option<(u64, &'static AtomicU64)> {
+        let (_, t) = Self::below(&self.top().0[index(va, 3)])?;
+        let (phys, t) = Self::below(&t.0[index(va, 2)])?;
+        let slot = &t.0[index(va, 1)];
+        (slot.load(Relaxed) & LARGE != 0).then_some((phys, slot))
+    }
+
+    /// Makes the large page of `slot`, an entry of the table at `parent` for the 2 MiB around `va`, a table of pages.
+    fn split(&self, va: u64, parent: u64, slot: &AtomicU64) {
+        let base = va & !(HUGE - 1);
+        let leaf = withdraw(parent);
+        // The processor may set bits until the entry is gone, so they are taken from what the swap finds.
+        let old = slot.swap(0, Relaxed);
+        if old & PRESENT != 0 {
+            tlb::flush(self, base..base + HUGE, false);
+        }
+        // SAFETY: set aside for this, and nobody else has it.
+        let t = unsafe { table(leaf) };
+        for (i, entry) in t.0.iter().enumerate() {
+            entry.store((old & !LARGE) + i as u64 * PAGE, Relaxed);
+        }
+        used(leaf).store(HUGE_PAGES as u32, Relaxed);
+        slot.store(leaf | LINK, core::sync::atomic::Ordering::Release);
+        self.huge.fetch_sub(1, Relaxed);
+    }
+
+    /// Calls `f` with every used leaf entry of the range, its address and its table; skips what has no table. `f` returns
     /// false to stop. Returns the address after the last one looked at. Under the lock.
-    fn walk(&self, range: Range<u64>, mut f: impl FnMut(u64, u64, &AtomicU64) -> bool) -> u64 {
+    fn walk(&self, range: Range<u64>, large: Large, mut f: impl FnMut(u64, u64, &AtomicU64) -> bool) -> u64 {
         let mut va = range.start;
         while va < range.end {
             let mut t = self.top();
@@ -233,6 +314,22 @@ impl AddressSpace {
                         break;
                     }
                 }
+            }
+            if missing == Some(1)
+                && let slot = &t.0[index(va, 1)]
+                && slot.load(Relaxed) != 0
+            {
+                let base = va & !(HUGE - 1);
+                let partial = va != base || range.end - base < HUGE;
+                if large == Large::Split || (large == Large::SplitPartial && partial) {
+                    self.split(va, phys, slot);
+                    continue;
+                }
+                if !f(va, phys, slot) {
+                    return base + HUGE;
+                }
+                va = base + HUGE;
+                continue;
             }
             if let Some(level) = missing {
                 let span = PAGE << (9 * level);
@@ -267,12 +364,85 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Whether a large page could be mapped around `va`: nothing is mapped in its 2 MiB.
+    pub fn can_map_huge(&self, va: u64) -> bool {
+        let base = va & !(HUGE - 1);
+        check(&(base..base.saturating_add(HUGE)));
+        let _guard = self.lock.lock();
+        let Some((_, t)) = Self::below(&self.top().0[index(va, 3)]) else { return true };
+        let Some((_, t)) = Self::below(&t.0[index(va, 2)]) else { return true };
+        t.0[index(va, 1)].load(Relaxed) == 0
+    }
+
+    /// Maps a large page at `va`, a multiple of its size, where nothing is mapped in all its length.
+    pub fn map_huge(&self, va: u64, frame: HugeFrame, prot: Prot) -> Result<(), MapError> {
+        assert!(va.is_multiple_of(HUGE), "unaligned large page");
+        check(&(va..va.saturating_add(HUGE)));
+        let aside = frames::alloc_page(true).ok_or(MapError::OutOfMemory)?;
+        let result = {
+            let _guard = self.lock.lock();
+            self.link_huge(va, aside, frame.into_raw() | user_flags(prot) | LARGE | ACCESSED)
+        };
+        if let Err((error, entry)) = result {
+            frames::free_page(aside);
+            // SAFETY: the references that `into_raw` gave up; the entry was not stored.
+            drop(unsafe { HugeFrame::from_raw(entry & ADDRESS) });
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Stores the entry of a large page and sets `aside` aside for it. On failure the entry comes back. Under the lock.
+    fn link_huge(&self, va: u64, aside: u64, entry: u64) -> Result<(), (MapError, u64)> {
+        let (phys, t) = self.table_or_new(va, 2).map_err(|e| (e, entry))?;
+        let slot = &t.0[index(va, 1)];
+        if slot.load(Relaxed) != 0 {
+            return Err((MapError::Present, entry));
+        }
+        used(aside).store(0, Relaxed);
+        deposit(phys, aside);
+        slot.store(entry, Relaxed);
+        add_used(phys);
+        self.resident.fetch_add(HUGE_PAGES, Relaxed);
+        self.tables.fetch_add(1, Relaxed);
+        self.huge.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Gives the large page around `va` the protection `prot`, write permission too, if its frames belong to this entry
+    /// alone. False if there is no such page.
+    pub fn own_huge(&self, va: u64, prot: Prot) -> bool {
+        let base = va & !(HUGE - 1);
+        check(&(base..base.saturating_add(HUGE)));
+        let old = {
+            let _guard = self.lock.lock();
+            let Some((_, slot)) = self.large(va) else { return false };
+            let e = slot.load(Relaxed);
+            if !is_exclusive(e & ADDRESS) {
+                return false;
+            }
+            slot.swap((e & (ADDRESS | DIRTY)) | user_flags(prot) | LARGE | ACCESSED, Relaxed)
+        };
+        if old & PRESENT != 0 {
+            tlb::flush(self, base..base + HUGE, false);
+        }
+        true
+    }
+
+    /// Large pages mapped.
+    pub fn huge_pages(&self) -> usize {
+        self.huge.load(Relaxed)
+    }
+
     /// Maps `frame` in place of the page with frame number `expect_pfn`, if that is still mapped at `va`: breaking
     /// copy-on-write, or giving a page more rights. The old page is released when no CPU uses it any more.
     pub fn replace(&self, va: u64, expect_pfn: u64, frame: Frame, prot: Prot) -> bool {
         check(&(va..va.saturating_add(PAGE)));
         let old = {
             let _guard = self.lock.lock();
+            if let Some((parent, slot)) = self.large(va) {
+                self.split(va, parent, slot);
+            }
             let Some((_, t)) = self.leaf(va) else { return false };
             let slot = &t.0[index(va, 0)];
             let e = slot.load(Relaxed);
@@ -296,11 +466,21 @@ impl AddressSpace {
         let mut at = range.start;
         while at < range.end {
             let mut gather = Gather::new();
+            let mut removed = 0;
             let from = at;
             {
                 let _guard = self.lock.lock();
-                at = self.walk(from..range.end, |va, phys, entry| {
-                    gather.leaves.push(entry.swap(0, Relaxed));
+                at = self.walk(from..range.end, Large::SplitPartial, |va, phys, entry| {
+                    let old = entry.swap(0, Relaxed);
+                    gather.leaves.push(old);
+                    removed += 1;
+                    if old & LARGE != 0 {
+                        // Never linked, so no processor knows it.
+                        frames::free_page(withdraw(phys));
+                        self.tables.fetch_sub(1, Relaxed);
+                        self.huge.fetch_sub(1, Relaxed);
+                        removed += HUGE_PAGES - 1;
+                    }
                     if sub_used(phys) {
                         self.unlink_empty(va, &mut gather);
                         // The walk looks at the rest of the unlinked table: empty, and not freed before the flush.
@@ -311,8 +491,8 @@ impl AddressSpace {
             if gather.is_empty() {
                 continue;
             }
-            pages += gather.leaves.len();
-            self.resident.fetch_sub(gather.leaves.len(), Relaxed);
+            pages += removed;
+            self.resident.fetch_sub(removed, Relaxed);
             tlb::flush(self, from..at, !gather.tables.is_empty());
             gather.release();
         }
@@ -327,7 +507,7 @@ impl AddressSpace {
         {
             let _guard = self.lock.lock();
             let flags = user_flags(prot);
-            self.walk(range.clone(), |_, _, entry| {
+            self.walk(range.clone(), Large::SplitPartial, |_, _, entry| {
                 // A loop, because the processor may set the dirty bit meanwhile.
                 let _ = entry.fetch_update(Relaxed, Relaxed, |e| {
                     let keep = e & !(PRESENT | WRITE | NO_EXECUTE);
@@ -348,8 +528,11 @@ impl AddressSpace {
     pub fn get(&self, va: u64) -> Option<Mapping> {
         check(&(va..va.saturating_add(PAGE)));
         let _guard = self.lock.lock();
-        let (_, t) = self.leaf(va)?;
-        let e = t.0[index(va, 0)].load(Relaxed);
+        let e = match self.leaf(va) {
+            Some((_, t)) => t.0[index(va, 0)].load(Relaxed),
+            // As the entry of the page would be, but for the mark.
+            None => self.large(va).map_or(0, |(_, slot)| slot.load(Relaxed) + (va & (HUGE - 1))),
+        };
         if e == 0 {
             return None;
         }
@@ -361,6 +544,7 @@ impl AddressSpace {
             prot,
             dirty: e & DIRTY != 0,
             accessed: e & ACCESSED != 0,
+            huge: e & LARGE != 0,
         })
     }
 
@@ -369,7 +553,7 @@ impl AddressSpace {
         check(&range);
         let _guard = self.lock.lock();
         let mut found = None;
-        self.walk(range, |va, _, _| {
+        self.walk(range, Large::Visit, |va, _, _| {
             found = Some(va);
             false
         });
@@ -392,7 +576,29 @@ impl AddressSpace {
         let mut pages = 0;
         // The child's current leaf table, found once for 512 pages.
         let mut leaf: Option<(u64, u64, &'static Table)> = None;
-        self.walk(range, |va, _, entry| {
+        self.walk(range, Large::SplitPartial, |va, _, entry| {
+            let remove_write = |entry: &AtomicU64| {
+                let e = entry.load(Relaxed);
+                if mode == ForkMode::CopyOnWrite && e & WRITE != 0 {
+                    return entry.fetch_and(!WRITE, Relaxed) & !WRITE;
+                }
+                e
+            };
+            if entry.load(Relaxed) & LARGE != 0 {
+                let Some(aside) = frames::alloc_page(true) else {
+                    result = Err(OutOfMemory);
+                    return false;
+                };
+                let e = remove_write(entry);
+                share(e & ADDRESS);
+                if let Err((_, e)) = child.link_huge(va, aside, e & !DIRTY) {
+                    frames::free_page(aside);
+                    // SAFETY: the references just made.
+                    drop(unsafe { HugeFrame::from_raw(e & ADDRESS) });
+                    result = Err(OutOfMemory);
+                }
+                return result.is_ok();
+            }
             let (phys, t) = match leaf {
                 Some((base, phys, t)) if base == va & !0x1f_ffff => (phys, t),
                 _ => match child.leaf_or_new(va) {
@@ -400,16 +606,13 @@ impl AddressSpace {
                         leaf = Some((va & !0x1f_ffff, phys, t));
                         (phys, t)
                     }
-                    Err(e) => {
-                        result = Err(e);
+                    Err(_) => {
+                        result = Err(OutOfMemory);
                         return false;
                     }
                 },
             };
-            let mut e = entry.load(Relaxed);
-            if mode == ForkMode::CopyOnWrite && e & WRITE != 0 {
-                e = entry.fetch_and(!WRITE, Relaxed) & !WRITE;
-            }
+            let e = remove_write(entry);
             let slot = &t.0[index(va, 0)];
             assert!(slot.load(Relaxed) == 0, "fork into a mapped page");
             // SAFETY: as in `get`; the clone's reference goes into the child's entry.
@@ -439,16 +642,16 @@ impl AddressSpace {
             let _guard = self.lock.lock();
             let mut last = None;
             let mut result = Ok(());
-            self.walk(from.clone(), |va, _, _| {
+            self.walk(from.clone(), Large::Split, |va, _, _| {
                 let target = va - old + new;
                 if last != Some(target >> 21) {
-                    result = self.leaf_or_new(target).map(drop);
+                    result = self.leaf_or_new(target).map(drop).map_err(|_| OutOfMemory);
                     last = Some(target >> 21);
                 }
                 result.is_ok()
             });
             if result.is_ok() {
-                self.walk(from.clone(), |va, phys, entry| {
+                self.walk(from.clone(), Large::Split, |va, phys, entry| {
                     let target = va - old + new;
                     let Some((to_phys, t)) = self.leaf(target) else { return true };
                     let e = entry.swap(0, Relaxed);
@@ -525,6 +728,10 @@ fn free_tables(phys: u64, level: u32) {
         if level == 0 {
             // SAFETY: the entry's reference; the tree goes away.
             drop(unsafe { frame_of(e) });
+        } else if e & LARGE != 0 {
+            frames::free_page(withdraw(phys));
+            // SAFETY: as above.
+            drop(unsafe { HugeFrame::from_raw(e & ADDRESS) });
         } else {
             free_tables(e & ADDRESS, level - 1);
         }

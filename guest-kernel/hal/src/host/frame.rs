@@ -3,7 +3,7 @@
 use super::pmem::Region;
 use super::user;
 use super::world::world;
-use crate::{OutOfMemory, PAGE_SHIFT, PAGE_SIZE, UserFault};
+use crate::{HUGE_PAGES, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, UserFault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -78,6 +78,19 @@ impl Pool {
         let ram = Arc::new(Ram { pfn, data: Mutex::new(data), owner: AtomicU32::new(0), pool: self.clone() });
         s.live.insert(pfn, Arc::downgrade(&ram));
         Ok(Frame(Kind::Ram(ram)))
+    }
+
+    /// A large page is there if there is room for it: blocks of frames are not modelled.
+    fn alloc_huge(self: &Arc<Self>) -> Result<HugeFrame, OutOfMemory> {
+        let room = {
+            let s = self.state.lock().unwrap();
+            s.limit.saturating_sub(s.live.len())
+        };
+        if room < HUGE_PAGES {
+            return Err(OutOfMemory);
+        }
+        let frames: Result<Vec<Frame>, OutOfMemory> = (0..HUGE_PAGES).map(|_| self.alloc(None)).collect();
+        frames.map(HugeFrame)
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -258,6 +271,22 @@ impl Frame {
             Kind::Ram(ram) => f(ram.data.lock().unwrap().get_or_insert_with(|| Box::new([0; PAGE_SIZE]))),
             Kind::Static(..) => panic!("a write to a page of a static, read-only region"),
         }
+    }
+}
+
+/// 2 MiB of memory, as pages.
+#[derive(Debug)]
+pub struct HugeFrame(pub(super) Vec<Frame>);
+
+impl HugeFrame {
+    /// New memory, all zero, if there is enough.
+    pub fn alloc_zeroed() -> Result<Self, OutOfMemory> {
+        world().pool.alloc_huge()
+    }
+
+    /// As [`Frame::set_owner`], for all pages.
+    pub fn set_owner(&self, owner: u32) {
+        self.0.iter().for_each(|frame| frame.set_owner(owner));
     }
 }
 

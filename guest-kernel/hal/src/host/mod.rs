@@ -45,7 +45,7 @@ pub mod user;
 mod world;
 
 pub use context::{with_address_space, with_current};
-pub use frame::{Frame, frames};
+pub use frame::{Frame, HugeFrame, frames};
 pub use mmio::MmioDevice;
 pub use pmem::phys_region;
 pub use program::HostUser;

@@ -1,8 +1,8 @@
 //! A checked software page table.
 
-use super::frame::{Frame, Page, Pool};
+use super::frame::{Frame, HugeFrame, Page, Pool};
 use super::world::world;
-use crate::{Access, ForkMode, MapError, Mapping, OutOfMemory, PAGE_SIZE, Prot, USER_END};
+use crate::{Access, ForkMode, HUGE_PAGES, MapError, Mapping, OutOfMemory, PAGE_SIZE, Prot, USER_END};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::ThreadId;
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// Bytes of a large page.
+const HUGE: u64 = PAGE * HUGE_PAGES as u64;
 
 #[derive(Clone)]
 struct Entry {
@@ -40,6 +42,8 @@ pub struct AddressSpace {
 struct Tree {
     pages: BTreeMap<u64, Entry>,
     tables: BTreeSet<u64>,
+    /// Addresses of large pages, whose pages are among `pages`.
+    huge: BTreeSet<u64>,
     pool: Arc<Pool>,
 }
 
@@ -53,6 +57,15 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Makes the large pages of which a part (with `whole`: or all) lies in the range ordinary ones.
+    fn split(&mut self, range: &Range<u64>, whole: bool) {
+        self.huge.retain(|&base| {
+            let touches = base < range.end && range.start < base + HUGE;
+            let inside = range.start <= base && base + HUGE <= range.end;
+            !touches || (inside && !whole)
+        });
+    }
 }
 
 impl Drop for Tree {
@@ -64,7 +77,12 @@ impl Drop for Tree {
 impl AddressSpace {
     /// An empty address space.
     pub fn new() -> Result<Arc<Self>, OutOfMemory> {
-        let tree = Tree { pages: BTreeMap::new(), tables: BTreeSet::new(), pool: world().pool.clone() };
+        let tree = Tree {
+            pages: BTreeMap::new(),
+            tables: BTreeSet::new(),
+            huge: BTreeSet::new(),
+            pool: world().pool.clone(),
+        };
         Ok(Arc::new(Self { tree: Mutex::new(tree), unflushed: Mutex::default() }))
     }
 
@@ -85,12 +103,54 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Whether a large page could be mapped around `va`: nothing is mapped in its 2 MiB.
+    pub fn can_map_huge(&self, va: u64) -> bool {
+        let base = va & !(HUGE - 1);
+        self.tree().pages.range(base..base + HUGE).next().is_none()
+    }
+
+    /// Maps a large page at `va`, a multiple of its size, where nothing is mapped in all its length.
+    pub fn map_huge(&self, va: u64, frame: HugeFrame, prot: Prot) -> Result<(), MapError> {
+        assert!(va.is_multiple_of(HUGE), "unaligned large page");
+        check(&(va..va.saturating_add(HUGE)));
+        let mut tree = self.tree();
+        if tree.pages.range(va..va + HUGE).next().is_some() {
+            return Err(MapError::Present);
+        }
+        tree.make_table(va)?;
+        for (i, frame) in frame.0.into_iter().enumerate() {
+            tree.pages.insert(va + i as u64 * PAGE, Entry::new(frame, prot));
+        }
+        tree.huge.insert(va);
+        Ok(())
+    }
+
+    /// Gives the large page around `va` the protection `prot`, write permission too, if its frames belong to this
+    /// mapping alone. False if there is no such page.
+    pub fn own_huge(&self, va: u64, prot: Prot) -> bool {
+        let base = va & !(HUGE - 1);
+        let mut tree = self.tree();
+        if !tree.huge.contains(&base)
+            || tree.pages.range(base..base + HUGE).any(|(_, e)| e.frame.ref_count() != 1)
+        {
+            return false;
+        }
+        tree.pages.range_mut(base..base + HUGE).for_each(|(_, e)| e.prot = prot);
+        true
+    }
+
+    /// Large pages mapped.
+    pub fn huge_pages(&self) -> usize {
+        self.tree().huge.len()
+    }
+
     /// Maps another frame (or the same with another protection) if `va` still maps the frame `expect_pfn`.
     /// The old frame is released when no CPU can reach it any more.
     pub fn replace(&self, va: u64, expect_pfn: u64, frame: Frame, prot: Prot) -> bool {
         check(&(va..va.saturating_add(PAGE)));
         check_writable(&frame, prot);
         let mut tree = self.tree();
+        tree.split(&(va..va + PAGE), false);
         let Some(entry) = tree.pages.get_mut(&va).filter(|e| e.frame.pfn() == expect_pfn) else {
             return false;
         };
@@ -104,7 +164,9 @@ impl AddressSpace {
     pub fn unmap(&self, range: Range<u64>) -> usize {
         check(&range);
         let removed: Vec<_> = {
-            let pages = &mut self.tree().pages;
+            let tree = &mut *self.tree();
+            tree.split(&range, true);
+            let pages = &mut tree.pages;
             let keys: Vec<u64> = pages.range(range).map(|(&va, _)| va).collect();
             keys.iter().filter_map(|va| pages.remove(va)).collect()
         };
@@ -115,7 +177,9 @@ impl AddressSpace {
     /// that may become writable gets it at the next write fault.
     pub fn protect(&self, range: Range<u64>, prot: Prot) {
         check(&range);
-        for (_, entry) in self.tree().pages.range_mut(range) {
+        let mut tree = self.tree();
+        tree.split(&range, false);
+        for (_, entry) in tree.pages.range_mut(range) {
             entry.prot = (prot - Prot::WRITE) | (prot & entry.prot & Prot::WRITE);
         }
     }
@@ -125,7 +189,8 @@ impl AddressSpace {
         check(&(va..va.saturating_add(PAGE)));
         let tree = self.tree();
         let e = tree.pages.get(&va)?;
-        Some(Mapping { frame: e.frame.clone(), prot: e.prot, dirty: e.dirty, accessed: e.accessed })
+        let huge = tree.huge.contains(&(va & !(HUGE - 1)));
+        Some(Mapping { frame: e.frame.clone(), prot: e.prot, dirty: e.dirty, accessed: e.accessed, huge })
     }
 
     /// The first mapped page of the range.
@@ -150,17 +215,22 @@ impl AddressSpace {
         }
         // Two steps instead of two locks at once.
         let mut copies = Vec::new();
-        for (&va, entry) in self.tree().pages.range_mut(range) {
+        let mut parent = self.tree();
+        parent.split(&range, false);
+        let huge: Vec<u64> = parent.huge.range(range.clone()).copied().collect();
+        for (&va, entry) in parent.pages.range_mut(range) {
             if mode == ForkMode::CopyOnWrite {
                 entry.prot -= Prot::WRITE;
             }
             copies.push((va, Entry::new(entry.frame.clone(), entry.prot)));
         }
+        drop(parent);
         let mut tree = child.tree();
         for (va, entry) in copies {
             tree.make_table(va)?;
             assert!(tree.pages.insert(va, entry).is_none(), "fork_range over a mapped page of the child");
         }
+        tree.huge.extend(huge);
         Ok(())
     }
 
@@ -173,6 +243,7 @@ impl AddressSpace {
         assert!(from.end <= to.start || to.end <= from.start, "move_range to an overlapping range");
         let mut tree = self.tree();
         assert!(tree.pages.range(to).next().is_none(), "move_range over mapped pages");
+        tree.split(&from, true);
         let keys: Vec<u64> = tree.pages.range(from).map(|(&va, _)| va).collect();
         for va in &keys {
             tree.make_table(va - old + new)?;

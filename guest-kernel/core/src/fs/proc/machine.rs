@@ -11,7 +11,7 @@ use crate::{
     fs::filesystems,
     ipc,
     kernel::kernel,
-    mm::{commit, oom},
+    mm::{commit, huge, oom},
     sched,
     task::{Pid, RELEASE, VERSION},
     time,
@@ -127,16 +127,17 @@ fn stat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// Pages of all address spaces: private, and of objects.
-fn mapped() -> (u64, u64) {
+/// Pages of all address spaces: private, of objects, and (of the private ones) in large pages.
+fn mapped() -> (u64, u64, u64) {
     let mut seen = BTreeSet::new();
-    let mut sum = (0, 0);
+    let mut sum = (0, 0, 0);
     for process in kernel().pids.processes() {
         let Some(mm) = process.threads().first().and_then(|t| t.mm_opt()) else { continue };
         if seen.insert(Arc::as_ptr(&mm).addr()) {
             let stats = mm.stats();
             sum.0 += stats.anonymous;
             sum.1 += stats.object;
+            sum.2 += stats.huge;
         }
     }
     sum
@@ -144,7 +145,7 @@ fn mapped() -> (u64, u64) {
 
 fn meminfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     let frames = hal::frames::stats();
-    let (anonymous, objects) = mapped();
+    let (anonymous, objects, huge) = mapped();
     // What user frames are not private memory is page cache and tmpfs. Tmpfs cannot be given up, so nothing of
     // it counts as available.
     let cached = (frames.user as u64).saturating_sub(anonymous);
@@ -184,6 +185,9 @@ fn meminfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
         ("VmallocUsed:", 0),
         ("VmallocChunk:", 0),
         ("Percpu:", 0),
+        ("AnonHugePages:", huge),
+        ("ShmemHugePages:", 0),
+        ("ShmemPmdMapped:", 0),
     ];
     lines.iter().for_each(|(name, pages)| emit!(out, "{name:<16}{:>8} kB\n", pages * 4));
     emit!(out, "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n");
@@ -193,9 +197,12 @@ fn meminfo(_: &Scope<'_>, out: &mut Text) -> Result<()> {
 
 fn vmstat(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     let frames = hal::frames::stats();
-    let (anonymous, objects) = mapped();
+    let (anonymous, objects, huge) = mapped();
+    let (huge_allocated, huge_fallback) = huge::counts();
     emit!(out, "nr_free_pages {}\nnr_anon_pages {anonymous}\nnr_mapped {objects}\n", frames.free);
     emit!(out, "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\noom_kill {}\n", oom::kills());
+    emit!(out, "nr_anon_transparent_hugepages {}\n", huge / hal::HUGE_PAGES as u64);
+    emit!(out, "thp_fault_alloc {huge_allocated}\nthp_fault_fallback {huge_fallback}\n");
     Ok(())
 }
 

@@ -60,7 +60,7 @@ fn counts(out: &mut Text, c: &SmapsCounts) {
         ("Referenced:", c.referenced),
         ("Anonymous:", c.anonymous),
         ("LazyFree:", 0),
-        ("AnonHugePages:", 0),
+        ("AnonHugePages:", c.huge),
         ("ShmemPmdMapped:", 0),
         ("FilePmdMapped:", 0),
         ("Shared_Hugetlb:", 0),
@@ -86,7 +86,7 @@ pub(super) fn smaps(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         kilobytes(out, "MMUPageSize:", 4096);
         counts(out, &c);
         kilobytes(out, "Locked:", if vma.flags.contains(VmFlags::LOCKED) { c.rss } else { 0 });
-        emit!(out, "THPeligible:    0\nVmFlags:");
+        emit!(out, "THPeligible:    {}\nVmFlags:", u8::from(mm.huge_eligible(&vma)));
         flags(&vma).for_each(|f| emit!(out, " {f}"));
         emit!(out, " \n");
     }
@@ -137,6 +137,7 @@ pub(super) fn rollup(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         sum.private_dirty += c.private_dirty;
         sum.referenced += c.referenced;
         sum.anonymous += c.anonymous;
+        sum.huge += c.huge;
     }
     let at = out.0.len();
     emit!(out, "{:08x}-{end:08x} ---p 00000000 00:00 0 ", start.unwrap_or(0));

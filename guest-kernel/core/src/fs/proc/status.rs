@@ -164,7 +164,7 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     }
     if let Some(mm) = t.mm() {
         memory(&mm.stats(), out);
-        emit!(out, "CoreDumping:\t0\nTHP_enabled:\t0\n");
+        emit!(out, "CoreDumping:\t0\nTHP_enabled:\t{}\n", u8::from(!mm.huge_disabled()));
     }
     emit!(out, "Threads:\t{}\n", p.threads().len().max(1));
     let pending = task.map_or(SigSet::EMPTY, |task| task.signals.pending.set());

@@ -1,15 +1,18 @@
 //! sysfs (sysfs(5)): only what programs ask to learn about processors and memory.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
 
-use super::{Entry, Instance, Scope, Text, dir, file, inode, status, text::emit};
+use super::{Entry, Instance, Scope, Text, dir, file, inode, status, text::emit, writable};
 use crate::{
-    errno::Result,
+    errno::{Errno, Result},
     fs::{FileSystem, InodeRef, StatFs, filesystems, inode::alloc_anonymous_dev},
+    mm::huge,
     ns::PidNamespace,
     sync::Once,
+    task::Capabilities,
 };
 
 /// What the root directory has.
@@ -29,7 +32,7 @@ static ROOT: Entry = dir(
         dir("class", &[]),
         dir("devices", &[dir("system", &[dir("cpu", CPU), dir("node", NODE)])]),
         dir("fs", &[dir("cgroup", &[])]),
-        dir("kernel", &[dir("mm", &[dir("transparent_hugepage", HUGE_PAGES)])]),
+        dir("kernel", &[dir("mm", &[dir("transparent_hugepage", HUGE)])]),
     ],
 );
 
@@ -45,15 +48,6 @@ const CPU: &[Entry] = &[
 
 const NODE: &[Entry] = &[file("online", |_, out| range(1, out)), file("possible", |_, out| range(1, out))];
 
-const HUGE_PAGES: &[Entry] = &[
-    file("enabled", huge_pages),
-    // What allocators of run-times align to.
-    file("hpage_pmd_size", |_, out| {
-        emit!(out, "2097152\n");
-        Ok(())
-    }),
-];
-
 /// The first `count` numbers as a list.
 fn range(count: usize, out: &mut Text) -> Result<()> {
     status::list(if count >= 64 { u64::MAX } else { (1 << count) - 1 }, out);
@@ -61,8 +55,36 @@ fn range(count: usize, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+const HUGE: &[Entry] = &[
+    writable("enabled", huge_pages, set_huge_pages),
+    // What allocators of run-times align to.
+    file("hpage_pmd_size", |_, out| {
+        emit!(out, "{}\n", huge::HUGE_SIZE);
+        Ok(())
+    }),
+];
+
+fn set_huge_pages(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    if !s.viewer.credentials().capable(Capabilities::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let word = bytes.trim_ascii();
+    let mode = huge::MODES.iter().position(|mode| mode.as_bytes() == word).ok_or(Errno::EINVAL)?;
+    huge::MODE.store(mode as u64, Ordering::Relaxed);
+    Ok(())
+}
+
 fn huge_pages(_: &Scope<'_>, out: &mut Text) -> Result<()> {
-    emit!(out, "always madvise [never]\n");
+    let now = huge::MODE.load(Ordering::Relaxed) as usize;
+    for (i, mode) in huge::MODES.iter().enumerate() {
+        let separator = if i == 0 { "" } else { " " };
+        if i == now {
+            emit!(out, "{separator}[{mode}]");
+        } else {
+            emit!(out, "{separator}{mode}");
+        }
+    }
+    emit!(out, "\n");
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 
 mod buddy;
 mod frame;
+pub(super) mod huge;
 pub(super) mod meta;
 
 use super::boot::MemoryMap;
@@ -26,6 +27,7 @@ use meta::{flag, state};
 pub use crate::types::FrameStats as Stats;
 pub use buddy::MAX_ORDER;
 pub use frame::Frame;
+pub use huge::HugeFrame;
 
 static BUDDY: SpinLock<Buddy> = SpinLock::new(Buddy::new());
 static TOTAL: AtomicUsize = AtomicUsize::new(0);

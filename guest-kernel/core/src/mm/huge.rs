@@ -1,0 +1,174 @@
+//! Large pages of anonymous memory (`Documentation/admin-guide/mm/transhuge.rst`).
+//!
+//! # What Linux does
+//! Depending on `/sys/kernel/mm/transparent_hugepage/enabled`, the first write to private anonymous memory maps 2 MiB at
+//! once where the mapping covers an aligned 2 MiB: always, or where `madvise(MADV_HUGEPAGE)` asked for it, or never.
+//! A large page of which a part is unmapped, protected or copied is split; a daemon puts pages together again.
+//!
+//! # What we do
+//! The same, without the daemon. A large page is 512 ordinary frames in a row, so splitting it costs a page table and
+//! nothing else (see `hal::AddressSpace`). A fork shares it whole; the first write of one side splits that side's, unless
+//! the other one is gone: then all of it becomes writable again. With no free block of 2 MiB, small pages are used.
+//!
+//! The default is `never` for now: the case `same/huge-pages` has not run for long on several processors yet. It is to be
+//! `madvise`: with `always`, a program that touches a few pages in each of many large mappings (thread stacks, arenas of
+//! allocators) takes memory it never uses, and memory is what one more sandbox costs.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ringfence_hal as hal;
+
+use super::{Mm, PAGE_SIZE, VmFlags, Vma, charge, fault::page_rights};
+
+/// Bytes of a large page.
+pub const HUGE_SIZE: u64 = PAGE_SIZE * hal::HUGE_PAGES as u64;
+
+/// Values of [`MODE`]: what `enabled` says.
+pub const MODES: [&str; 3] = ["always", "madvise", "never"];
+const ALWAYS: u64 = 0;
+const MADVISE: u64 = 1;
+const NEVER: u64 = 2;
+
+/// `/sys/kernel/mm/transparent_hugepage/enabled`: an index into [`MODES`].
+pub static MODE: AtomicU64 = AtomicU64::new(NEVER);
+
+static ALLOCATED: AtomicU64 = AtomicU64::new(0);
+static FELL_BACK: AtomicU64 = AtomicU64::new(0);
+
+/// `thp_fault_alloc` and `thp_fault_fallback` of `/proc/vmstat`: large pages mapped by a fault, and faults that found no
+/// memory for one.
+pub fn counts() -> (u64, u64) {
+    (ALLOCATED.load(Ordering::Relaxed), FELL_BACK.load(Ordering::Relaxed))
+}
+
+impl Vma {
+    /// Whether large pages are wanted here: `flags` of an anonymous private mapping.
+    #[inline]
+    fn asks_for_huge(&self) -> bool {
+        if self.flags.contains(VmFlags::HUGEPAGE) {
+            MODE.load(Ordering::Relaxed) <= MADVISE
+        } else {
+            MODE.load(Ordering::Relaxed) == ALWAYS && !self.flags.contains(VmFlags::NOHUGEPAGE)
+        }
+    }
+}
+
+impl Mm {
+    /// `THPeligible` of `/proc/PID/smaps`.
+    pub fn huge_eligible(&self, info: &super::VmaInfo) -> bool {
+        let layout = self.layout.read();
+        let private = |v: &&Vma| v.is_anonymous() && !v.is_shared();
+        layout.vmas.find(info.start).filter(private).is_some_and(|vma| self.wants_huge(vma))
+    }
+
+    /// `prctl(PR_SET_THP_DISABLE)`: no large pages here any more. Kept over fork and exec.
+    pub fn disable_huge(&self, disable: bool) {
+        self.no_huge.store(disable, Ordering::Relaxed);
+    }
+
+    /// Whether large pages are switched off.
+    pub fn huge_disabled(&self) -> bool {
+        self.no_huge.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write to `vma`, which is anonymous, may map a large page.
+    #[inline]
+    pub(super) fn wants_huge(&self, vma: &Vma) -> bool {
+        vma.asks_for_huge() && vma.end - vma.start >= HUGE_SIZE && !self.huge_disabled()
+    }
+
+    /// Maps the large page that `page` of the anonymous `vma` would lie in, if it can be.
+    #[cold]
+    pub(super) fn fill_huge(&self, vma: &Vma, page: u64) -> bool {
+        let base = page & !(HUGE_SIZE - 1);
+        if base < vma.start || vma.end - base < HUGE_SIZE || !self.space.can_map_huge(base) {
+            return false;
+        }
+        let Ok(frame) = charge::huge() else {
+            FELL_BACK.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        if self.space.map_huge(base, frame, page_rights(vma.prot)).is_err() {
+            return false;
+        }
+        ALLOCATED.fetch_add(1, Ordering::Relaxed);
+        self.count_pages(vma, hal::HUGE_PAGES as i64);
+        true
+    }
+
+    /// The end of the large page that holds `page`, if there is one and it has all rights of `vma`.
+    pub(super) fn end_of_huge(&self, vma: &Vma, page: u64) -> Option<u64> {
+        if !vma.is_anonymous() || !self.wants_huge(vma) {
+            return None;
+        }
+        let mapping = self.space.get(page)?;
+        (mapping.huge && mapping.prot.contains(vma.prot)).then(|| (page & !(HUGE_SIZE - 1)) + HUGE_SIZE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_hal::{Access, PageFault, Prot, host::World};
+
+    use super::super::{FaultResult, Limits, MapRequest, Placement, advise::Advice};
+    use super::*;
+
+    const AT: u64 = 0x4000_0000;
+
+    fn write(mm: &Mm, addr: u64) -> FaultResult {
+        mm.fault(PageFault { addr, access: Access::Write, present: false }, || Limits::NONE)
+    }
+
+    fn mapped() -> alloc::sync::Arc<Mm> {
+        MODE.store(MADVISE, Ordering::Relaxed);
+        let mm = Mm::new(0x7000_0000_0000).unwrap();
+        let request = MapRequest {
+            len: 2 * HUGE_SIZE,
+            placement: Placement::Fixed(AT),
+            prot: Prot::READ | Prot::WRITE,
+            flags: VmFlags::NORESERVE,
+            file: None,
+        };
+        mm.map(request, &Limits::NONE).unwrap();
+        let huge = Advice::from_raw(14).unwrap();
+        mm.advise(AT..AT + 2 * HUGE_SIZE, huge, &mut || true).unwrap();
+        mm
+    }
+
+    #[test]
+    fn large_pages_are_mapped_shared_and_come_apart() {
+        let world = World::new(4096);
+        world.enter(|| {
+            let mm = mapped();
+            assert_eq!(write(&mm, AT + 5 * PAGE_SIZE), FaultResult::Resolved);
+            assert_eq!((mm.space.huge_pages(), mm.stats().anonymous), (1, 512));
+            mm.write_remote(AT + 7 * PAGE_SIZE, b"parent", false).unwrap();
+            let child = mm.fork().unwrap();
+            assert_eq!(child.space.huge_pages(), 1);
+            child.write_remote(AT + 7 * PAGE_SIZE, b"child!", false).unwrap();
+            assert_eq!((child.space.huge_pages(), mm.space.huge_pages()), (0, 1));
+            let mut bytes = [0; 6];
+            mm.read_remote(AT + 7 * PAGE_SIZE, &mut bytes, false).unwrap();
+            assert_eq!(&bytes, b"parent");
+            drop(child);
+            mm.write_remote(AT, b"x", false).unwrap();
+            assert_eq!(mm.space.huge_pages(), 1, "it is the parent's alone again");
+            mm.unmap(AT..AT + PAGE_SIZE).unwrap();
+            assert_eq!((mm.space.huge_pages(), mm.stats().anonymous), (0, 511));
+            mm.read_remote(AT + 7 * PAGE_SIZE, &mut bytes, false).unwrap();
+            assert_eq!(&bytes, b"parent");
+            assert_eq!(write(&mm, AT + 2 * HUGE_SIZE - 1), FaultResult::Resolved);
+            mm.protect(AT + HUGE_SIZE..AT + HUGE_SIZE + PAGE_SIZE, Prot::READ, false, &Limits::NONE).unwrap();
+            assert_eq!(mm.space.huge_pages(), 0);
+        });
+    }
+
+    #[test]
+    fn small_pages_serve_where_there_is_no_block() {
+        World::new(300).enter(|| {
+            let mm = mapped();
+            assert_eq!(write(&mm, AT), FaultResult::Resolved);
+            assert_eq!((mm.space.huge_pages(), mm.stats().anonymous), (0, 1));
+        });
+    }
+}

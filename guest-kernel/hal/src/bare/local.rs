@@ -58,6 +58,10 @@ pub struct Local {
     pub lazy: AtomicBool,
     /// Next time the lazy space is used it must be flushed or left.
     pub leave_space: AtomicBool,
+    /// Rounds of waiting for locks; see [`super::lock`].
+    pub spins: Cell<u32>,
+    /// The CPU that was given our time last; see [`super::host`].
+    pub yielded_to: Cell<usize>,
     /// Pages handed out as [`Frame`](crate::Frame)s minus pages taken back, on this CPU.
     pub user_pages: core::sync::atomic::AtomicI64,
 }
@@ -89,6 +93,8 @@ impl Local {
             flush_done: AtomicU64::new(0),
             lazy: AtomicBool::new(false),
             leave_space: AtomicBool::new(false),
+            spins: Cell::new(0),
+            yielded_to: Cell::new(0),
             user_pages: core::sync::atomic::AtomicI64::new(0),
         }
     }

@@ -1,6 +1,10 @@
 //! The hooks of [`sync`](crate::sync): a CPU that waits for a lock answers TLB flush requests meanwhile.
 
-use super::tlb;
+use super::local::local;
+use super::{steal, tlb};
+
+/// Rounds of waiting after which the holder may be on a CPU that the host has stopped: longer than locks are held.
+const PATIENCE: u32 = 256;
 
 /// Nothing to do before the first attempt.
 #[inline(always)]
@@ -18,5 +22,10 @@ pub fn released(_lock: usize, _shared: bool) {}
 #[inline]
 pub fn contended() {
     tlb::serve();
+    let l = local();
+    l.spins.set(l.spins.get().wrapping_add(1));
+    if l.spins.get().is_multiple_of(PATIENCE) {
+        steal::yield_to_any();
+    }
     core::hint::spin_loop();
 }

@@ -6,6 +6,7 @@
 //! | [`layout`], [`paging`] | the kernel half of the address space |
 //! | [`frames`], [`heap`], [`stack`] | memory |
 //! | [`local`], [`segments`], [`cpu`], [`smp`], [`apic`] | each CPU's own things, and starting them |
+//! | [`steal`] | what the host says of CPUs it has stopped |
 //! | [`entry`], [`traps`], [`panic`] | ways into the kernel and out |
 //! | [`thread`], [`fpu`] | threads and their registers |
 //! | [`space`], [`tlb`], [`user`] | user memory |
@@ -51,6 +52,7 @@ mod segments;
 mod smp;
 mod space;
 mod stack;
+mod steal;
 mod thread;
 pub mod time;
 mod tlb;

@@ -14,3 +14,4 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// kvmclock (Linux `Documentation/virt/kvm/x86/msr.rst`).
 pub const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
 pub const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+pub const KVM_STEAL_TIME: u32 = 0x4b56_4d03;

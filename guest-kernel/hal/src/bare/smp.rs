@@ -7,7 +7,7 @@
 use super::layout::{TRAMPOLINE, window_ptr};
 use super::local::Local;
 use super::stack::KernelStack;
-use super::{apic, cpu, fpu, paging, time, traps};
+use super::{apic, cpu, fpu, paging, steal, time, traps};
 use crate::Kernel;
 use alloc::boxed::Box;
 use core::arch::naked_asm;
@@ -32,6 +32,9 @@ pub fn init<K: Kernel>() {
 
 /// Starts every configured CPU but the first. A CPU there is no memory for is left out.
 pub fn start_all() {
+    if cpu::count() > 1 {
+        steal::init();
+    }
     let (code, end): (usize, usize);
     // SAFETY: returns two addresses and touches nothing.
     unsafe {
@@ -82,6 +85,7 @@ extern "C" fn start<K: Kernel>(local: &'static Local, id: usize) -> ! {
     traps::init_this::<K>();
     fpu::init_this();
     apic::init_this();
+    steal::init_this();
     // Ready to be interrupted.
     local.publish();
     time::init_this();

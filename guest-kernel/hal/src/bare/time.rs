@@ -60,7 +60,7 @@ fn phys<T>(p: *const T) -> u64 {
 }
 
 /// Hypervisor leaf base for KVM, and its features.
-fn kvm_features() -> Option<u32> {
+pub(super) fn kvm_features() -> Option<u32> {
     if cpuid(1, 0)[2] & 1 << 31 == 0 {
         return None;
     }

@@ -13,15 +13,16 @@
 //! consistent, so one of them sees the other. Only when page tables themselves are freed are lazy CPUs
 //! interrupted too, because the processor may walk them on its own at any time.
 
-use super::apic;
 use super::local::{self, Local, local};
-use super::paging;
 use super::space::AddressSpace;
+use super::{apic, paging, steal};
 use crate::PAGE_SIZE;
 use core::ops::Range;
 use core::ptr::null;
 use core::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 
+/// Rounds of waiting after which a CPU that does not answer is offered our time.
+const PATIENCE: u32 = 64;
 /// Longer ranges flush everything.
 const SINGLE_PAGES: u64 = 32;
 
@@ -67,7 +68,9 @@ pub fn flush(space: &AddressSpace, range: Range<u64>, tables: bool) {
     }
     let others = space.cpus.load(SeqCst) & !(1 << l.id.get());
     if others != 0 {
-        request(others, |target| tables || !target.lazy.load(SeqCst), |_| {});
+        let running =
+            |id, target: &Local| (tables || !target.lazy.load(SeqCst)) && !steal::flush_when_it_runs(id);
+        request(others, running, |_| {}, steal::flush_when_it_runs);
     }
 }
 
@@ -79,21 +82,27 @@ pub fn evict(space: &AddressSpace) {
     }
     let others = space.cpus.load(SeqCst);
     if others != 0 {
-        request(others, |_| true, |target| target.leave_space.store(true, SeqCst));
+        request(others, |_, _| true, |target| target.leave_space.store(true, SeqCst), |_| false);
     }
     // The last reference is gone, so no thread of the space runs or will: whoever had it was lazy.
     assert!(space.cpus.load(SeqCst) == 0, "address space in use while it is freed");
 }
 
-/// Posts a request to the CPUs in the mask that pass the filter, and waits for the answers.
-fn request(cpus: u64, filter: impl Fn(&Local) -> bool, post: impl Fn(&Local)) {
+/// Posts a request to the CPUs in the mask that pass the filter, and waits for the answers, or until `settled` says that
+/// the answer of one does not matter any more.
+fn request(
+    cpus: u64,
+    filter: impl Fn(usize, &Local) -> bool,
+    post: impl Fn(&Local),
+    settled: impl Fn(usize) -> bool,
+) {
     let mut waiting = [0u64; crate::cpu::MAX];
     let mut asked = 0u64;
     for (id, ticket) in waiting.iter_mut().enumerate() {
         if cpus >> id & 1 == 0 {
             continue;
         }
-        let Some(target) = local::of(id).filter(|t| filter(t)) else { continue };
+        let Some(target) = local::of(id).filter(|t| filter(id, t)) else { continue };
         post(target);
         *ticket = target.flush_wanted.fetch_add(1, SeqCst) + 1;
         asked |= 1 << id;
@@ -104,9 +113,14 @@ fn request(cpus: u64, filter: impl Fn(&Local) -> bool, post: impl Fn(&Local)) {
             continue;
         }
         let Some(target) = local::of(id) else { continue };
-        while target.flush_done.load(Acquire) < *ticket {
+        let mut rounds = 0u32;
+        while target.flush_done.load(Acquire) < *ticket && !settled(id) {
             serve();
             core::hint::spin_loop();
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(PATIENCE) {
+                steal::yield_to(id);
+            }
         }
     }
 }

@@ -211,6 +211,7 @@ impl Mm {
             mapping
         };
         let pfn = mapping.frame.pfn();
+        let mut copied = None;
         let (frame, rights) = if access != Access::Write {
             // mprotect gave reading or executing back; writing stays for the write fault.
             (mapping.frame, rights & (mapping.prot | Prot::READ | Prot::EXEC))
@@ -223,26 +224,36 @@ impl Mm {
             (mapping.frame, rights)
         } else {
             vma.note_private_page();
-            match own_frame(mapping.frame) {
-                Ok(frame) => (frame, rights),
-                Err(hal::OutOfMemory) => return Attempt::Failed(FaultResult::OutOfMemory),
+            if is_own(&mapping.frame) {
+                (mapping.frame, rights)
+            } else {
+                let Ok(copy) = copy_of(&mapping.frame) else {
+                    return Attempt::Failed(FaultResult::OutOfMemory);
+                };
+                // Kept until the entry is replaced: while it is a reference to the frame, nobody can take over the large
+                // page the frame may be part of, write to it, and have that overwritten by our older copy.
+                copied = Some(mapping.frame);
+                (copy, rights)
             }
         };
-        if self.space.replace(page, pfn, frame, rights) { Attempt::Done } else { Attempt::Again }
+        let replaced = self.space.replace(page, pfn, frame, rights);
+        drop(copied);
+        if replaced { Attempt::Done } else { Attempt::Again }
     }
 }
 
-/// A frame with the contents of `frame` that only one page-table entry will refer to: `frame` itself if the
-/// entry (and our reference) are the only ones, else a copy.
-fn own_frame(frame: Frame) -> Result<Frame, hal::OutOfMemory> {
+/// Whether the entry that maps `frame` (and our reference) are the only ones.
+fn is_own(frame: &Frame) -> bool {
     const ENTRY_AND_OURS: usize = 2;
-    if !frame.is_static() && frame.ref_count() == ENTRY_AND_OURS {
-        return Ok(frame);
-    }
+    !frame.is_static() && frame.ref_count() == ENTRY_AND_OURS
+}
+
+/// A new frame with the contents of `frame`.
+fn copy_of(frame: &Frame) -> Result<Frame, hal::OutOfMemory> {
     if zero_frame().is_some_and(|zero| zero.pfn() == frame.pfn()) {
         return charge::zeroed(Kind::Anonymous);
     }
-    charge::copied(&frame, Kind::Anonymous)
+    charge::copied(frame, Kind::Anonymous)
 }
 
 /// The page that all untouched anonymous memory reads as.

@@ -10,9 +10,25 @@
 //! nothing else (see `hal::AddressSpace`). A fork shares it whole; the first write of one side splits that side's, unless
 //! the other one is gone: then all of it becomes writable again. With no free block of 2 MiB, small pages are used.
 //!
-//! The default is `never` for now: the case `same/huge-pages` has not run for long on several processors yet. It is to be
-//! `madvise`: with `always`, a program that touches a few pages in each of many large mappings (thread stacks, arenas of
-//! allocators) takes memory it never uses, and memory is what one more sandbox costs.
+//! The default is `madvise`: with `always`, a program that touches a few pages in each of many large mappings (thread
+//! stacks, arenas of allocators) takes memory it never uses, and memory is what one more sandbox costs.
+//!
+//! # Locks
+//! In this order; all of them spin, with interrupts off, and whoever waits for one answers flush requests meanwhile:
+//!
+//! 1. `Mm::layout`, for reading in a fault and `MADV_DONTNEED`, for writing in everything else that changes mappings.
+//! 2. An upgrade lock of the `Mm` (write faults on a page that is mapped), one by page number: two threads may so be at
+//!    different pages of one large page. What keeps them apart is the count of references: taking over the whole
+//!    ([`own_huge`](hal::AddressSpace::own_huge)) needs every frame to have one reference only, and who copies a page of it
+//!    holds another until the copy is mapped.
+//! 3. The page table's lock. Taken again by each step (look, map, take over, replace), never across them: a step finds that
+//!    something is there already, or is not there any more, and the fault looks again.
+//! 4. The frame allocator's lock, or the memory controller's leaf lock: in a step or, when a large page is allocated,
+//!    cleared and charged, before it.
+//!
+//! A *split* flushes with 1 to 3 held, because no processor may have translations of two sizes. It cannot deadlock: a CPU
+//! that is asked to flush is in user mode or halted and takes the interrupt, or waits for a lock and answers, or it is
+//! in other kernel code, which ends. All other flushes happen with lock 3 released. Frames are released after the flush.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,10 +43,9 @@ pub const HUGE_SIZE: u64 = PAGE_SIZE * hal::HUGE_PAGES as u64;
 pub const MODES: [&str; 3] = ["always", "madvise", "never"];
 const ALWAYS: u64 = 0;
 const MADVISE: u64 = 1;
-const NEVER: u64 = 2;
 
 /// `/sys/kernel/mm/transparent_hugepage/enabled`: an index into [`MODES`].
-pub static MODE: AtomicU64 = AtomicU64::new(NEVER);
+pub static MODE: AtomicU64 = AtomicU64::new(MADVISE);
 
 static ALLOCATED: AtomicU64 = AtomicU64::new(0);
 static FELL_BACK: AtomicU64 = AtomicU64::new(0);

@@ -119,6 +119,14 @@ fn entry_for(frame: Frame, prot: Prot) -> u64 {
     phys | user_flags(prot) | if is_static { STATIC } else { 0 }
 }
 
+/// Whether a processor that knows the entry `old` must forget it, although the same frame stays mapped with the rights
+/// `prot`. Not if it gains rights only: a processor that does not know finds out by a fault, which makes it forget the entry
+/// (AMD64 Architecture Programmer's Manual 2, 5.5.2; Intel SDM 3, 4.10.4.1), and whose handler sees that all is well. An
+/// entry that was writable may be known as dirty, so it is not left.
+fn must_flush(old: u64, prot: Prot) -> bool {
+    old & WRITE != 0 || !prot.contains(prot_of(old))
+}
+
 fn check(range: &Range<u64>) {
     assert!(
         range.start <= range.end && range.end <= USER_END && (range.start | range.end).is_multiple_of(PAGE),
@@ -423,7 +431,7 @@ impl AddressSpace {
             }
             slot.swap((e & (ADDRESS | DIRTY)) | user_flags(prot) | LARGE | ACCESSED, Relaxed)
         };
-        if old & PRESENT != 0 {
+        if old & PRESENT != 0 && must_flush(old, prot) {
             tlb::flush(self, base..base + HUGE, false);
         }
         true
@@ -438,6 +446,7 @@ impl AddressSpace {
     /// copy-on-write, or giving a page more rights. The old page is released when no CPU uses it any more.
     pub fn replace(&self, va: u64, expect_pfn: u64, frame: Frame, prot: Prot) -> bool {
         check(&(va..va.saturating_add(PAGE)));
+        let pfn = frame.pfn();
         let old = {
             let _guard = self.lock.lock();
             if let Some((parent, slot)) = self.large(va) {
@@ -451,7 +460,7 @@ impl AddressSpace {
             }
             slot.swap(entry_for(frame, prot) | ACCESSED, Relaxed)
         };
-        if old & PRESENT != 0 {
+        if old & PRESENT != 0 && (pfn != expect_pfn || must_flush(old, prot)) {
             tlb::flush(self, va..va + PAGE, false);
         }
         // SAFETY: the old entry's reference.

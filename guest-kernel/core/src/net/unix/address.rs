@@ -6,17 +6,17 @@ use alloc::{
     vec::Vec,
 };
 
-use super::UnixSocket;
+use super::{AF_UNIX, UnixSocket};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::{Access, FileType, NewKind, Path, Subject, Walk, WalkFlags, ops},
+    net::socket::Name,
     sync::SpinLock,
 };
 
 /// Bytes of `sun_path`.
 const PATH_MAX: usize = 108;
-pub(in crate::net) const AF_UNIX: u16 = 1;
 
 /// A name as `bind` was given it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Address {
     }
 
     /// The `struct sockaddr_un` of a name, or of none.
-    pub fn encode(address: Option<&Address>) -> Vec<u8> {
+    pub fn encode(address: Option<&Address>) -> Name {
         let mut out = AF_UNIX.to_ne_bytes().to_vec();
         match address {
             None => {}
@@ -53,7 +53,7 @@ impl Address {
                 out.extend_from_slice(name);
             }
         }
-        out
+        out.into()
     }
 }
 
@@ -66,18 +66,18 @@ enum Key {
 
 static BOUND: SpinLock<BTreeMap<Key, Weak<UnixSocket>>> = SpinLock::new(BTreeMap::new());
 
-fn insert(key: Key, socket: &Arc<UnixSocket>) -> Result<()> {
+fn insert(key: Key, socket: &Weak<UnixSocket>) -> Result<()> {
     let mut bound = BOUND.lock();
     if bound.get(&key).is_some_and(|s| s.strong_count() > 0) {
         return Err(Errno::EADDRINUSE);
     }
     bound.retain(|_, s| s.strong_count() > 0);
-    bound.insert(key, Arc::downgrade(socket));
+    bound.insert(key, socket.clone());
     Ok(())
 }
 
 /// Gives `socket` a name; a path is made in the file system.
-pub(super) fn bind(task: &TaskRef, socket: &Arc<UnixSocket>, address: Option<Address>) -> Result<Address> {
+pub(super) fn bind(task: &TaskRef, socket: &Weak<UnixSocket>, address: Option<Address>) -> Result<Address> {
     match address {
         None => loop {
             let name = alloc::format!("{:05x}", crate::random::next_u64() & 0xf_ffff).into_bytes();
@@ -141,9 +141,9 @@ mod tests {
         let path = [&AF_UNIX.to_ne_bytes()[..], b"/tmp/s\0junk"].concat();
         let a = Address::decode(&path).unwrap();
         assert_eq!(a, Some(Address::Path(b"/tmp/s".to_vec())));
-        assert_eq!(Address::encode(a.as_ref()), path[..9]);
+        assert_eq!(Address::encode(a.as_ref())[..], path[..9]);
         let name = [&AF_UNIX.to_ne_bytes()[..], b"\0a\0b"].concat();
-        assert_eq!(Address::encode(Address::decode(&name).unwrap().as_ref()), name);
+        assert_eq!(Address::encode(Address::decode(&name).unwrap().as_ref())[..], name);
         assert_eq!(Address::decode(&AF_UNIX.to_ne_bytes()), Ok(None));
         assert_eq!(Address::decode(&[2, 0, 0, 0]), Err(Errno::EINVAL));
         assert_eq!(Address::decode(&[1]), Err(Errno::EINVAL));

@@ -20,11 +20,12 @@ use alloc::{
 };
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::socket::{SocketFile, UnixSocket};
+use super::UnixSocket;
 use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::{FileRef, FileType},
+    net::SocketFile,
     sync::SpinLock,
     task::{Capabilities, limits::Resource},
 };
@@ -175,9 +176,10 @@ fn find_garbage() -> Vec<Arc<UnixSocket>> {
             empty.push(address);
         }
         for file in held {
-            let Some(socket) = file.downcast::<SocketFile>() else { continue };
+            let unix = file.downcast::<SocketFile>().and_then(|f| f.downcast::<UnixSocket>());
+            let Some(socket) = unix else { continue };
             inboxes.entry(address).or_default().push(file.id());
-            let socket = Arc::as_ptr(&socket.0).addr();
+            let socket = Arc::as_ptr(&socket).addr();
             match candidates.get_mut(&file.id()) {
                 Some(known) => known.messages += 1,
                 None => {

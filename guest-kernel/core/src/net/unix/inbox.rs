@@ -2,26 +2,14 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-use super::{Address, flight::InFlight};
+use super::flight::InFlight;
 use crate::{
     errno::{Errno, Result},
     fs::{FileRef, FileType},
     io::Sink,
+    net::{message::Credentials, socket::Name},
 };
 
-/// `struct ucred`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-pub(crate) struct Credentials {
-    pub pid: i32,
-    pub uid: u32,
-    pub gid: u32,
-}
-
-/// Bytes that an inbox holds before senders wait (`net.core.wmem_default`).
-pub(in crate::net) const LIMIT: usize = 212_992;
 /// What a message weighs beside its bytes, so that empty ones cannot be sent without end.
 const OVERHEAD: usize = 256;
 /// Messages of a stream below this size are joined.
@@ -34,7 +22,9 @@ pub(crate) struct Message {
     pub start: usize,
     pub files: InFlight,
     pub credentials: Credentials,
-    pub from: Option<Address>,
+    pub from: Option<Name>,
+    /// When it was sent, by the wall clock; 0 if the receiver did not want to know.
+    pub at: u64,
 }
 
 /// The queue.
@@ -77,9 +67,9 @@ impl Inbox {
         Ok(out)
     }
 
-    /// Who sent the first message, and its files.
-    pub fn first(&self) -> Option<(Credentials, Vec<FileRef>)> {
-        self.messages.front().map(|m| (m.credentials, m.files.copy()))
+    /// Who sent the first message, its files, and the sender's name.
+    pub fn first(&self) -> Option<(Credentials, Vec<FileRef>, Option<Name>)> {
+        self.messages.front().map(|m| (m.credentials, m.files.copy(), m.from.clone()))
     }
 
     /// The sockets among the files of all messages.
@@ -153,10 +143,18 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::common::BUFFER_DEFAULT as LIMIT;
 
     fn message(bytes: &[u8], pid: i32) -> Message {
         let credentials = Credentials { pid, ..Credentials::default() };
-        Message { bytes: bytes.to_vec(), start: 0, files: InFlight::default(), credentials, from: None }
+        Message {
+            bytes: bytes.to_vec(),
+            start: 0,
+            files: InFlight::default(),
+            credentials,
+            from: None,
+            at: 0,
+        }
     }
 
     #[test]

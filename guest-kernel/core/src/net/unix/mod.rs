@@ -1,4 +1,4 @@
-//! AF_UNIX sockets.
+//! AF_UNIX sockets (unix(7)).
 //!
 //! Each socket has an inbox: a queue of messages with their bytes, files and the sender's credentials. Sending
 //! puts a message into the inbox of the peer; a stream joins small ones and splits large ones. Connecting
@@ -11,16 +11,53 @@
 //! Two sockets refer to each other weakly; an open file, or a backlog, keeps one alive. Sockets that are in flight
 //! and can be received by nobody are collected (`flight`).
 //!
-//! Lock order: no two sockets' locks at once; a wait queue is woken after the lock is released.
+//! Lock order: a socket's reading lock (sleeping; streams only); no two sockets' states at once; a wait queue is
+//! woken after the state is released.
 
 mod address;
+mod connect;
 mod flight;
 mod inbox;
+mod receive;
 mod registry;
+mod send;
 mod socket;
 
-pub(crate) use address::Address;
-pub(in crate::net) use flight::InFlight;
-pub(crate) use inbox::Credentials;
+use alloc::sync::Arc;
+
 pub use registry::show as show_sockets;
-pub(super) use socket::{How, Kind, Received, SocketFile, UnixSocket, credentials_of};
+use socket::UnixSocket;
+
+use super::{
+    family::Family,
+    socket::{Kind, Peer, Socket},
+};
+use crate::errno::{Errno, Result};
+
+const AF_UNIX: u16 = 1;
+
+/// How they are made.
+pub(super) const FAMILY: Family = Family {
+    number: AF_UNIX as i32,
+    create: |_, kind, protocol| {
+        let socket: Arc<dyn Socket> = UnixSocket::new(kind_of(kind, protocol)?);
+        Ok(socket)
+    },
+    pair: |task, kind, protocol| {
+        let pair = UnixSocket::pair(kind_of(kind, protocol)?, &Peer::of(task));
+        Ok(pair.map(|s| s as Arc<dyn Socket>))
+    },
+};
+
+fn kind_of(kind: u32, protocol: i32) -> Result<Kind> {
+    if !matches!(protocol, 0 | 1) {
+        return Err(Errno::EPROTONOSUPPORT);
+    }
+    match kind {
+        1 => Ok(Kind::Stream),
+        // Linux gives a datagram socket for SOCK_RAW.
+        2 | 3 => Ok(Kind::Datagram),
+        5 => Ok(Kind::SeqPacket),
+        _ => Err(Errno::ESOCKTNOSUPPORT),
+    }
+}

@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Address, UnixSocket};
+use super::UnixSocket;
 use crate::sync::SpinLock;
 
 static ALL: SpinLock<BTreeMap<u64, Weak<UnixSocket>>> = SpinLock::new(BTreeMap::new());
@@ -39,15 +39,15 @@ pub fn show(out: &mut dyn Write) -> Result {
             "{:016x}: {:08X} {:08X} {:08X} {:04X} {:02X} {:5}",
             0, r.references, 0, r.flags, r.kind, r.state, r.ino
         )?;
-        match &r.name {
+        match r.name.as_deref().and_then(|n| n.get(2..)) {
             None => {}
-            Some(Address::Path(path)) => {
-                let path = alloc::string::String::from_utf8_lossy(path);
-                write!(out, " {path}")?;
-            }
-            Some(Address::Abstract(name)) => {
+            Some([0, name @ ..]) => {
                 let name: Vec<u8> = name.iter().map(|b| if *b == 0 { b'@' } else { *b }).collect();
                 write!(out, " @{}", alloc::string::String::from_utf8_lossy(&name))?;
+            }
+            Some(path) => {
+                let path = path.strip_suffix(b"\0").unwrap_or(path);
+                write!(out, " {}", alloc::string::String::from_utf8_lossy(path))?;
             }
         }
         writeln!(out)?;

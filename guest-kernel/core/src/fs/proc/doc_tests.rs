@@ -13,7 +13,13 @@ fn collect(prefix: &str, entries: &[Entry], paths: &mut BTreeSet<String>) {
         let path = format!("{prefix}/{}", entry.name);
         match &entry.node {
             Node::Dir(below) => collect(&path, below, paths),
-            Node::Threads => drop(paths.insert(path + "/TID/")),
+            Node::Threads => {
+                // What a process has, too, is described with the process.
+                let more =
+                    process::THREAD_ENTRIES.iter().filter(|e| !entries.iter().any(|p| p.name == e.name));
+                paths.extend(more.map(|e| format!("{path}/TID/{}", e.name)));
+                paths.insert(path + "/TID/");
+            }
             Node::Descriptors | Node::DescriptorInfos => drop(paths.insert(path + "/N")),
             _ => drop(paths.insert(path)),
         }

@@ -72,7 +72,19 @@ pub(super) const ENTRIES: &[Entry] =
     common_entries![Entry { name: "task", mode: 0o555, private: false, node: Node::Threads }];
 
 /// A thread.
-pub(super) const THREAD_ENTRIES: &[Entry] = common_entries![];
+pub(super) const THREAD_ENTRIES: &[Entry] = common_entries![file("children", children)];
+
+/// The children of the thread. Which thread has made a child is not kept: all are the first thread's here.
+fn children(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let target = s.target()?;
+    if target.task()?.global_tid() == target.process.pid {
+        let children = target.process.links.lock().children.clone();
+        for number in children.iter().map(|child| s.number(child.pid)).filter(|number| *number != 0) {
+            emit!(out, "{number} ");
+        }
+    }
+    Ok(())
+}
 
 fn exe(s: &Scope<'_>) -> Result<Destination> {
     let mm = s.target()?.mm().ok_or(Errno::ENOENT)?;

@@ -2,7 +2,8 @@
 //!
 //! The state lives under `target/lab/NAME/`: `alive` is locked by QEMU itself (it inherits the descriptor), so
 //! whether the lab is up needs no trust in process ids; `state.lock` is held while starting and ending; `pN` are
-//! the sockets of the command ports and `pN.lock` says which are in use; `console.log` is what the kernel said.
+//! the sockets of the command ports and `pN.lock` says which are in use; `console.log` is what the kernel said;
+//! `monitor` is QEMU's monitor, for a machine that does not answer (`info registers`, `gdbserver`).
 //! Nothing of ours stays running beside QEMU: the machine powers itself off when idle, and a machine that hangs
 //! is ended by `timeout`.
 use std::fs::{self, File};
@@ -189,6 +190,8 @@ impl Lab {
             qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
         }
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "file:console.log"]);
+        let _ = fs::remove_file(self.directory.join("monitor"));
+        qemu.args(["-monitor", "unix:monitor,server,nowait"]);
         qemu.arg("-kernel").arg(&image.kernel).args(["-initrd", "initramfs", "-append", &kernel_arguments]);
         let disk = image.disk.display().to_string().replace(',', ",,");
         qemu.args(["-drive", &format!("file={disk},if=none,id=root,format=raw,snapshot=on")]);

@@ -19,7 +19,6 @@ use alloc::{
 
 use smallvec::SmallVec;
 
-use super::runqueue::pop_allowed;
 use crate::{TaskRef, cgroup::Cgroup};
 
 /// The weight of a task, in the units of [`Cgroup::cpu_weight`].
@@ -128,16 +127,16 @@ impl Groups {
         }
     }
 
-    /// Takes the task whose turn it is on CPU `me`, out of a group or out of `root`, the queue of the root's tasks.
-    pub fn pick(&mut self, root: &mut VecDeque<TaskRef>, me: usize) -> Option<TaskRef> {
+    /// Takes the task whose turn it is, out of a group or out of `root`, the queue of the root's tasks.
+    pub fn pick(&mut self, root: &mut VecDeque<TaskRef>) -> Option<TaskRef> {
         if self.queued == 0 {
-            return pop_allowed(root, me);
+            return root.pop_front();
         }
-        self.pick_in(0, Some(root), me)
+        self.pick_in(0, Some(root))
     }
 
     /// As [`Groups::pick`], below group `id`. Recursion is bounded by the depth of the hierarchy.
-    fn pick_in(&mut self, id: u32, root: Option<&mut VecDeque<TaskRef>>, me: usize) -> Option<TaskRef> {
+    fn pick_in(&mut self, id: u32, root: Option<&mut VecDeque<TaskRef>>) -> Option<TaskRef> {
         let node = self.nodes.get(&id)?;
         let own = match &root {
             Some(root) => !root.is_empty(),
@@ -157,10 +156,10 @@ impl Groups {
         let mut root = root;
         for (vruntime, entity) in entities {
             let task = match (entity, &mut root) {
-                (Some(child), _) => self.pick_in(child, None, me),
-                (None, Some(root)) => pop_allowed(root, me),
+                (Some(child), _) => self.pick_in(child, None),
+                (None, Some(root)) => root.pop_front(),
                 (None, None) => {
-                    let task = self.nodes.get_mut(&id).and_then(|node| pop_allowed(&mut node.queue, me));
+                    let task = self.nodes.get_mut(&id).and_then(|node| node.queue.pop_front());
                     if task.is_some() {
                         self.count(id, false);
                     }

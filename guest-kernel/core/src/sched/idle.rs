@@ -22,6 +22,8 @@ pub fn idle_loop(idle: &TaskRef) -> ! {
     loop {
         while runqueue::pull() {
             runqueue::schedule(idle, false);
+            // Whatever keeps it busy here, others' requests and its own timers are not to wait for that.
+            hal::cpu::poll_interrupts();
         }
         runqueue::set_idle(cpu, true);
         let mut found = false;

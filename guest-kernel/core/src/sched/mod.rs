@@ -19,8 +19,12 @@
 //!
 //! A wake-up turns `BLOCKED` into `RUNNABLE` under the lock of the run queue of the task's CPU, so of several
 //! wakers one wins. If the task is still `current` there, it has not left yet, and `schedule`, which decides
-//! under the same lock, will see that it is runnable and return at once; else it is queued. A task whose registers are still being saved (`on_cpu`) stays on the queue of that
-//! very CPU and is never stolen, so no task runs on two CPUs.
+//! under the same lock, will see that it is runnable and return at once; else it is queued. A task whose registers are still being saved
+//! (`on_cpu`) stays on the queue of that very CPU and is never stolen, so no task runs on two CPUs.
+//!
+//! Every other task on a queue may run on that queue's CPU: a CPU takes what is first without looking at affinities, and one
+//! that has work has something to run. Who queues a task elsewhere than where it was looks at its affinity, and so does the CPU
+//! it leaves (`runqueue::leave`); who changes the affinity of a queued task moves it.
 //!
 //! Control groups with the cpu controller are the business of `groups`; a task of the root pays a look at its process.
 //!
@@ -137,14 +141,7 @@ impl SchedState {
 
     /// CPUs it may run on, bit n for CPU n.
     pub fn affinity(&self) -> u64 {
-        self.affinity.load(Ordering::Relaxed)
-    }
-
-    /// Restricts it to `mask` (not zero within the online CPUs: the caller checks); takes effect at its next
-    /// wake-up or slice.
-    pub fn set_affinity(&self, mask: u64) {
-        self.affinity.store(mask, Ordering::Relaxed);
-        runqueue::kick_idle(mask);
+        self.affinity.load(Ordering::SeqCst)
     }
 
     /// The nice value, -20 to 19.
@@ -271,6 +268,13 @@ pub fn on_reschedule_interrupt() {
     runqueue::slice_needed();
 }
 
+/// Restricts `task` to the CPUs in `mask` (not zero within the CPUs there are: the caller checks). If it waits for a CPU
+/// or runs on one that it may not use any more it is moved, the running task itself before its next instruction in ring 3.
+pub fn set_affinity(task: &TaskRef, mask: u64) {
+    task.sched.affinity.store(mask, Ordering::SeqCst);
+    runqueue::affinity_changed(task);
+}
+
 /// Gives the CPU to whoever else wants it (`sched_yield`).
 pub fn yield_now(task: &TaskRef) {
     runqueue::schedule(task, false);
@@ -309,4 +313,8 @@ pub fn exit_current(task: &TaskRef) -> ! {
 /// `hal::Kernel::after_switch`: `prev` has left this CPU for good.
 pub fn after_switch(prev: TaskRef) {
     prev.sched.on_cpu.store(false, Ordering::Release);
+    let me = hal::cpu::id();
+    if !prev.sched.allows(me) {
+        runqueue::leave(&prev, me);
+    }
 }

@@ -43,6 +43,12 @@ impl RunQueue {
         !self.queue.is_empty() || self.groups.has_eligible()
     }
 
+    /// Takes `task` out if it is queued.
+    fn remove(&mut self, task: &TaskRef) -> Option<TaskRef> {
+        let root = self.queue.iter().position(|queued| Arc::ptr_eq(queued, task));
+        root.and_then(|i| self.queue.remove(i)).or_else(|| self.groups.remove(task))
+    }
+
     /// Takes out a task that may run and that `wanted` accepts.
     fn take(&mut self, wanted: impl Fn(&TaskRef) -> bool) -> Option<TaskRef> {
         let first = self.queue.iter().position(&wanted);
@@ -178,13 +184,79 @@ pub(super) fn wake_blocked(task: &TaskRef) -> bool {
         let target = choose(task, home);
         if target != home {
             drop(rq);
-            task.sched.cpu.store(target, Ordering::Release);
-            rq = cpus().of(target).rq.lock();
+            queue_on(task.clone(), target);
+            return true;
         }
         rq.enqueue(task.clone(), false);
         drop(rq);
-        notify(target);
+        notify(home);
         return true;
+    }
+}
+
+/// Queues a runnable task that is on no queue and no CPU: on `target`, or where it may run if that has just changed.
+/// [`affinity_changed`] looks at its CPU after the change, we at its affinity after the store of its CPU: one of us sees it.
+fn queue_on(task: TaskRef, mut target: usize) {
+    loop {
+        task.sched.cpu.store(target, Ordering::SeqCst);
+        let mut rq = cpus().of(target).rq.lock();
+        if may_run_on(&task, target) {
+            rq.enqueue(task, false);
+            drop(rq);
+            return notify(target);
+        }
+        drop(rq);
+        target = choose(&task, target);
+    }
+}
+
+/// Whether `task` may be on the queue of `cpu`.
+fn may_run_on(task: &TaskRef, cpu: usize) -> bool {
+    task.sched.allows(cpu) || task.sched.affinity() & online_mask() == 0
+}
+
+/// Takes `task`, which has left CPU `me` and may not run there any more, to another one if it is queued there.
+#[cold]
+pub(super) fn leave(task: &TaskRef, me: usize) {
+    let mut rq = cpus().of(me).rq.lock();
+    let queued = if may_run_on(task, me) { None } else { rq.remove(task) };
+    drop(rq);
+    if let Some(queued) = queued {
+        let target = choose(&queued, me);
+        queue_on(queued, target);
+    }
+}
+
+/// The affinity of `task` has changed: it goes to a CPU where it may run, at once if it is queued, as soon as it is out of
+/// the kernel if it runs.
+pub(super) fn affinity_changed(task: &TaskRef) {
+    loop {
+        let home = task.sched.cpu.load(Ordering::SeqCst);
+        let mut rq = cpus().of(home).rq.lock();
+        if task.sched.cpu.load(Ordering::SeqCst) != home {
+            continue;
+        }
+        if may_run_on(task, home) {
+            return;
+        }
+        if rq.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, task)) {
+            task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
+            drop(rq);
+            return super::kick(task);
+        }
+        if task.sched.on_cpu.load(Ordering::Acquire) {
+            // Its registers are being saved, and whether `leave` sees the new affinity is not certain.
+            drop(rq);
+            hal::cpu::relax();
+            continue;
+        }
+        let queued = rq.remove(task);
+        drop(rq);
+        if let Some(queued) = queued {
+            let target = choose(&queued, home);
+            queue_on(queued, target);
+        }
+        return;
     }
 }
 
@@ -257,7 +329,6 @@ fn steal(me: usize) -> Option<TaskRef> {
     for cpu in (1..n).map(|i| (me + i) % n) {
         let mut rq = cpus().of(cpu).rq.lock();
         if let Some(task) = rq.take(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me)) {
-            task.sched.cpu.store(me, Ordering::Release);
             return Some(task);
         }
     }
@@ -280,9 +351,9 @@ pub(super) fn schedule(task: &TaskRef, at_user: bool) {
             return schedule_groups(task, at_user, me, cpu);
         }
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
-        let next = match pop_allowed(&mut rq.queue, me) {
+        let next = match rq.queue.pop_front() {
             Some(next) => next,
-            None if runnable => return,
+            None if runnable && may_run_on(task, me) => return,
             None => match &rq.idle {
                 Some(idle) if !task.sched.is_idle => idle.clone(),
                 _ => return,
@@ -324,19 +395,23 @@ fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
         let id = group_of(task).map_or(0, |group| group.id());
         let own = if id == 0 { rq.queue.len() } else { rq.groups.len_of(id) };
         rq.groups.charge(id, ran, own + 1);
-        // It competes for what comes next, unless it goes to sleep.
+        // It competes for what comes next, unless it goes to sleep or to another CPU (`leave`).
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
-        if runnable {
+        let stays = runnable && may_run_on(task, me);
+        if stays {
             rq.enqueue(task.clone(), at_user);
         }
         let RunQueue { queue, groups, .. } = &mut *rq;
-        let next = match groups.pick(queue, me) {
+        let next = match groups.pick(queue) {
             Some(next) => next,
             None => match &rq.idle {
                 Some(idle) if !task.sched.is_idle => idle.clone(),
                 _ => return,
             },
         };
+        if runnable && !stays {
+            rq.enqueue(task.clone(), at_user);
+        }
         rq.current = Some(next.clone());
         let contended = (rq.len() > 0 && !next.sched.is_idle).then(|| next.sched.slice());
         let until_charged = next.process().cgroup.get().and_then(|group| group.cpu_slice(now));
@@ -367,18 +442,6 @@ fn charge(task: &TaskRef, now: u64) -> u64 {
     ran
 }
 
-/// Takes the first task that may run on CPU `me`.
-pub(super) fn pop_allowed(queue: &mut VecDeque<TaskRef>, me: usize) -> Option<TaskRef> {
-    let first = queue.pop_front()?;
-    if first.sched.allows(me) || first.sched.affinity() & online_mask() == 0 {
-        return Some(first);
-    }
-    // Its affinity changed while it was queued: others first; `idle` of an allowed CPU steals it.
-    queue.push_back(first);
-    let i = queue.iter().position(|t| t.sched.allows(me))?;
-    queue.remove(i)
-}
-
 /// Calls `f` with each running task and for how many nanoseconds it has been running.
 pub fn for_running(mut f: impl FnMut(&TaskRef, u64)) {
     for cpu in 0..hal::cpu::online() {
@@ -398,9 +461,7 @@ pub fn regroup(task: &TaskRef) {
         if task.sched.cpu.load(Ordering::Acquire) != home {
             continue;
         }
-        let root = rq.queue.iter().position(|queued| Arc::ptr_eq(queued, task));
-        let queued = root.and_then(|i| rq.queue.remove(i)).or_else(|| rq.groups.remove(task));
-        if let Some(queued) = queued {
+        if let Some(queued) = rq.remove(task) {
             rq.enqueue(queued, false);
         }
         break;
@@ -440,19 +501,12 @@ pub(super) fn pull() -> bool {
     if has_work() {
         return true;
     }
-    match steal(hal::cpu::id()) {
+    let me = hal::cpu::id();
+    match steal(me) {
         Some(task) => {
-            cpus().get().rq.lock().enqueue(task, false);
+            queue_on(task, me);
             true
         }
         None => false,
-    }
-}
-
-/// Wakes idle CPUs that `task`'s new affinity allows, so that one of them fetches it.
-pub(super) fn kick_idle(mask: u64) {
-    let idle = IDLE.load(Ordering::SeqCst) & mask;
-    for cpu in (0..hal::cpu::online()).filter(|c| idle & (1 << c) != 0) {
-        hal::cpu::send_reschedule(cpu);
     }
 }

@@ -53,10 +53,7 @@ fn sched_setaffinity(ctx: &mut Ctx<'_>, tid: i32, len: usize, mask: UserAddr) ->
     if mask == 0 {
         return Err(Errno::EINVAL);
     }
-    task.sched.set_affinity(mask);
-    if same_task(&task, ctx.task) && mask & (1 << ringfence_hal::cpu::id()) == 0 {
-        sched::yield_now(ctx.task);
-    }
+    sched::set_affinity(&task, mask);
     Ok(0)
 }
 

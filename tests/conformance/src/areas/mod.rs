@@ -21,6 +21,7 @@ areas! {
     ptrace
     rename
     restart
+    sched
     seccomp
     signal
 }

@@ -126,9 +126,10 @@ fn round(seed: u64) -> Result<u64, String> {
         killed |= started.elapsed() > LIFE || left.is_empty();
         if started.elapsed() > LIFE + DEATH {
             return Err(format!(
-                "round {seed}: {} processes do not go; last calls:\n{}",
+                "round {seed}: {} processes do not go; last calls:\n{}{}",
                 left.len(),
-                last_calls(log)
+                last_calls(log),
+                remaining()
             ));
         }
         sleep_ms(5);
@@ -148,6 +149,33 @@ fn last_calls(log: &[std::sync::atomic::AtomicU32]) -> String {
         let name =
             crate::kinds::CALLS.iter().find(|call| call.number == word(0)).map_or("?", |call| call.name);
         text += &format!("  thread {thread}: {name} ({})\n", arguments.join(", "));
+    }
+    text
+}
+
+/// What /proc says of every thread there still is.
+fn remaining() -> String {
+    let numbers = |directory: &str| -> Vec<u32> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    };
+    let mut text = String::new();
+    for pid in numbers("/proc") {
+        for tid in numbers(&format!("/proc/{pid}/task")) {
+            let of =
+                |file: &str| fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).unwrap_or_default();
+            let status = of("status");
+            let words = ["State", "PPid", "SigPnd", "ShdPnd", "SigBlk"].map(|key| {
+                let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+                line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+            });
+            text += &format!(
+                "  task {pid}/{tid}: {}; syscall {}; stat {}\n",
+                words.join(" "),
+                of("syscall").trim(),
+                of("stat").trim()
+            );
+        }
     }
     text
 }

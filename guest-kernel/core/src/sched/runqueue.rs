@@ -329,6 +329,7 @@ fn steal(me: usize) -> Option<TaskRef> {
     for cpu in (1..n).map(|i| (me + i) % n) {
         let mut rq = cpus().of(cpu).rq.lock();
         if let Some(task) = rq.take(|t| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me)) {
+            task.sched.cpu.store(me, Ordering::SeqCst);
             return Some(task);
         }
     }

@@ -29,6 +29,8 @@ const MIN_ORDER: u32 = 4;
 const BLOCKS_PER_ROUND: usize = 256;
 /// How often a busy guest reports, in nanoseconds.
 const PERIOD_NS: u64 = 500_000_000;
+/// The pause between rounds of one report: memory in many small pieces is back within seconds, and others get to work.
+const PAUSE_NS: u64 = 20_000_000;
 
 struct Balloon {
     transport: Transport,
@@ -79,10 +81,14 @@ impl Balloon {
         loop {
             let woken = || FREED.swap(false, Ordering::AcqRel).then_some(());
             let _ = wait_event(task, freed, Interruptible::No, None, woken);
-            let deadline = hal::time::now().saturating_add(PERIOD_NS);
-            let _ = wait_event_any(task, Interruptible::No, Some(deadline), settled); // always times out
-            if self.report(task) {
-                FREED.store(true, Ordering::Release); // There is more: go on after another pause.
+            let mut pause = PERIOD_NS;
+            loop {
+                let deadline = hal::time::now().saturating_add(pause);
+                let _ = wait_event_any(task, Interruptible::No, Some(deadline), settled); // always times out
+                if !self.report(task) {
+                    break;
+                }
+                pause = PAUSE_NS;
             }
         }
     }

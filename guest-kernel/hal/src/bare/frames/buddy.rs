@@ -20,8 +20,9 @@ struct Region {
 
 /// Free memory. Under one lock, a leaf of the lock order (nothing is locked inside).
 pub struct Buddy {
-    /// Heads of the free lists; 0 is empty (frame 0 is never managed).
-    lists: [u32; MAX_ORDER + 1],
+    /// Heads of the free lists; 0 is empty (frame 0 is never managed). For each order two: blocks that the host may back
+    /// with memory, and those it does not ([`flag::REPORTED`]).
+    lists: [[u32; 2]; MAX_ORDER + 1],
     untouched: ArrayVec<Region, 40>,
     /// Free frames, in lists and in untouched regions.
     free: usize,
@@ -29,7 +30,7 @@ pub struct Buddy {
 
 impl Buddy {
     pub const fn new() -> Self {
-        Self { lists: [0; MAX_ORDER + 1], untouched: ArrayVec::new_const(), free: 0 }
+        Self { lists: [[0; 2]; MAX_ORDER + 1], untouched: ArrayVec::new_const(), free: 0 }
     }
 
     /// Adds a range of never-used, zeroed frames.
@@ -50,8 +51,9 @@ impl Buddy {
             return None;
         }
         loop {
-            if let Some(o) = (order..=MAX_ORDER).find(|o| self.lists[*o] != 0) {
-                let pfn = u64::from(self.lists[o]);
+            if let Some(o) = (order..=MAX_ORDER).find(|o| self.lists[*o] != [0; 2]) {
+                let [backed, reported] = self.lists[o];
+                let pfn = u64::from(if backed != 0 { backed } else { reported });
                 self.unlink(pfn);
                 let reported = meta(pfn).has(flag::REPORTED);
                 for half in (order..o).rev() {
@@ -101,20 +103,21 @@ impl Buddy {
         m.set_state(state::FREE);
         m.order.store(order as u8, Relaxed);
         m.change(if reported { flag::REPORTED } else { 0 }, flag::REPORTED);
-        let head = self.lists[order];
+        let list = &mut self.lists[order][usize::from(reported)];
+        let head = *list;
+        *list = pfn as u32;
         m.next.store(head, Relaxed);
         m.prev.store(0, Relaxed);
         if head != 0 {
             meta(head.into()).prev.store(pfn as u32, Relaxed);
         }
-        self.lists[order] = pfn as u32;
     }
 
     fn unlink(&mut self, pfn: u64) {
         let m: &Meta = meta(pfn);
         let (next, prev) = (m.next.load(Relaxed), m.prev.load(Relaxed));
         match prev {
-            0 => self.lists[m.order()] = next,
+            0 => self.lists[m.order()][usize::from(m.has(flag::REPORTED))] = next,
             p => meta(p.into()).next.store(next, Relaxed),
         }
         if next != 0 {
@@ -136,25 +139,12 @@ impl Buddy {
 
     /// Takes one block of at least `min_order` that the host has not been told about, for reporting.
     pub fn isolate_unreported(&mut self, min_order: usize) -> Option<(u64, usize)> {
-        /// Blocks looked at in each list: bounds the time under the lock.
-        const LOOK: usize = 256;
-        for order in (min_order..=MAX_ORDER).rev() {
-            let mut at = self.lists[order];
-            for _ in 0..LOOK {
-                if at == 0 {
-                    break;
-                }
-                let m = meta(at.into());
-                if !m.has(flag::REPORTED) {
-                    self.unlink(at.into());
-                    m.set_state(state::USED);
-                    self.free -= 1 << order;
-                    return Some((at.into(), order));
-                }
-                at = m.next.load(Relaxed);
-            }
-        }
-        None
+        let order = (min_order..=MAX_ORDER).rev().find(|order| self.lists[*order][0] != 0)?;
+        let pfn = u64::from(self.lists[order][0]);
+        self.unlink(pfn);
+        meta(pfn).set_state(state::USED);
+        self.free -= 1 << order;
+        Some((pfn, order))
     }
 
     /// Gives back what [`Buddy::isolate_unreported`] took.

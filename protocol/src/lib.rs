@@ -2,20 +2,29 @@
 //!
 //! Two documents exist, both JSON, and both sides compile these same types:
 //!
-//! * [`BootConfig`]: the first container, handed over in the ramdisk slot of the Linux boot protocol.
+//! * [`BootConfig`]: the machine and the first [`Container`], handed over in the ramdisk slot of the Linux boot protocol.
 //! * [`ToGuest`] / [`ToHost`]: messages on the control connection (vsock port [`ports::CONTROL`], the
 //!   guest connects), each framed by a little-endian `u32` length. The first message either way is `Hello`.
+//!
+//! What is done with containers is a [`Request`] and its [`Reply`] ([`container`]). The same two types, a JSON document
+//! a line, are what the VMM speaks on its control socket.
 //!
 //! The guest is hostile to the host: the host bounds every frame by [`MAX_FRAME`] and refuses unknown fields.
 #![no_std]
 
 extern crate alloc;
 
-use alloc::{string::String, vec::Vec};
+pub mod container;
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+pub use container::{
+    Base, Container, ContainerState, ContainerStatus, CpuLimit, FIRST_CONTAINER, INIT_PROCESS, Limits, Reply,
+    Request, Root,
+};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this crate; a peer with another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest control frame in bytes, length prefix excluded.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -52,32 +61,16 @@ pub mod power {
 pub struct BootConfig {
     /// [`VERSION`].
     pub version: u32,
-    /// `sethostname(2)` name of the sandbox.
-    pub hostname: String,
     /// Wall clock at boot, nanoseconds since the epoch; refined by kvmclock where present.
     pub realtime_ns: u64,
     /// Seed of the guest's random generator until virtio-rng answers; 32 bytes.
     pub seed: Vec<u8>,
-    /// The root file system.
-    pub root: Root,
-    /// The first process.
-    pub process: Process,
+    /// The first container, [`FIRST_CONTAINER`]; the sandbox ends with it.
+    pub container: Container,
     /// Write a line per system call to the [`ports::TRACE`] connection.
     pub strace: bool,
     /// Gather counters for `--stats`.
     pub stats: bool,
-}
-
-/// The root file system of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Root {
-    /// A writable tmpfs overlaid on the EROFS image in the pmem device.
-    OverlayPmem,
-    /// The EROFS image itself, read-only.
-    Pmem,
-    /// An empty tmpfs (tests).
-    Tmpfs,
 }
 
 /// A process to start.
@@ -87,12 +80,16 @@ pub struct Process {
     /// Program and arguments; the program is looked up in `PATH` of `env` when it has no slash.
     pub args: Vec<String>,
     /// `KEY=VALUE` strings.
+    #[serde(default)]
     pub env: Vec<String>,
     /// Working directory.
+    #[serde(default = "container::slash")]
     pub cwd: String,
     /// Numeric user or name, with an optional `:group`, resolved in the root's `/etc/passwd` and `/etc/group`.
+    #[serde(default)]
     pub user: Option<String>,
-    /// Its standard streams.
+    /// Its standard streams. On the VMM's control socket without ports: those are the VMM's to give.
+    #[serde(default)]
     pub streams: Streams,
 }
 
@@ -103,21 +100,31 @@ pub enum Streams {
     /// Three separate one-way streams, seen by the program as fifos. `None` is `/dev/null`.
     Pipes {
         /// Host to guest.
+        #[serde(default)]
         stdin: Option<u32>,
         /// Guest to host.
+        #[serde(default)]
         stdout: Option<u32>,
         /// Guest to host.
+        #[serde(default)]
         stderr: Option<u32>,
     },
     /// A pseudo-terminal whose master is relayed over one connection.
     Tty {
         /// Port of the connection.
+        #[serde(default)]
         port: u32,
         /// Initial rows.
         rows: u16,
         /// Initial columns.
         cols: u16,
     },
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams::Pipes { stdin: None, stdout: None, stderr: None }
+    }
 }
 
 /// Control messages from the VMM.
@@ -129,17 +136,12 @@ pub enum ToGuest {
         /// [`VERSION`].
         version: u32,
     },
-    /// Deliver a signal to the first process (or to its foreground process group with a tty).
-    Signal {
-        /// Linux signal number.
-        signal: u32,
-    },
-    /// The terminal was resized.
-    Resize {
-        /// Rows.
-        rows: u16,
-        /// Columns.
-        cols: u16,
+    /// Something about a container (in a box: it is large beside the others); answered by [`ToHost::Reply`].
+    Request {
+        /// Given back in the reply; with 0 there is none.
+        id: u64,
+        /// What is asked for.
+        request: Box<Request>,
     },
     /// Ask for [`ToHost::Stats`] now.
     Stats,
@@ -170,6 +172,13 @@ pub enum ToHost {
         status: ExitStatus,
         /// Counters, when [`BootConfig::stats`] was set.
         stats: Option<GuestStats>,
+    },
+    /// Answer to [`ToGuest::Request`]; to [`Request::Wait`] it comes when the process has ended.
+    Reply {
+        /// The request's.
+        id: u64,
+        /// The answer.
+        reply: Reply,
     },
     /// Answer to [`ToGuest::Stats`].
     Stats {

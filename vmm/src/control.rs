@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 use ringfence_protocol::{MAX_FRAME, ToGuest, ToHost, VERSION};
 
 const PREFIX: usize = 4;
-/// Messages that wait because the guest does not read; more are dropped (they are signals and sizes).
-const MAX_PENDING: usize = 64 << 10;
+/// Bytes of messages that may wait because the guest does not read; what does not fit is refused.
+const MAX_PENDING: usize = 4 << 20;
 
 /// Why the connection is not to be trusted any more.
 #[derive(Debug, thiserror::Error)]
@@ -53,14 +53,21 @@ impl Control {
         self.greeted
     }
 
-    /// Queues a message and sends what the socket takes.
-    pub fn send(&mut self, message: &ToGuest) -> Result<(), ControlError> {
+    /// Queues a message and sends what the socket takes. False: it is too long, or too many wait, and it is dropped.
+    pub fn send(&mut self, message: &ToGuest) -> Result<bool, ControlError> {
         let body = serde_json::to_vec(message)?;
-        if self.output.len() + PREFIX + body.len() <= MAX_PENDING {
+        let fits = body.len() <= MAX_FRAME && self.output.len() + PREFIX + body.len() <= MAX_PENDING;
+        if fits {
             self.output.extend_from_slice(&(body.len() as u32).to_le_bytes());
             self.output.extend_from_slice(&body);
         }
-        self.flush()
+        self.flush()?;
+        Ok(fits)
+    }
+
+    /// Whether something waits for the guest to read.
+    pub fn is_waiting(&self) -> bool {
+        !self.output.is_empty()
     }
 
     /// Sends what the socket takes.
@@ -143,7 +150,7 @@ mod tests {
     #[test]
     fn frames_may_arrive_in_pieces() {
         let (mut control, mut guest) = pair();
-        let bytes = [frame(r#"{"type":"hello","version":1}"#), frame(r#"{"type":"started"}"#)].concat();
+        let bytes = [frame(r#"{"type":"hello","version":2}"#), frame(r#"{"type":"started"}"#)].concat();
         for (n, byte) in bytes.iter().enumerate() {
             guest.write_all(&[*byte]).unwrap();
             let message = control.receive().unwrap();
@@ -152,7 +159,7 @@ mod tests {
         assert!(control.greeted());
         let mut greeting = [0; 64];
         let n = guest.read(&mut greeting).unwrap();
-        assert_eq!(greeting[..n], frame(r#"{"type":"hello","version":1}"#));
+        assert_eq!(greeting[..n], frame(r#"{"type":"hello","version":2}"#));
     }
 
     #[test]
@@ -166,6 +173,6 @@ mod tests {
         assert!(matches!(check(&frame("{}")), ControlError::Malformed(_)));
         assert!(matches!(check(&frame(r#"{"type":"started"}"#)), ControlError::NoHello));
         assert!(matches!(check(&frame(r#"{"type":"hello","version":7}"#)), ControlError::Version(7)));
-        assert!(matches!(check(&frame(r#"{"type":"hello","version":1,"x":1}"#)), ControlError::Malformed(_)));
+        assert!(matches!(check(&frame(r#"{"type":"hello","version":2,"x":1}"#)), ControlError::Malformed(_)));
     }
 }

@@ -10,7 +10,7 @@
 //! | [`machine`] | memory, layout, CPUID, registers, vCPU threads, the bus |
 //! | [`boot`] | kernel loading, zero page, ACPI for stock Linux |
 //! | [`sandbox`] | a machine with our guest, its boot document and its streams |
-//! | [`control`] | the control connection |
+//! | [`control`], [`door`] | the control connection to the guest, the control socket for others |
 //! | [`probe`] | can this host run sandboxes |
 //! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
 //! | [`stats`], [`kvm_stats`] | counters |
@@ -19,6 +19,7 @@
 pub mod boot;
 pub mod cli;
 pub mod control;
+pub mod door;
 pub mod exit;
 pub mod kvm_stats;
 pub mod machine;

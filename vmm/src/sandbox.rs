@@ -14,7 +14,7 @@ use ringfence_devices::balloon::Balloon;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
-use ringfence_protocol::{BootConfig, Process, Root, Streams, VERSION, ports};
+use ringfence_protocol::{BootConfig, Container, Limits, Process, Root, Streams, VERSION, ports};
 
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
 use crate::timeline::Timeline;
@@ -46,6 +46,8 @@ const STDIN_PORT: u32 = ports::FIRST_STREAM;
 const STDOUT_PORT: u32 = ports::FIRST_STREAM + 1;
 const STDERR_PORT: u32 = ports::FIRST_STREAM + 2;
 const TTY_PORT: u32 = ports::FIRST_STREAM;
+/// The first port for streams of what is started later.
+pub const FIRST_FREE_PORT: u32 = ports::FIRST_STREAM + 3;
 
 /// What can go wrong making a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -138,11 +140,14 @@ impl Sandbox {
             .map_err(|e| SandboxError::Device(e.into()))?;
         let document = BootConfig {
             version: VERSION,
-            hostname: spec.hostname,
             realtime_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64),
             seed,
-            root: Root::OverlayPmem,
-            process: Process { args: spec.args, env: spec.env, cwd: spec.cwd, user: spec.user, streams },
+            container: Container {
+                process: Process { args: spec.args, env: spec.env, cwd: spec.cwd, user: spec.user, streams },
+                root: Root::default(),
+                hostname: Some(spec.hostname),
+                limits: Limits::default(),
+            },
             strace,
             stats: spec.stats,
         };
@@ -166,6 +171,11 @@ impl Sandbox {
         let machine = Machine::new(config, timeline)?;
         let outputs = [(STDOUT_PORT, "standard output"), (STDERR_PORT, "standard error")];
         Ok((Self { machine, vsock, outputs }, control))
+    }
+
+    /// The device that streams go through.
+    pub fn vsock(&self) -> Arc<Mutex<Vsock>> {
+        self.vsock.clone()
     }
 
     /// After the vCPUs have stopped: delivers every byte the program has written, however slow its reader,

@@ -17,7 +17,7 @@
 //! | [`cgroup`] | control groups |
 //! | [`fs`] | the virtual file system and the file systems |
 //! | [`net`] | sockets |
-//! | [`ns`] | namespaces |
+//! | [`ns`], [`container`] | namespaces, and the worlds made of them |
 //! | [`kernel`] | machine-wide state, and how the HAL's upward calls are answered |
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
@@ -31,6 +31,7 @@ extern crate alloc;
 use alloc::sync::Arc;
 
 pub mod cgroup;
+pub mod container;
 pub mod control;
 pub mod drivers;
 pub mod errno;

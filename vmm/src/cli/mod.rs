@@ -5,6 +5,7 @@
 //! always put back and the sandbox always taken down.
 
 pub mod boot;
+pub mod container;
 pub mod doctor;
 pub mod image;
 mod progress;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Run a program in a sandbox
     Run(Box<run::Args>),
+    /// Make, start and end further containers of a sandbox that was started with --control
+    Container(container::Args),
     /// Make, list and remove root images
     Image(image::Args),
     /// Say whether this host can run sandboxes, and what to do if not
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::main(*args, timeline),
+        Command::Container(args) => container::main(&args),
         Command::Image(args) => image::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Boot(args) => boot::main(args, timeline),

@@ -14,6 +14,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 
 use super::supervisor::{Ending, Supervisor};
 use super::{Failure, Format, report, units};
+use crate::door::{Door, Listener};
 use crate::machine::MAX_CPUS;
 use crate::sandbox::{Sandbox, SandboxError, Spec, Stdio};
 use crate::signals::Signals;
@@ -68,6 +69,9 @@ pub struct Args {
     /// How counters are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Listen on this unix socket for `ringfence container`
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Show the guest kernel's log on standard error, from this level on
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     loglevel: Option<String>,
@@ -110,6 +114,8 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         log: args.loglevel.as_ref().map(|_| log_writer(args.tty)),
         args: args.command.clone(),
     };
+    // Before anything is started: a path in use is a mistake.
+    let listener = args.control.as_deref().map(Listener::bind).transpose().map_err(Failure::setup)?;
     let (mut sandbox, control) = Sandbox::new(spec, &mut timeline).map_err(setup_failure)?;
     let raw = match args.tty {
         true => {
@@ -118,7 +124,8 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         false => None,
     };
     let kvm_stats = args.stats.is_some().then(|| sandbox.machine.open_stats());
-    let mut supervisor = Supervisor::new(&mut sandbox.machine, control, signals, args.timeout)?;
+    let door = listener.map(|listener| Door::new(listener, sandbox.vsock()));
+    let mut supervisor = Supervisor::new(&mut sandbox.machine, control, door, signals, args.timeout)?;
     sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
     timeline.mark("vcpus_started");
     let mut ending = supervisor.run(&mut timeline)?;
@@ -203,7 +210,7 @@ fn check_erofs(path: &Path) -> Result<Backing, Failure> {
     Ok(backing)
 }
 
-fn duplicate(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
+pub(super) fn duplicate(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
     fcntl_dupfd_cloexec(fd, 3).map_err(|e| Failure::setup(format!("cannot duplicate {name}: {e}")))
 }
 
@@ -238,7 +245,7 @@ fn stdio(tty: bool) -> Result<Stdio, Failure> {
 }
 
 /// `PATH` and, for root, `HOME`; `TERM` with a terminal; then what was asked for, which wins.
-fn environment(asked: &[String], tty: bool, has_user: bool) -> Vec<String> {
+pub(super) fn environment(asked: &[String], tty: bool, has_user: bool) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned()];
     if !has_user {
         env.push("HOME=/root".into());

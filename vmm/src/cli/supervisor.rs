@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use ringfence_protocol::{ExitStatus, GuestStats, ToGuest, ToHost};
+use ringfence_protocol::{ExitStatus, FIRST_CONTAINER, GuestStats, INIT_PROCESS, Request, ToGuest, ToHost};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::Failure;
 use crate::control::{Control, ControlError};
+use crate::door::Door;
 use crate::machine::Machine;
 use crate::machine::vcpu::{Shared, Stop};
 use crate::signals::Signals;
@@ -57,8 +58,11 @@ pub struct Supervisor {
 struct State {
     shared: Arc<Shared>,
     control: Control,
+    door: Option<Door>,
     signals: Signals,
     timer: Option<OwnedFd>,
+    /// The guest does not take our messages as fast as we send.
+    control_blocked: bool,
     started: bool,
     /// What the guest said about its program's end.
     said: Option<Ending>,
@@ -71,6 +75,7 @@ impl Supervisor {
     pub fn new(
         machine: &mut Machine,
         control: UnixStream,
+        door: Option<Door>,
         signals: Signals,
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
@@ -84,8 +89,10 @@ impl Supervisor {
         let state = Rc::new(RefCell::new(State {
             shared: machine.shared().clone(),
             control: Control::new(control).map_err(Failure::setup)?,
+            door,
             signals,
             timer,
+            control_blocked: false,
             started: false,
             said: None,
             stats: None,
@@ -145,9 +152,27 @@ impl State {
                     self.stats = stats.or(self.stats.take());
                 }
                 ToHost::Stats { stats } => self.stats = Some(stats),
+                ToHost::Reply { id, reply } => {
+                    if let Some(door) = &mut self.door {
+                        door.reply(id, reply, &mut self.control)?;
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Waits for the guest to take what is queued for it, if there is something, and for clients likewise.
+    fn watch_control(&mut self, ops: &mut EventOps) {
+        let wants = self.control.is_waiting() && !self.control.closed();
+        if wants != self.control_blocked {
+            self.control_blocked = wants;
+            let set = if wants { EventSet::IN | EventSet::OUT } else { EventSet::IN };
+            let _ = ops.modify(Events::new(&self.control, set));
+        }
+        if let Some(door) = &mut self.door {
+            door.update(ops);
+        }
     }
 
     fn on_control(&mut self, ops: &mut EventOps) -> Result<(), ControlError> {
@@ -159,14 +184,21 @@ impl State {
         Ok(())
     }
 
+    /// Asks something about the first process; nobody waits for the answer.
+    fn tell_first(&mut self, request: Request) -> Result<(), ControlError> {
+        self.control.send(&ToGuest::Request { id: 0, request: Box::new(request) }).map(|_| ())
+    }
+
     fn on_signals(&mut self) -> Result<(), ControlError> {
         while let Some(signal) = self.signals.take() {
             if signal == libc::SIGWINCH {
                 if let Some((rows, cols)) = terminal::size() {
-                    self.control.send(&ToGuest::Resize { rows, cols })?;
+                    let container = FIRST_CONTAINER.to_owned();
+                    self.tell_first(Request::Resize { container, process: INIT_PROCESS, rows, cols })?;
                 }
             } else if self.control.greeted() {
-                self.control.send(&ToGuest::Signal { signal: signal as u32 })?;
+                let (container, signal) = (FIRST_CONTAINER.to_owned(), signal as u32);
+                self.tell_first(Request::Signal { container, process: INIT_PROCESS, signal })?;
             } else if signal != libc::SIGCONT {
                 self.ending = Some(Ending::Signalled(signal));
             }
@@ -180,6 +212,9 @@ impl MutEventSubscriber for State {
         ops.add(Events::new(self.shared.stopped(), EventSet::IN)).expect("an eventfd can be polled");
         ops.add(Events::new(&self.signals, EventSet::IN)).expect("a signalfd can be polled");
         ops.add(Events::new(&self.control, EventSet::IN)).expect("a socket can be polled");
+        if let Some(door) = &self.door {
+            door.watch(ops);
+        }
         if let Some(timer) = &self.timer {
             ops.add(Events::new(timer, EventSet::IN)).expect("a timerfd can be polled");
         }
@@ -194,10 +229,16 @@ impl MutEventSubscriber for State {
             self.on_control(ops)
         } else if fd == self.signals.as_raw_fd() {
             self.on_signals()
-        } else {
+        } else if self.timer.as_ref().is_some_and(|timer| fd == timer.as_raw_fd()) {
             self.ending = Some(Ending::TimedOut);
             Ok(())
+        } else {
+            match &mut self.door {
+                Some(door) => door.process(events, ops, &mut self.control),
+                None => Ok(()),
+            }
         };
+        self.watch_control(ops);
         if let Err(e) = result {
             self.ending.get_or_insert(Ending::Broken(e));
         }

@@ -109,6 +109,17 @@ impl ForkSlot {
         Self::reserve_in(parent, into)
     }
 
+    /// Counts a process to be in `group` that nobody forks; `None` is the root. `EAGAIN` if a limit does not allow it.
+    pub fn reserve_for(group: Option<Arc<Cgroup>>) -> Result<ForkSlot> {
+        if let Some(group) = &group {
+            group.charge_task().map_err(|full| {
+                full.note_refused_fork();
+                Errno::EAGAIN
+            })?;
+        }
+        Ok(ForkSlot { charged: group.clone(), into: group, populated: 0 })
+    }
+
     #[cold]
     fn reserve_in(parent: &TaskRef, into: Option<Arc<Cgroup>>) -> Result<ForkSlot> {
         let group = into.clone().map_or_else(|| parent.process().cgroup.get(), Some).filter(|g| !g.is_root());

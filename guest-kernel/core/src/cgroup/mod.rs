@@ -26,6 +26,7 @@
 //! | `pids` | how many tasks |
 //! | `memory` | page frames |
 //! | `cpu` | CPU time: quotas; weights are the run queue's business |
+//! | `container` | the groups of containers |
 //! | `files` | the file system |
 //!
 //! # Counting
@@ -38,6 +39,7 @@
 //! [`hierarchy::LOCK`] (sleeping; changes of the tree, of enabled controllers, and of who is where) → the pid table's tree
 //! lock → a process's links → `Cgroup::children` or a [`Membership`]'s lock, which are leaves.
 
+pub mod container;
 mod cpu;
 pub mod files;
 pub mod freezer;
@@ -115,6 +117,8 @@ pub struct Cgroup {
     name: Box<[u8]>,
     parent: Option<Arc<Cgroup>>,
     children: SpinLock<BTreeMap<Box<[u8]>, Arc<Cgroup>>>,
+    /// The group of a container: in no directory, with all controllers ([`container`]).
+    contained: bool,
     /// It has been removed.
     dead: AtomicBool,
     /// Controllers its children have.
@@ -160,6 +164,15 @@ pub fn root_of(task: &TaskRef) -> Arc<Cgroup> {
 
 impl Cgroup {
     fn new(parent: Option<&Arc<Cgroup>>, name: &[u8], attributes: Attributes) -> Arc<Cgroup> {
+        Self::make(parent, name, attributes, false)
+    }
+
+    fn make(
+        parent: Option<&Arc<Cgroup>>,
+        name: &[u8],
+        attributes: Attributes,
+        contained: bool,
+    ) -> Arc<Cgroup> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let above = parent.filter(|parent| !parent.is_root()).map(|parent| &parent.memory);
         Arc::new(Cgroup {
@@ -167,6 +180,7 @@ impl Cgroup {
             name: name.into(),
             parent: parent.cloned(),
             children: SpinLock::new(BTreeMap::new()),
+            contained,
             dead: AtomicBool::new(false),
             subtree_control: AtomicU32::new(0),
             max_depth: AtomicU64::new(MAX),
@@ -218,8 +232,11 @@ impl Cgroup {
         core::iter::successors(Some(self), |group| group.parent.as_deref()).any(|group| group.id == other.id)
     }
 
-    /// The controllers it has files for: those its parent enables; the root has all.
+    /// The controllers it has files for: those its parent enables; the root has all, and so has a container's.
     pub fn controllers(&self) -> Controllers {
+        if self.contained {
+            return Controllers::all();
+        }
         self.parent.as_ref().map_or(Controllers::all(), |parent| parent.subtree_control())
     }
 
@@ -335,7 +352,7 @@ pub fn check_may_enter(task: &TaskRef, group: &Arc<Cgroup>, thread: bool) -> Res
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if self.dead.load(Ordering::Relaxed) {
+        if self.dead.load(Ordering::Relaxed) && !self.contained {
             let mut above = self.parent.as_deref();
             while let Some(group) = above {
                 group.dying.fetch_sub(1, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! `/dev`: a tmpfs with the usual nodes and links. The kernel makes one; mounting `devtmpfs` again shows the
-//! same one.
+//! `/dev`: a tmpfs with the usual nodes and links. The kernel makes one for each container; mounting `devtmpfs` again
+//! shows the same one.
 
-use alloc::sync::Arc;
+use alloc::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    inode::{FileSystem, Inode, InodeRef, NewInode, NewKind},
+    inode::{Inode, NewInode, NewKind},
     tmpfs::{Tmpfs, TmpfsOptions},
     types::DeviceId,
 };
@@ -30,20 +30,23 @@ const LINKS: &[(&str, &str)] = &[
 
 const DIRECTORIES: &[(&str, u32)] = &[("pts", 0o755), ("shm", 0o1777), ("mqueue", 0o1777)];
 
-static INSTANCE: Mutex<Option<Arc<Tmpfs>>> = Mutex::new(None);
+static INSTANCES: Mutex<BTreeMap<u32, Arc<Tmpfs>>> = Mutex::new(BTreeMap::new());
 
-/// The one devtmpfs; made at the first call.
-pub fn instance() -> Result<Arc<Tmpfs>> {
-    let mut instance = INSTANCE.lock();
-    match &*instance {
-        Some(fs) => Ok(fs.clone()),
-        None => Ok(instance.insert(make()?).clone()),
+/// The devtmpfs of a container; made at the first call.
+pub fn instance(container: u32) -> Result<Arc<Tmpfs>> {
+    let mut instances = INSTANCES.lock();
+    if let Some(fs) = instances.get(&container) {
+        return Ok(fs.clone());
     }
+    let fs = make()?;
+    instances.insert(container, fs.clone());
+    Ok(fs)
 }
 
-/// Adds a node to `/dev`.
-pub fn add_node(name: &str, kind: NewKind<'_>, mode: u32) -> Result<InodeRef> {
-    instance()?.root().create(name.as_bytes(), &NewInode { kind, mode, uid: 0, gid: 0 })
+/// A container is gone.
+pub fn forget(container: u32) {
+    let fs = INSTANCES.lock().remove(&container);
+    drop(fs); // outside the lock
 }
 
 fn make() -> Result<Arc<Tmpfs>> {

@@ -10,12 +10,27 @@ use super::{
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    ns::Namespaces,
+    ns::{Namespaces, PidNamespace},
     sync::SpinLock,
 };
 
-/// Makes (or finds) an instance from mount options, for whoever mounts it; `None` is the kernel.
-pub type Constructor = fn(options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>>;
+/// For whom a file system is mounted: what some show depends on it.
+pub struct Mounter {
+    /// Whose namespaces count.
+    pub namespaces: Arc<Namespaces>,
+    /// Whose processes are shown.
+    pub pid_ns: Arc<PidNamespace>,
+}
+
+impl Mounter {
+    /// A task that calls `mount`.
+    pub fn of(task: &TaskRef) -> Mounter {
+        Mounter { namespaces: task.namespaces(), pid_ns: task.process().pid_ns.clone() }
+    }
+}
+
+/// Makes (or finds) an instance from mount options, for whoever mounts it.
+pub type Constructor = fn(options: &[u8], mounter: &Mounter) -> Result<Arc<dyn FileSystem>>;
 
 static EXTRA: SpinLock<Vec<(&'static str, Constructor)>> = SpinLock::new(Vec::new());
 
@@ -31,20 +46,16 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// An instance of type `kind`, mounted by `task`. `ENODEV` if there is no such type.
-pub fn create(kind: &[u8], options: &[u8], task: Option<&TaskRef>) -> Result<Arc<dyn FileSystem>> {
+/// An instance of type `kind` for `mounter`. `ENODEV` if there is no such type.
+pub fn create(kind: &[u8], options: &[u8], mounter: &Mounter) -> Result<Arc<dyn FileSystem>> {
     match kind {
         b"tmpfs" | b"ramfs" => return Ok(Tmpfs::new(&parse_tmpfs(options)?)?),
-        b"mqueue" => {
-            // What is in it depends on who mounts it.
-            let initial = || Namespaces::initial().clone();
-            return Ok(task.map_or_else(initial, |t| t.namespaces()).ipc.objects().mqueue.fs());
-        }
-        b"devtmpfs" => return Ok(devtmpfs::instance()?),
+        b"mqueue" => return Ok(mounter.namespaces.ipc.objects().mqueue.fs()),
+        b"devtmpfs" => return Ok(devtmpfs::instance(mounter.pid_ns.container())?),
         _ => {}
     }
     let found = EXTRA.lock().iter().find(|(name, _)| name.as_bytes() == kind).map(|(_, c)| *c);
-    found.ok_or(Errno::ENODEV)?(options, task)
+    found.ok_or(Errno::ENODEV)?(options, mounter)
 }
 
 /// `size=`, `nr_blocks=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of `tmpfs(5)`.

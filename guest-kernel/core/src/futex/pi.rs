@@ -51,7 +51,7 @@ fn look(task: &TaskRef, key: &Key, addr: u64, queue: bool, abandoned: bool) -> L
         // Handed over while we were on our way, or locked by ourselves before.
         return Look::Failed(Errno::EDEADLK);
     }
-    let exists = || task.kernel().pids.task(owner as i32).is_ok_and(|t| !t.is_exiting());
+    let exists = || task.pids().task(owner as i32).is_ok_and(|t| !t.is_exiting());
     let free = owner == 0 || (abandoned && !exists());
     if free {
         let others = list.iter().any(|w| w.key == *key && !same_task(&w.task, task));

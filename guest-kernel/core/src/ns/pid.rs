@@ -9,6 +9,10 @@
 //! The first process in a namespace is its init: number 1, adopts orphans, is spared what it has no handler for
 //! (but SIGKILL and SIGSTOP from above), and its end kills everybody else in the namespace.
 //!
+//! The containers of a sandbox besides the first ([`crate::container`]) have a namespace of their own each, below the first
+//! one, but not to be seen from it: what is in it has numbers from [`FIRST_HIDDEN`] up in the kernel's tables, which no view
+//! from the first namespace takes or shows.
+//!
 //! Lock order: the tree lock → a namespace's numbers.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
@@ -20,7 +24,10 @@ use crate::{
     errno::{Errno, Result},
     kernel::kernel,
     sync::{Once, Queue, SpinLock, WaitQueue},
-    task::{Pid, Process, ProcessGroup, pid::PID_MAX},
+    task::{
+        Pid, Process, ProcessGroup,
+        pid::{FIRST_HIDDEN, PID_MAX},
+    },
 };
 
 /// How deep pid namespaces may be nested.
@@ -36,6 +43,8 @@ pub struct PidNamespace {
     owner: Arc<UserNamespace>,
     parent: Option<Arc<PidNamespace>>,
     level: u32,
+    /// The number of the container it belongs to; 0 for the first, whose numbers are the kernel's.
+    container: u32,
     numbers: SpinLock<Numbers>,
     /// Its init has ended: nothing new may begin in it.
     dead: AtomicBool,
@@ -50,10 +59,16 @@ struct Numbers {
 }
 
 impl PidNamespace {
-    fn make(id: u64, owner: &Arc<UserNamespace>, parent: Option<Arc<PidNamespace>>) -> Arc<PidNamespace> {
+    fn make(
+        id: u64,
+        owner: &Arc<UserNamespace>,
+        parent: Option<Arc<PidNamespace>>,
+        container: u32,
+    ) -> Arc<PidNamespace> {
         Arc::new(PidNamespace {
             id,
             owner: owner.clone(),
+            container,
             level: parent.as_ref().map_or(0, |p| p.level + 1),
             parent,
             numbers: SpinLock::new(Numbers { known: BTreeMap::new(), next: INIT }),
@@ -65,7 +80,7 @@ impl PidNamespace {
     /// The first one.
     pub fn initial() -> &'static Arc<PidNamespace> {
         static INITIAL: Once<Arc<PidNamespace>> = Once::new();
-        INITIAL.call_once(|| Self::make(0xefff_fffc, UserNamespace::initial(), None))
+        INITIAL.call_once(|| Self::make(0xefff_fffc, UserNamespace::initial(), None, 0))
     }
 
     /// A child of `parent`. `ENOSPC` if that is too deep, `EINVAL` if `owner` is not below the parent's owner.
@@ -76,7 +91,29 @@ impl PidNamespace {
         if !owner.is_within(&parent.owner) {
             return Err(Errno::EINVAL);
         }
-        Ok(Self::make(next_id(), owner, Some(parent.clone())))
+        Ok(Self::make(next_id(), owner, Some(parent.clone()), parent.container))
+    }
+
+    /// The namespace of a container other than the first; `container` is its number.
+    pub fn for_container(container: u32) -> Arc<PidNamespace> {
+        Self::make(next_id(), UserNamespace::initial(), Some(Self::initial().clone()), container)
+    }
+
+    /// The number of the container it belongs to; 0 is the first.
+    pub fn container(&self) -> u32 {
+        self.container
+    }
+
+    /// Whether the first namespace does not see it.
+    #[inline]
+    pub fn is_hidden(&self) -> bool {
+        self.container != 0
+    }
+
+    /// Whether it is the outermost one of a container.
+    #[inline]
+    pub fn is_top(&self) -> bool {
+        self.level == u32::from(self.is_hidden())
     }
 
     /// Inode number in `/proc/PID/ns`.
@@ -178,7 +215,11 @@ impl PidNamespace {
 
     /// What `number` is in the first namespace.
     pub fn global(&self, number: Pid) -> Option<Pid> {
-        if self.is_initial() { Some(number) } else { self.numbers.lock().known.get(&number).copied() }
+        if self.is_initial() {
+            (number < FIRST_HIDDEN).then_some(number)
+        } else {
+            self.numbers.lock().known.get(&number).copied()
+        }
     }
 
     /// All numbers here with what they are in the first namespace; by number here. Not of the first namespace.
@@ -259,7 +300,7 @@ impl PidView<'_> {
     /// All processes that have a number here, by number.
     pub fn processes(&self) -> Vec<Arc<Process>> {
         if self.ns.is_initial() {
-            return kernel().pids.processes();
+            return kernel().pids.visible_processes();
         }
         self.ns.all().into_iter().filter_map(|(_, global)| kernel().pids.process(global).ok()).collect()
     }
@@ -267,6 +308,12 @@ impl PidView<'_> {
     /// The number here of what has number `global` in the first namespace; 0 if it has none.
     #[inline]
     pub fn show(&self, global: Pid) -> Pid {
-        if self.ns.is_initial() { global } else { kernel().pids.tree(|t| t.number_in(global, self.ns)) }
+        if !self.ns.is_initial() {
+            kernel().pids.tree(|t| t.number_in(global, self.ns))
+        } else if global < FIRST_HIDDEN {
+            global
+        } else {
+            0
+        }
     }
 }

@@ -161,7 +161,7 @@ fn ignored(process: &Process, task: &TaskRef, info: &SigInfo) -> bool {
 
 /// Whether a process is spared what it has no handler for.
 ///
-/// The first process of the machine is not ended or stopped by what another process of the sandbox sends. Unlike
+/// The first process of a container is not ended or stopped by what another process of the sandbox sends. Unlike
 /// the first of a Linux pid namespace it can end itself (`abort`, `kill $$`), and SIGPIPE, its timers and its
 /// terminal act on it as on any program, because it is one. The first process of a nested namespace is spared
 /// everything but a fault, and SIGKILL and SIGSTOP from the kernel or from a namespace above, as on Linux.
@@ -174,7 +174,7 @@ pub(crate) fn spares_init(process: &Process, info: &SigInfo) -> bool {
         Fields::Raw(bytes) => bytes.first_chunk().map_or(0, |pid| i32::from_ne_bytes(*pid)),
         _ => 0,
     };
-    if process.is_nested_init() {
+    if !process.pid_ns.is_top() {
         return !(info.signal.is_unblockable() && sender == 0);
     }
     info.code <= code::SI_USER && sender != 0 && sender != INIT

@@ -322,7 +322,7 @@ fn install_pidfd(parent: &TaskRef, child: &Arc<Process>, to: UserPtr<i32>) -> Re
 /// Choosing numbers needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE` in every namespace they are for; the first of a
 /// namespace is always 1. `EINVAL`, `EPERM`.
 fn check_set_tid(parent: &TaskRef, ns: &Arc<PidNamespace>, set_tid: &[i32]) -> Result<()> {
-    if set_tid.len() > ns.level() + 1 {
+    if set_tid.len() > ns.level() + usize::from(!ns.is_hidden()) {
         return Err(Errno::EINVAL);
     }
     let me = parent.credentials();

@@ -15,7 +15,7 @@ use super::{
     process::{ExitStatus, Remains, State},
 };
 use crate::{
-    TaskRef, cgroup,
+    TaskRef, cgroup, container,
     errno::Result,
     futex,
     kernel::kernel,
@@ -102,6 +102,7 @@ fn leave_group(task: &TaskRef, status: ExitStatus) -> Option<Arc<Process>> {
 /// The last thread is gone.
 fn end_process(task: &TaskRef, process: &Arc<Process>) {
     let status = process.exit_status().unwrap_or(ExitStatus::Code(0));
+    let supervisor = container::supervisor_of(process);
     process.timers.clear();
     crate::ipc::process_ended(process);
     let session = process.group().session.clone();
@@ -124,8 +125,8 @@ fn end_process(task: &TaskRef, process: &Arc<Process>) {
         Some(tracee) if ptrace::is_hidden_zombie(process) => tracee.tell_end(status),
         _ => tell_parent(process),
     }
-    if process.pid == 1 {
-        crate::control::first_process_ended(task, status);
+    if let Some(supervisor) = supervisor {
+        supervisor.ended(status);
     }
 }
 

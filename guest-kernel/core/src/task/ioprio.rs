@@ -37,7 +37,7 @@ fn tasks(ctx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<TaskRef>> {
         (PGRP, pgid) => threads(pids.members(&ctx.task.pids().group(pgid)?)),
         (USER, uid) => {
             let uid = if uid == 0 { ctx.task.credentials().uid } else { uid as u32 };
-            let all: Vec<TaskRef> = threads(pids.processes());
+            let all: Vec<TaskRef> = threads(ctx.task.pids().processes());
             all.into_iter().filter(|t| t.credentials().uid == uid).collect()
         }
         _ => return Err(Errno::EINVAL),

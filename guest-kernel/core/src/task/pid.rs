@@ -20,6 +20,10 @@ use crate::{
 
 /// Largest number plus one (`/proc/sys/kernel/pid_max`).
 pub const PID_MAX: Pid = 32768;
+/// From here on are the numbers of what is in a container that the first pid namespace does not see; as many as there can
+/// be pids on Linux, which only means that none comes again soon.
+pub const FIRST_HIDDEN: Pid = 1 << 22;
+const LAST_HIDDEN: Pid = 2 * FIRST_HIDDEN - 1;
 
 /// A terminal, as far as sessions are concerned with it.
 pub trait ControllingTerminal: Send + Sync {
@@ -85,6 +89,7 @@ impl Entry {
 pub struct Tree {
     entries: BTreeMap<Pid, Entry>,
     next: Pid,
+    next_hidden: Pid,
 }
 
 /// The table of numbers behind the tree lock.
@@ -94,7 +99,9 @@ pub struct PidTable {
 
 impl PidTable {
     pub(crate) fn new() -> Self {
-        PidTable { tree: SpinLock::new(Tree { entries: BTreeMap::new(), next: 1 }) }
+        PidTable {
+            tree: SpinLock::new(Tree { entries: BTreeMap::new(), next: 1, next_hidden: FIRST_HIDDEN }),
+        }
     }
 
     /// Runs `f` with the tree lock held.
@@ -117,7 +124,15 @@ impl PidTable {
         self.tree(|t| t.group(pgid)).ok_or(Errno::ESRCH)
     }
 
-    /// All processes, by number (`/proc`, `kill(-1)`).
+    /// The processes that the first pid namespace sees, by number (`/proc`, `kill(-1)`).
+    pub fn visible_processes(&self) -> Vec<Arc<Process>> {
+        self.tree(|t| {
+            let seen = t.entries.range(..FIRST_HIDDEN);
+            seen.filter_map(|(_, e)| e.process.clone()).collect()
+        })
+    }
+
+    /// All processes of the machine.
     pub fn processes(&self) -> Vec<Arc<Process>> {
         self.tree(|t| t.processes().cloned().collect())
     }
@@ -149,6 +164,7 @@ impl Tree {
     pub fn allocate_in(&mut self, ns: &Arc<PidNamespace>, wanted: &[Pid]) -> Result<(Pid, Pid)> {
         let global = match wanted.get(ns.level()) {
             Some(pid) => self.take(*pid)?,
+            None if ns.is_hidden() => self.allocate_hidden()?,
             None => self.allocate()?,
         };
         if ns.is_initial() {
@@ -180,6 +196,7 @@ impl Tree {
     /// The number in `ns` of what has number `global` in the first namespace; 0 if it has none there.
     pub fn number_in(&self, global: Pid, ns: &PidNamespace) -> Pid {
         match self.entries.get(&global) {
+            _ if ns.is_initial() && global >= FIRST_HIDDEN => 0,
             _ if ns.is_initial() => global,
             Some(Entry { nested: Some(nested), .. }) => nested.number_in(ns),
             _ => 0,
@@ -192,6 +209,18 @@ impl Tree {
         for _ in 0..PID_MAX {
             let pid = self.next;
             self.next = if pid + 1 >= PID_MAX { 300 } else { pid + 1 };
+            if self.entries.get(&pid).is_none_or(Entry::is_free) {
+                return self.take(pid);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Reserves a number the first namespace does not see.
+    fn allocate_hidden(&mut self) -> Result<Pid> {
+        for _ in 0..PID_MAX {
+            let pid = self.next_hidden;
+            self.next_hidden = if pid >= LAST_HIDDEN { FIRST_HIDDEN } else { pid + 1 };
             if self.entries.get(&pid).is_none_or(Entry::is_free) {
                 return self.take(pid);
             }

@@ -48,9 +48,9 @@ struct CgroupFs {
 /// Makes the type known.
 pub fn register() {
     super::memory::register();
-    filesystems::register("cgroup2", |options, task| {
+    filesystems::register("cgroup2", |options, mounter| {
         check_options(options)?;
-        let root = task.map_or_else(|| super::root().clone(), super::root_of);
+        let root = mounter.namespaces.cgroup.root().clone();
         Ok(Arc::new(CgroupFs { root }))
     });
 }

@@ -245,7 +245,7 @@ impl Cgroup {
             child.memory.enable(true);
         }
         if self.is_root() {
-            charge::set_active(enabled);
+            charge::set_active(enabled || super::container::any());
         }
         // Who forks meanwhile sees what is enabled now, or its child is among the members.
         for process in self.members(true) {

@@ -276,6 +276,23 @@ impl Stream {
         }
     }
 
+    /// Ends it both ways, for all who hold it: readers see its end, writers `EPIPE`.
+    pub fn close(&self) {
+        self.finish();
+        let open = {
+            let mut s = self.state.lock();
+            let open = !matches!(s.phase, Phase::Idle | Phase::Closed);
+            s.phase = Phase::Closed;
+            s.peer_finished = true;
+            s.peer_deaf = true;
+            open
+        };
+        if open {
+            self.vsock.send_control(self.header(op::SHUTDOWN, 0, SHUTDOWN_SEND | SHUTDOWN_RECEIVE));
+        }
+        self.queue.wake_all(PollEvents::empty());
+    }
+
     /// Readiness, as `poll` tells it of a pipe.
     pub fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         if let Some(table) = table {

@@ -239,7 +239,7 @@ impl Inode for ProcInode {
         };
         let numbers: Vec<Pid> = match &self.kind {
             Kind::Root if self.fs.ns.is_initial() => {
-                kernel().pids.processes().iter().map(|p| p.pid).collect()
+                kernel().pids.visible_processes().iter().map(|p| p.pid).collect()
             }
             Kind::Root => {
                 let all = self.fs.ns.all().into_iter();

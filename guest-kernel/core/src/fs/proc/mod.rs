@@ -115,8 +115,8 @@ pub struct Procfs(Arc<Instance>);
 
 /// Makes the types known: proc, and sysfs.
 pub fn register() {
-    super::filesystems::register("proc", |_options, task| {
-        let ns = task.map_or_else(|| PidNamespace::initial().clone(), |t| t.process().pid_ns.clone());
+    super::filesystems::register("proc", |_options, mounter| {
+        let ns = mounter.pid_ns.clone();
         Ok(Arc::new(Procfs(Arc::new(Instance { dev: alloc_anonymous_dev(), ns }))))
     });
     sysfs::register();

@@ -61,13 +61,14 @@ macro_rules! common_entries {
     };
 }
 
-/// A process.
 /// What the network namespace of the task has.
-const NET: &[Entry] = &[file("unix", |_, out| {
-    let _ = crate::net::show_sockets(out); // writing to a text does not fail
+const NET: &[Entry] = &[file("unix", |s, out| {
+    let net_ns = s.target()?.task()?.namespaces().net.id();
+    let _ = crate::net::show_sockets(out, net_ns); // writing to a text does not fail
     Ok(())
 })];
 
+/// A process.
 pub(super) const ENTRIES: &[Entry] =
     common_entries![Entry { name: "task", mode: 0o555, private: false, node: Node::Threads }];
 

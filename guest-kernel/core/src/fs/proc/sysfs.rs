@@ -93,7 +93,7 @@ struct Sysfs(Arc<Instance>);
 /// Makes the type known.
 pub(super) fn register() {
     static INSTANCE: Once<Arc<Sysfs>> = Once::new();
-    filesystems::register("sysfs", |_options, _task| {
+    filesystems::register("sysfs", |_options, _mounter| {
         Ok(INSTANCE
             .call_once(|| {
                 let ns = PidNamespace::initial().clone();

@@ -102,7 +102,7 @@ fn mount(
     }
     let kind = text(kind, DATA_MAX)?;
     check_may_make(&caller, &kind)?;
-    let fs = filesystems::create(&kind, &options, Some(ctx.task))?;
+    let fs = filesystems::create(&kind, &options, &filesystems::Mounter::of(ctx.task))?;
     let superblock = Superblock::new(fs);
     let root = superblock.root().clone();
     let source = text(source, DATA_MAX)?;

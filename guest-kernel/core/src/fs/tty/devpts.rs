@@ -1,6 +1,6 @@
 //! devpts: the file system whose files are the slaves, and the devices `/dev/ptmx` and `/dev/tty`.
 //!
-//! There is one instance, whatever is mounted: all of a sandbox's terminals are in it.
+//! There is one instance a container, whatever is mounted: all of its terminals are in it.
 
 use alloc::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
         DeviceId, DirEntry, File, FileSystem, FileType, Inode, InodeRef, Metadata, OpenFlags, SetAttributes,
         StatFs, device, inode::alloc_anonymous_dev,
     },
-    sync::{Once, SpinLock},
+    sync::{Mutex, SpinLock},
 };
 
 /// Major numbers: slaves; `/dev/tty` and `/dev/ptmx`.
@@ -40,16 +40,18 @@ const PTMX_INO: u64 = 2;
 /// The inode number of slave 0.
 const FIRST_INO: u64 = 3;
 
-struct Devpts {
+pub(super) struct Devpts {
     dev: u64,
     pairs: SpinLock<BTreeMap<u32, Weak<Pair>>>,
     root: SpinLock<Metadata>,
     ptmx: SpinLock<Metadata>,
 }
 
-fn instance() -> &'static Arc<Devpts> {
-    static INSTANCE: Once<Arc<Devpts>> = Once::new();
-    INSTANCE.call_once(|| {
+static INSTANCES: Mutex<BTreeMap<u32, Arc<Devpts>>> = Mutex::new(BTreeMap::new());
+
+/// The instance of a container; made at the first call.
+fn instance(container: u32) -> Arc<Devpts> {
+    let make = || {
         let dev = alloc_anonymous_dev();
         let mut ptmx = Metadata::new(dev, PTMX_INO, FileType::CharDevice, 0o666);
         ptmx.rdev = DeviceId::new(TTYAUX_MAJOR, PTMX_MINOR);
@@ -59,36 +61,55 @@ fn instance() -> &'static Arc<Devpts> {
             root: SpinLock::new(Metadata::new(dev, ROOT_INO, FileType::Directory, 0o755)),
             ptmx: SpinLock::new(ptmx),
         })
-    })
+    };
+    INSTANCES.lock().entry(container).or_insert_with(make).clone()
+}
+
+/// The instance of the container that `task` is in.
+fn instance_of(task: Option<&TaskRef>) -> Arc<Devpts> {
+    instance(task.map_or(0, |task| task.process().pid_ns.container()))
+}
+
+/// A container is gone.
+pub fn forget(container: u32) {
+    let fs = INSTANCES.lock().remove(&container);
+    drop(fs); // outside the lock
 }
 
 /// Makes the file system type and the devices known.
 pub fn register() {
-    crate::fs::filesystems::register("devpts", |_options, _task| Ok(instance().clone()));
+    crate::fs::filesystems::register("devpts", |_options, mounter| {
+        Ok(Arc::new(Mounted(instance(mounter.pid_ns.container()))))
+    });
     device::register_char(TTYAUX_MAJOR, TTY_MINOR..=TTY_MINOR, open_tty);
     device::register_char(TTYAUX_MAJOR, PTMX_MINOR..=PTMX_MINOR, open_ptmx);
     device::register_char(SLAVE_MAJOR, 0..=MAX, |id, _, flags, task| {
-        open_slave(find(id.minor)?, flags, task)
+        open_slave(instance_of(task).find(id.minor)?, flags, task)
     });
 }
 
-/// A new pair with the lowest free number. `ENOSPC`.
-pub(super) fn allocate(termios: Termios, window: WindowSize, uid: u32) -> Result<Arc<Pair>> {
-    let fs = instance();
+/// A new pair of a container with the lowest free number. `ENOSPC`.
+pub(super) fn allocate(container: u32, termios: Termios, window: WindowSize, uid: u32) -> Result<Arc<Pair>> {
+    let fs = instance(container);
     let mut pairs = fs.pairs.lock();
     let index = (0..MAX).find(|i| !pairs.contains_key(i)).ok_or(Errno::ENOSPC)?;
-    let pair = Pair::new(index, SlaveInode::new(fs.dev, index, uid), termios, window);
+    let pair = Pair::new(index, SlaveInode::new(&fs, index, uid), termios, window);
     pairs.insert(index, Arc::downgrade(&pair));
     Ok(pair)
 }
 
-/// The master of slave `index` is gone: its name goes, too.
-pub(super) fn release(index: u32) {
-    instance().pairs.lock().remove(&index);
+/// The master of `pair` is gone: the slave's name goes, too.
+pub(super) fn release(pair: &Pair) {
+    if let Some(fs) = pair.inode.fs.upgrade() {
+        let removed = fs.pairs.lock().remove(&pair.index);
+        drop(removed); // outside the lock
+    }
 }
 
-fn find(index: u32) -> Result<Arc<Pair>> {
-    instance().pairs.lock().get(&index).and_then(Weak::upgrade).ok_or(Errno::EIO)
+impl Devpts {
+    fn find(&self, index: u32) -> Result<Arc<Pair>> {
+        self.pairs.lock().get(&index).and_then(Weak::upgrade).ok_or(Errno::EIO)
+    }
 }
 
 fn open_tty(_: DeviceId, _: &InodeRef, _: OpenFlags, task: Option<&TaskRef>) -> Result<Arc<dyn File>> {
@@ -98,7 +119,8 @@ fn open_tty(_: DeviceId, _: &InodeRef, _: OpenFlags, task: Option<&TaskRef>) -> 
 }
 
 fn open_ptmx(_: DeviceId, _: &InodeRef, _: OpenFlags, task: Option<&TaskRef>) -> Result<Arc<dyn File>> {
-    Ok(Master::open(task.map_or(0, |t| t.credentials().fsuid))?)
+    let container = task.map_or(0, |task| task.process().pid_ns.container());
+    Ok(Master::open(container, task.map_or(0, |t| t.credentials().fsuid))?)
 }
 
 fn open_slave(pair: Arc<Pair>, flags: OpenFlags, task: Option<&TaskRef>) -> Result<Arc<dyn File>> {
@@ -114,17 +136,20 @@ fn open_slave(pair: Arc<Pair>, flags: OpenFlags, task: Option<&TaskRef>) -> Resu
     Ok(slave)
 }
 
-impl FileSystem for Devpts {
+/// An instance, mounted.
+struct Mounted(Arc<Devpts>);
+
+impl FileSystem for Mounted {
     fn name(&self) -> &'static str {
         "devpts"
     }
 
     fn dev(&self) -> u64 {
-        self.dev
+        self.0.dev
     }
 
     fn root(&self) -> InodeRef {
-        Arc::new(Root)
+        Arc::new(Root(self.0.clone()))
     }
 
     fn statfs(&self) -> StatFs {
@@ -137,7 +162,7 @@ impl FileSystem for Devpts {
 }
 
 /// The root directory.
-struct Root;
+struct Root(Arc<Devpts>);
 
 impl Inode for Root {
     fn kind(&self) -> FileType {
@@ -145,11 +170,11 @@ impl Inode for Root {
     }
 
     fn metadata(&self) -> Metadata {
-        *instance().root.lock()
+        *self.0.root.lock()
     }
 
     fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
-        change.apply(&mut instance().root.lock());
+        change.apply(&mut self.0.root.lock());
         Ok(())
     }
 
@@ -159,11 +184,11 @@ impl Inode for Root {
 
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         if name == b"ptmx" {
-            return Ok(Arc::new(Ptmx));
+            return Ok(Arc::new(Ptmx(self.0.clone())));
         }
         let number = core::str::from_utf8(name).ok().and_then(|n| n.parse::<u32>().ok());
         let index = number.filter(|n| format!("{n}").as_bytes() == name).ok_or(Errno::ENOENT)?;
-        Ok(find(index).map_err(|_| Errno::ENOENT)?.inode.clone())
+        Ok(self.0.find(index).map_err(|_| Errno::ENOENT)?.inode.clone())
     }
 
     fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
@@ -173,7 +198,7 @@ impl Inode for Root {
         }
         let mut at = from.saturating_sub(1) as u32;
         loop {
-            let next = instance().pairs.lock().range(at..).next().map(|(i, _)| *i);
+            let next = self.0.pairs.lock().range(at..).next().map(|(i, _)| *i);
             let Some(index) = next else { return Ok(()) };
             let name = format!("{index}");
             let ino = FIRST_INO + u64::from(index);
@@ -186,7 +211,7 @@ impl Inode for Root {
 }
 
 /// `/dev/pts/ptmx`.
-struct Ptmx;
+struct Ptmx(Arc<Devpts>);
 
 impl Inode for Ptmx {
     fn kind(&self) -> FileType {
@@ -194,11 +219,11 @@ impl Inode for Ptmx {
     }
 
     fn metadata(&self) -> Metadata {
-        *instance().ptmx.lock()
+        *self.0.ptmx.lock()
     }
 
     fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
-        change.apply(&mut instance().ptmx.lock());
+        change.apply(&mut self.0.ptmx.lock());
         Ok(())
     }
 }
@@ -206,16 +231,17 @@ impl Inode for Ptmx {
 /// A slave's inode. The pair holds it; it finds the pair by its number.
 pub(super) struct SlaveInode {
     index: u32,
+    fs: Weak<Devpts>,
     metadata: SpinLock<Metadata>,
 }
 
 impl SlaveInode {
-    fn new(dev: u64, index: u32, uid: u32) -> Arc<SlaveInode> {
+    fn new(fs: &Arc<Devpts>, index: u32, uid: u32) -> Arc<SlaveInode> {
         let ino = FIRST_INO + u64::from(index);
-        let mut m = Metadata::new(dev, ino, FileType::CharDevice, 0o620);
+        let mut m = Metadata::new(fs.dev, ino, FileType::CharDevice, 0o620);
         m.rdev = DeviceId::new(SLAVE_MAJOR, index);
         (m.uid, m.gid, m.block_size) = (uid, TTY_GROUP, 1024);
-        Arc::new(SlaveInode { index, metadata: SpinLock::new(m) })
+        Arc::new(SlaveInode { index, fs: Arc::downgrade(fs), metadata: SpinLock::new(m) })
     }
 
     /// Its device number.
@@ -239,7 +265,7 @@ impl Inode for SlaveInode {
     }
 
     fn open(&self, flags: OpenFlags, task: Option<&TaskRef>) -> Result<Option<Arc<dyn File>>> {
-        let pair = find(self.index)?;
+        let pair = self.fs.upgrade().ok_or(Errno::EIO)?.find(self.index)?;
         if !core::ptr::eq(Arc::as_ptr(&pair.inode), self) {
             return Err(Errno::EIO); // the number belongs to another pair by now
         }

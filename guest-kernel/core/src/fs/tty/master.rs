@@ -25,11 +25,11 @@ pub struct Master {
     pub(super) pair: Arc<Pair>,
 }
 
-/// Makes a pair for the kernel: its master, and the slave open for reading and writing. The slave shows as
+/// Makes a pair of a container for the kernel: its master, and the slave open for reading and writing. The slave shows as
 /// `/dev/pts/N`, where devpts has it.
-pub fn open_pty_pair(rows: u16, cols: u16) -> Result<(Arc<Master>, FileRef)> {
+pub fn open_pty_pair(container: u32, rows: u16, cols: u16) -> Result<(Arc<Master>, FileRef)> {
     let window = WindowSize { rows, cols, ..WindowSize::default() };
-    let pair = devpts::allocate(Pair::termios_of_host(), window, 0)?;
+    let pair = devpts::allocate(container, Pair::termios_of_host(), window, 0)?;
     let master = Arc::new(Master { pair: pair.clone() });
     let slave = Slave::new(pair.clone())?;
     let path = anonymous_path(pair.inode.clone(), &alloc::format!("/dev/pts/{}", pair.index));
@@ -39,8 +39,8 @@ pub fn open_pty_pair(rows: u16, cols: u16) -> Result<(Arc<Master>, FileRef)> {
 
 impl Master {
     /// A master for a program, with its slave locked until it says otherwise.
-    pub(super) fn open(uid: u32) -> Result<Arc<Master>> {
-        let pair = devpts::allocate(Termios::STANDARD, WindowSize::default(), uid)?;
+    pub(super) fn open(container: u32, uid: u32) -> Result<Arc<Master>> {
+        let pair = devpts::allocate(container, Termios::STANDARD, WindowSize::default(), uid)?;
         pair.with(|s| s.locked = true);
         Ok(Arc::new(Master { pair }))
     }
@@ -89,7 +89,7 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         self.pair.hang_up();
-        devpts::release(self.pair.index);
+        devpts::release(&self.pair);
     }
 }
 

@@ -32,5 +32,5 @@ mod pair;
 mod slave;
 mod termios;
 
-pub use devpts::register;
+pub use devpts::{forget, register};
 pub use master::{Master, open_pty_pair};

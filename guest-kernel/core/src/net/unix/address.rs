@@ -60,7 +60,8 @@ impl Address {
 /// Where a bound socket is found: abstract names, and inodes by device and number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Abstract(Vec<u8>),
+    /// In a network namespace.
+    Abstract(u64, Vec<u8>),
     Inode(u64, u64),
 }
 
@@ -76,18 +77,23 @@ fn insert(key: Key, socket: &Weak<UnixSocket>) -> Result<()> {
     Ok(())
 }
 
-/// Gives `socket` a name; a path is made in the file system.
-pub(super) fn bind(task: &TaskRef, socket: &Weak<UnixSocket>, address: Option<Address>) -> Result<Address> {
+/// Gives `socket`, of network namespace `net_ns`, a name; a path is made in the file system.
+pub(super) fn bind(
+    task: &TaskRef,
+    socket: &Weak<UnixSocket>,
+    net_ns: u64,
+    address: Option<Address>,
+) -> Result<Address> {
     match address {
         None => loop {
             let name = alloc::format!("{:05x}", crate::random::next_u64() & 0xf_ffff).into_bytes();
-            match insert(Key::Abstract(name.clone()), socket) {
+            match insert(Key::Abstract(net_ns, name.clone()), socket) {
                 Err(Errno::EADDRINUSE) => {}
                 outcome => return outcome.map(|()| Address::Abstract(name)),
             }
         },
         Some(Address::Abstract(name)) => {
-            insert(Key::Abstract(name.clone()), socket)?;
+            insert(Key::Abstract(net_ns, name.clone()), socket)?;
             Ok(Address::Abstract(name))
         }
         Some(Address::Path(path)) => {
@@ -111,10 +117,10 @@ fn inode_key(place: &Path) -> Result<Key> {
     Ok(Key::Inode(m.dev, m.ino))
 }
 
-/// The socket of a name. `ECONNREFUSED` if nobody has it.
-pub(super) fn find(task: &TaskRef, address: &Address) -> Result<Arc<UnixSocket>> {
+/// The socket of a name, for a socket of network namespace `net_ns`. `ECONNREFUSED` if nobody has it.
+pub(super) fn find(task: &TaskRef, net_ns: u64, address: &Address) -> Result<Arc<UnixSocket>> {
     let key = match address {
-        Address::Abstract(name) => Key::Abstract(name.clone()),
+        Address::Abstract(name) => Key::Abstract(net_ns, name.clone()),
         Address::Path(path) => {
             let credentials = task.credentials();
             let fs = task.fs()?;

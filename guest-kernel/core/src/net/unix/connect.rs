@@ -30,7 +30,7 @@ impl UnixSocket {
         if self.with(|s| s.name.is_some()) {
             return Err(Errno::EINVAL);
         }
-        let name = address::bind(task, &self.me, address)?;
+        let name = address::bind(task, &self.me, self.net_ns(), address)?;
         self.with(|s| s.name = Some(Address::encode(Some(&name))));
         Ok(())
     }
@@ -98,7 +98,7 @@ impl UnixSocket {
         }
         let to = Address::decode(to)?.ok_or(Errno::EINVAL)?;
         self.autobind(task)?;
-        let target = address::find(task, &to)?;
+        let target = address::find(task, self.net_ns(), &to)?;
         if target.kind != self.kind {
             return Err(Errno::EPROTOTYPE);
         }
@@ -112,7 +112,7 @@ impl UnixSocket {
             (_, Some(_)) => Err(Errno::EISCONN),
             _ => Ok(()),
         })?;
-        let server = UnixSocket::new(self.kind);
+        let server = UnixSocket::new(self.kind, self.net_ns());
         let (name, listener) = target.with(|s| (s.name.clone(), s.identity.clone()));
         let me = Peer::of(task);
         server.with(|s| {

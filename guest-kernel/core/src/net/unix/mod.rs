@@ -39,12 +39,12 @@ const AF_UNIX: u16 = 1;
 /// How they are made.
 pub(super) const FAMILY: Family = Family {
     number: AF_UNIX as i32,
-    create: |_, kind, protocol| {
-        let socket: Arc<dyn Socket> = UnixSocket::new(kind_of(kind, protocol)?);
+    create: |task, kind, protocol| {
+        let socket: Arc<dyn Socket> = UnixSocket::new(kind_of(kind, protocol)?, task.namespaces().net.id());
         Ok(socket)
     },
     pair: |task, kind, protocol| {
-        let pair = UnixSocket::pair(kind_of(kind, protocol)?, &Peer::of(task));
+        let pair = UnixSocket::pair(kind_of(kind, protocol)?, task.namespaces().net.id(), &Peer::of(task));
         Ok(pair.map(|s| s as Arc<dyn Socket>))
     },
 };

@@ -28,11 +28,11 @@ pub(super) fn remove(number: u64) {
     drop(old);
 }
 
-/// The text of `/proc/net/unix`. Addresses are zero, as for those who may not see them.
-pub fn show(out: &mut dyn Write) -> Result {
+/// The text of `/proc/net/unix` in network namespace `net_ns`. Addresses are zero, as for those who may not see them.
+pub fn show(out: &mut dyn Write, net_ns: u64) -> Result {
     writeln!(out, "Num       RefCount Protocol Flags    Type St Inode Path")?;
     let all: Vec<Arc<UnixSocket>> = ALL.lock().values().filter_map(Weak::upgrade).collect();
-    for socket in all {
+    for socket in all.into_iter().filter(|s| s.net_ns() == net_ns) {
         let r = socket.report();
         write!(
             out,

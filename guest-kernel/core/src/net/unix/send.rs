@@ -107,7 +107,7 @@ impl UnixSocket {
         let bytes = take_bytes(source, total)?;
         let target = match to {
             Some(to) => {
-                let target = address::find(task, &to)?;
+                let target = address::find(task, self.net_ns(), &to)?;
                 if target.kind != self.kind {
                     return Err(Errno::EPROTOTYPE);
                 }

@@ -76,6 +76,8 @@ pub(crate) struct UnixSocket {
     pub(super) queue: Queue,
     /// Itself, for others to refer to.
     pub(super) me: Weak<UnixSocket>,
+    /// The number of the network namespace it was made in.
+    net_ns: u64,
     /// Its number in the list of all.
     registered: u64,
 }
@@ -87,7 +89,7 @@ impl Drop for UnixSocket {
 }
 
 impl UnixSocket {
-    pub fn new(kind: Kind) -> Arc<UnixSocket> {
+    pub fn new(kind: Kind, net_ns: u64) -> Arc<UnixSocket> {
         Arc::new_cyclic(|this| UnixSocket {
             kind,
             common: Common::default(),
@@ -95,13 +97,14 @@ impl UnixSocket {
             reading: Mutex::new(()),
             queue: WaitQueue::new(),
             me: this.clone(),
+            net_ns,
             registered: registry::add(this),
         })
     }
 
     /// Two connected sockets, both made by `peer`.
-    pub fn pair(kind: Kind, peer: &Peer) -> [Arc<UnixSocket>; 2] {
-        let pair = [UnixSocket::new(kind), UnixSocket::new(kind)];
+    pub fn pair(kind: Kind, net_ns: u64, peer: &Peer) -> [Arc<UnixSocket>; 2] {
+        let pair = [UnixSocket::new(kind, net_ns), UnixSocket::new(kind, net_ns)];
         let [a, b] = &pair;
         for (this, other) in [(a, b), (b, a)] {
             this.with(|s| {
@@ -110,6 +113,11 @@ impl UnixSocket {
             });
         }
         pair
+    }
+
+    /// The number of the network namespace it was made in, where its abstract name is known.
+    pub fn net_ns(&self) -> u64 {
+        self.net_ns
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {

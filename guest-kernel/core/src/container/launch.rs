@@ -1,4 +1,4 @@
-//! The first process: who it runs as, which file it is, its streams.
+//! A process of a container that was asked for: who it runs as, which file it is, its streams.
 
 use alloc::{
     format,
@@ -11,17 +11,18 @@ use ringfence_hal as hal;
 use ringfence_hal::{FpuInit, UserRegs};
 use ringfence_protocol as protocol;
 
-use super::{Connected, Failed, phase};
+use super::{Connected, Failed, World, terminal::Terminal};
 use crate::{
-    Sentry,
+    Sentry, TaskRef,
+    cgroup::ForkSlot,
+    control::phase,
     drivers::vsock::StreamFile,
     errno::Errno,
     exec::{self, arguments::Arguments},
-    fs::{self, FdTable, FileRef, FsContext, MountNamespace, OpenFlags, Path, Subject, Walk, WalkFlags},
+    fs::{self, FdTable, FileRef, FsContext, OpenFlags, Path, Subject, Walk, WalkFlags},
     io::Sink,
     kernel,
     mm::Mm,
-    ns::{Namespaces, PidNamespace},
     sched::{self, SchedState},
     signal::SigHand,
     task::{
@@ -30,19 +31,22 @@ use crate::{
     },
 };
 
-pub use super::terminal::Terminal;
-
 /// Bytes of `/etc/passwd` and `/etc/group` that are looked at.
 const MAX_DATABASE: usize = 1 << 20;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts it; answers its terminal, if it has one.
-pub fn start(
-    spec: &protocol::Process,
-    namespace: Arc<MountNamespace>,
-    streams: Connected,
-) -> Result<Option<Arc<Terminal>>, Failed> {
-    let root = namespace.root().ok_or((Errno::ENOENT, String::from("the root file system has no root")))?;
+/// A process, loaded and not yet begun. Its numbers are taken; nobody sees it.
+pub struct Launch {
+    thread: TaskRef,
+    process: Arc<Process>,
+    slot: ForkSlot,
+    terminal: Option<Arc<Terminal>>,
+}
+
+/// Loads a program to run in `world`.
+pub fn prepare(world: &World, spec: &protocol::Process, streams: Connected) -> Result<Launch, Failed> {
+    let no_root = || (Errno::ENOENT, String::from("the root file system has no root"));
+    let root = world.mounts.root().ok_or_else(no_root)?;
     let files = Files { root: &root };
     let user = find_user(&files, spec.user.as_deref())?;
     let mut env = spec.env.clone();
@@ -73,23 +77,25 @@ pub fn start(
     .map_err(|e| (e, format!("cannot run `{path}`: {}", explain(e))))?;
     phase("program_loaded");
 
-    let kernel = kernel::kernel();
     let table = FdTable::new();
-    let (terminal, session_files) = open_streams(&root, streams)?;
+    let (terminal, session_files) = open_streams(world.container, &root, streams)?;
     for file in session_files {
         table
             .install(file, false, INFINITY)
             .map_err(|e| (e, String::from("cannot set up the standard streams")))?;
     }
-    let context =
-        FsContext::new(namespace).map_err(|e| (e, String::from("the root file system has no root")))?;
+    let context = FsContext::new(world.mounts.clone()).map_err(|_| no_root())?;
     context.set_cwd(cwd);
 
+    let slot = ForkSlot::reserve_for(world.group.clone())
+        .map_err(|e| (e, String::from("the container has as many tasks as its limit allows")))?;
     let no_memory = |e| (e, String::from("not enough memory to start; give the sandbox more with --memory"));
-    let pid = kernel.pids.tree(|t| t.allocate()).map_err(no_memory)?;
+    let kernel = kernel::kernel();
+    let numbers = kernel.pids.tree(|t| t.allocate_in(&world.pid_ns, &[]));
+    let (pid, number) = numbers.map_err(no_memory)?;
     let group = kernel.pids.tree(|t| t.new_session(pid));
     let process = Process::new(
-        (pid, pid, PidNamespace::initial().clone()),
+        (pid, number, world.pid_ns.clone()),
         Weak::new(),
         group.clone(),
         Arc::new(SigHand::default()),
@@ -101,24 +107,64 @@ pub fn start(
         files: Some(table),
         fs: Some(context),
         credentials: Arc::new(program.credentials),
-        namespaces: Namespaces::initial().clone(),
+        namespaces: world.namespaces.clone(),
     };
     let first =
         Task::new(pid, process.clone(), parts, SchedState::new(), crate::task::comm_of(&program.name));
+    first.set_tid(pid, number);
     let regs = UserRegs::new(program.image.entry, program.image.stack);
     let thread = hal::Thread::<Sentry>::new_user(first, &regs, FpuInit::Fresh, 0, 0, mm.space().clone())
         .map_err(|e| no_memory(e.into()))?;
-    kernel.pids.tree(|t| {
-        process.links.lock().threads.push(thread.clone());
-        t.set_task(pid, &thread);
-        t.set_process(&process);
-    });
     if let Some(terminal) = &terminal {
         terminal.attach(&group);
     }
-    phase("first_process_started");
-    sched::start(&thread);
-    Ok(terminal)
+    Ok(Launch { thread, process, slot, terminal })
+}
+
+impl Launch {
+    /// The process.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// Its terminal, if it has one.
+    pub fn terminal(&self) -> Option<&Arc<Terminal>> {
+        self.terminal.as_ref()
+    }
+
+    /// Lets it run. `ESRCH` if the container has ended.
+    pub fn begin(mut self) -> Result<(), Errno> {
+        let (process, thread) = (&self.process, &self.thread);
+        let visible = kernel::kernel().pids.tree(|t| {
+            // Who ends a namespace looks for what lives in it with this lock held.
+            if process.pid_ns.is_dead() {
+                return Err(Errno::ESRCH);
+            }
+            self.slot.settle(process, process, thread, false)?;
+            process.links.lock().threads.push(thread.clone());
+            t.set_task(process.pid, thread);
+            t.set_process(process);
+            Ok(())
+        });
+        if let Err(e) = visible {
+            self.cancel();
+            return Err(e);
+        }
+        self.slot.done();
+        phase("first_process_started");
+        sched::start(&self.thread);
+        Ok(())
+    }
+
+    /// Forgets it.
+    pub fn cancel(self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.close();
+        }
+        let pid = self.process.pid;
+        drop(self);
+        kernel::kernel().pids.tree(|t| t.forget_if_free(pid));
+    }
 }
 
 fn explain(e: Errno) -> String {
@@ -252,7 +298,11 @@ fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
 }
 
 /// The files for descriptors 0, 1 and 2, and the terminal if that is what they are.
-fn open_streams(root: &Path, streams: Connected) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
+fn open_streams(
+    container: u32,
+    root: &Path,
+    streams: Connected,
+) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
     match streams {
         Connected::Pipes(ends) => {
             let [stdin, stdout, stderr] = ends;
@@ -267,7 +317,7 @@ fn open_streams(root: &Path, streams: Connected) -> Result<(Option<Arc<Terminal>
             ))
         }
         Connected::Tty { stream, rows, cols } => {
-            let (terminal, file) = Terminal::start(stream, rows, cols)
+            let (terminal, file) = Terminal::start(container, stream, rows, cols)
                 .map_err(|e| (e, format!("cannot make a terminal: {e}")))?;
             Ok((Some(terminal), [file.clone(), file.clone(), file]))
         }

@@ -1,4 +1,4 @@
-//! `--tty`: the first process on a pseudo-terminal whose master is relayed to the host.
+//! A process that was asked for on a pseudo-terminal whose master is relayed to the host.
 //!
 //! Two kernel tasks, one a direction. What the program writes goes through the line discipline to the host;
 //! what the user types comes back, Ctrl-C as the byte 3, which the line discipline turns into a signal.
@@ -19,18 +19,31 @@ use core::sync::atomic::{AtomicBool, Ordering};
 /// Bytes moved at a time.
 const CHUNK: usize = 4096;
 
-/// The terminal of the first process.
+/// The terminal of a process.
 pub struct Terminal {
     master: Arc<Master>,
+    stream: Arc<Stream>,
     /// The output task has sent everything it took.
     idle: AtomicBool,
+    /// The process has ended: the tasks that relay end, too.
+    closed: AtomicBool,
 }
 
 impl Terminal {
     /// Makes the pair and starts relaying; answers the slave, open for reading and writing.
-    pub fn start(stream: Arc<Stream>, rows: u16, cols: u16) -> Result<(Arc<Terminal>, FileRef)> {
-        let (master, slave) = crate::fs::tty::open_pty_pair(rows, cols)?;
-        let terminal = Arc::new(Terminal { master, idle: AtomicBool::new(true) });
+    pub fn start(
+        container: u32,
+        stream: Arc<Stream>,
+        rows: u16,
+        cols: u16,
+    ) -> Result<(Arc<Terminal>, FileRef)> {
+        let (master, slave) = crate::fs::tty::open_pty_pair(container, rows, cols)?;
+        let terminal = Arc::new(Terminal {
+            master,
+            stream: stream.clone(),
+            idle: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+        });
         let (out, to_host) = (terminal.clone(), stream.clone());
         spawn_kernel_task(b"tty-out", Box::new(move |task| out.relay_output(task, &to_host)))?;
         let input = terminal.clone();
@@ -59,6 +72,13 @@ impl Terminal {
         }
     }
 
+    /// Hangs up: nobody is at the terminal any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.stream.close();
+        self.master.hang_up();
+    }
+
     fn relay_output(&self, task: &TaskRef, stream: &Stream) {
         let mut table = PollTable::new(task.clone(), PollEvents::IN);
         self.master.poll(Some(&mut table));
@@ -72,6 +92,9 @@ impl Terminal {
             self.idle.store(true, Ordering::Release);
             if sent.is_err() {
                 self.master.hang_up(); // the user's terminal is gone
+                return;
+            }
+            if self.closed.load(Ordering::Acquire) {
                 return;
             }
             if n == 0 && self.master.poll(None).contains(PollEvents::HUP) {

@@ -1,19 +1,20 @@
-//! The root file system and what every Linux program expects to be mounted on it.
+//! The root file system of a container, and what every Linux program expects to be mounted on it.
 
 use alloc::{format, string::String, sync::Arc};
 
 use ringfence_hal::pmem::PhysRegion;
-use ringfence_protocol::Root;
+use ringfence_protocol::{Base, Root};
 
-use super::Failed;
+use super::{FIRST_CONTAINER, Failed, find};
 use crate::{
     errno::Errno,
     fs::{
         FileSystem, Mount, MountFlags, MountNamespace, NewKind, Path, Subject, Superblock, Walk, WalkFlags,
         erofs::Erofs,
-        filesystems,
+        filesystems::{self, Mounter},
         tmpfs::{Tmpfs, TmpfsOptions},
     },
+    sync::Once,
 };
 
 /// Type, place, options.
@@ -29,15 +30,29 @@ const PSEUDO: &[(&str, &str, &str, MountFlags)] = &[
 
 const NOSUID_NOEXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
 
-/// Makes the mount namespace of the first process.
-pub fn mount(root: Root, image: Option<PhysRegion>) -> Result<Arc<MountNamespace>, Failed> {
-    let fs = root_file_system(root, image)?;
-    let superblock = Superblock::new(fs);
-    let dentry = superblock.root().clone();
-    let flags = if root == Root::Pmem { MountFlags::READ_ONLY } else { MountFlags::empty() };
-    let namespace = MountNamespace::new(Mount::new(superblock, dentry, flags, b"root"));
+/// The image in the pmem device, opened once: all containers share what is cached of it.
+static IMAGE: Once<Arc<Erofs>> = Once::new();
+
+/// Opens the image of the sandbox.
+pub fn set_image(region: PhysRegion) -> Result<(), Failed> {
+    let erofs = Erofs::open(region)
+        .map_err(|e| (Errno::EINVAL, format!("the root image is not a usable EROFS image: {e}")))?;
+    IMAGE.call_once(|| erofs);
+    Ok(())
+}
+
+/// Makes the mount namespace of a container.
+pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
+    let top = base(root.base)?;
+    let flags = if root.base == Base::Image { MountFlags::READ_ONLY } else { top.mount().flags() };
+    let walk = Walk { subject: Subject::ROOT, root: top.clone(), task: None };
+    let place = walk
+        .resolve(&top, root.path.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)
+        .map_err(|e| (Errno::EINVAL, format!("cannot use `{}` as the root directory: {e}", root.path)))?;
+    let superblock = place.mount().superblock().clone();
+    let namespace = MountNamespace::new(Mount::new(superblock, place.dentry().clone(), flags, b"root"));
     for &(kind, place, options, flags) in PSEUDO {
-        match mount_pseudo(&namespace, kind, place, options, flags) {
+        match mount_pseudo(&namespace, mounter, kind, place, options, flags) {
             // A root without the directory, which cannot be made either, does without the mount.
             Ok(()) | Err(Errno::ENOENT | Errno::EROFS | Errno::ENODEV) => {}
             Err(e) => return Err((e, format!("cannot mount {kind} on {place}: {e}"))),
@@ -46,24 +61,29 @@ pub fn mount(root: Root, image: Option<PhysRegion>) -> Result<Arc<MountNamespace
     Ok(namespace)
 }
 
-fn root_file_system(root: Root, image: Option<PhysRegion>) -> Result<Arc<dyn FileSystem>, Failed> {
+/// The root of the tree that the container's root is in.
+fn base(base: Base) -> Result<Path, Failed> {
     let out_of_memory = |e| (e, String::from("not enough memory for the root file system"));
-    if root == Root::Tmpfs {
-        return Ok(
+    let image = || IMAGE.get().cloned().ok_or((Errno::ENODEV, String::from("the machine has no root image")));
+    let fs: Arc<dyn FileSystem> = match base {
+        Base::Main => {
+            let root = find(FIRST_CONTAINER).ok().and_then(|c| c.world()).and_then(|w| w.mounts.root());
+            return root.ok_or((Errno::ENOENT, String::from("the first container has no files")));
+        }
+        Base::Overlay => Tmpfs::over(image()?, &TmpfsOptions::default()),
+        Base::Image => image()?,
+        Base::Empty => {
             Tmpfs::new(&TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() }).map_err(out_of_memory)?
-        );
-    }
-    let region = image.ok_or((Errno::ENODEV, String::from("the machine has no root image")))?;
-    let erofs = Erofs::open(region)
-        .map_err(|e| (Errno::EINVAL, format!("the root image is not a usable EROFS image: {e}")))?;
-    Ok(match root {
-        Root::OverlayPmem => Tmpfs::over(erofs, &TmpfsOptions::default()),
-        _ => erofs,
-    })
+        }
+    };
+    let superblock = Superblock::new(fs);
+    let dentry = superblock.root().clone();
+    Ok(Path::new(Mount::internal(superblock), dentry))
 }
 
 fn mount_pseudo(
     namespace: &Arc<MountNamespace>,
+    mounter: &Mounter,
     kind: &str,
     place: &str,
     options: &str,
@@ -76,7 +96,7 @@ fn mount_pseudo(
         Err(Errno::ENOENT) => make_directory(&walk, &root, place)?,
         Err(e) => return Err(e),
     };
-    let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), None)?);
+    let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), mounter)?);
     let dentry = superblock.root().clone();
     namespace.mount(&Mount::new(superblock, dentry, flags, kind.as_bytes()), at)
 }

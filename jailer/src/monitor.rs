@@ -275,7 +275,7 @@ impl<'a> Jail<'a> {
         Ok((Self { config, runtime, cgroup }, warnings))
     }
 
-    fn remove(&self) -> Result<(), JailError> {
+    fn remove(self) -> Result<(), JailError> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove()?;
         }

@@ -167,8 +167,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// Gives name and id back, and removes what stood for them. Doing it twice does no harm.
-    pub fn remove(&self) -> Result<(), JailError> {
+    /// Gives name and id back, and removes what stood for them.
+    pub fn remove(self) -> Result<(), JailError> {
         self.try_remove().map_err(|e| JailError::host(format!("remove {}", self.dir.display()), e))
     }
 
@@ -179,7 +179,6 @@ impl Runtime {
         self.empty()?;
         self.lock.remove();
         match fs::remove_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             // Somebody has taken the name since.
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
             result => result,
@@ -309,8 +308,6 @@ mod tests {
         }
         assert_eq!(list(&base.0).unwrap(), [(id("a"), true), (id("b"), true)]);
         first.remove().unwrap();
-        first.remove().unwrap();
-        drop(first);
         Runtime::claim(&base.0, &id("a"), Identity::Unique).unwrap();
     }
 

@@ -41,6 +41,8 @@ pub fn main(args: &[String]) -> ! {
     match words[..] {
         ["report", sockets] => report(sockets),
         ["sleep"] => sleep(),
+        ["fork"] => fork(),
+        ["eat"] => eat(),
         _ => std::process::exit(0),
     }
 }
@@ -71,6 +73,28 @@ fn sleep() -> ! {
     loop {
         std::thread::park();
     }
+}
+
+/// Forks until it cannot; the code is how often it could.
+fn fork() -> ! {
+    for n in 0..100 {
+        // SAFETY: the child only waits to be killed.
+        match unsafe { libc::fork() } {
+            0 => loop {
+                std::thread::park();
+            },
+            -1 => std::process::exit(n),
+            _ => {}
+        }
+    }
+    std::process::exit(100)
+}
+
+/// Uses more memory than it may.
+fn eat() -> ! {
+    let mut meal = vec![0u8; 64 << 20];
+    meal.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    std::process::exit(i32::from(std::hint::black_box(&meal)[0]))
 }
 
 /// `attempt` must fail with one of `errors`.

@@ -132,6 +132,33 @@ fn api(tally: &mut Tally) {
     left_nothing(tally, "after all of it");
 }
 
+/// The limits of the cgroup hold; on a host without one there is nothing to see.
+fn limits(tally: &mut Tally, needed: bool) {
+    let small = |c: &mut JailConfig| {
+        c.limits.pids = Some(16);
+        c.limits.memory = Some(32 << 20);
+    };
+    let run = |what: &str| match start("limits", small, &[what]) {
+        Ok((monitor, _, warnings)) if warnings.iter().any(|w| w.contains("no cgroup")) => {
+            drop(monitor);
+            None
+        }
+        Ok((monitor, ..)) => Some(monitor.wait().map_err(|e| e.to_string())),
+        Err(e) => Some(Err(e.to_string())),
+    };
+    let (forks, eats) = (run("fork"), run("eat"));
+    match (forks, eats) {
+        (Some(forks), Some(eats)) => {
+            let exact = matches!(forks, Ok(Some(Outcome::Exited(15))));
+            tally.check("the limit of processes holds", exact, &format!("{forks:?}"));
+            let killed = matches!(eats, Ok(Some(Outcome::Killed(libc::SIGKILL))));
+            tally.check("the limit of memory holds", killed, &format!("{eats:?}"));
+        }
+        _ if needed => tally.check("there is a cgroup", false, "this host must have one"),
+        _ => println!("note: limits of cgroups are not looked at"),
+    }
+}
+
 fn ids_in_use() -> usize {
     std::fs::read_dir(base().join("ids")).map_or(0, Iterator::count)
 }
@@ -151,10 +178,12 @@ fn main() {
     if args.get(1).is_some_and(|a| a == "inside") {
         inside::main(&args[2..]);
     }
+    let needs_cgroup = args.get(2).is_some_and(|a| a == "cgroup");
     let rounds = args.get(1).map_or(200, |n| n.parse().expect("a number of rounds"));
     let mut tally = Tally::default();
     prisoner(&mut tally);
     api(&mut tally);
+    limits(&mut tally, needs_cgroup);
     killing::all(&mut tally, rounds);
     let _ = std::fs::remove_dir_all(base());
     println!("jail: {} passed, {} failed", tally.passed, tally.failed);

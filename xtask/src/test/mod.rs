@@ -6,6 +6,7 @@
 mod case;
 mod checks;
 mod guest_elf;
+mod jail;
 mod lab;
 mod python;
 mod selftest;
@@ -56,6 +57,8 @@ enum Suite {
     Guest,
     /// The hardware layer, by its self-test kernel
     Selftest,
+    /// What the jail keeps its prisoner from, and what kill -9 leaves
+    Jail,
     /// What system calls do, natively and in a sandbox
     Conformance,
     /// A minute of random system calls
@@ -125,6 +128,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Guest => guest_elf::check(),
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
             Suite::Selftest => selftest::run(),
+            Suite::Jail => jail::run(),
             Suite::Conformance => lab::conformance(options),
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),

@@ -68,6 +68,11 @@ fn in_sandbox(kernel: &Path) -> Result<String> {
     crate::lab::push_programs(&mut session, false)?;
     session.push(kernel, "/tmp/selftest".as_ref())?;
     let command = "timeout 120 ringfence boot --kernel /tmp/selftest --cpus 4 --cmdline ringfence.cpus=4";
+    output_of(session, command)
+}
+
+/// Everything a command in the lab prints.
+pub fn output_of(session: Session, command: &str) -> Result<String> {
     let words: Vec<_> = command.split(' ').map(Into::into).collect();
     let mut output = Vec::new();
     let streams = Streams {
@@ -82,10 +87,11 @@ fn in_sandbox(kernel: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// Counts what the kernel's last line says; a kernel that did not get there has failed, and its text is shown.
-fn report(place: &str, text: &str) -> Tally {
+/// Counts what the last line says; a program that did not get there has failed, and its text is shown.
+pub fn report(place: &str, text: &str) -> Tally {
     let counts = text.lines().rev().find_map(|line| {
         let (passed, rest) = line.trim().split_once(" passed, ")?;
+        let passed = passed.rsplit(' ').next()?;
         Some(Tally { passed: passed.parse().ok()?, failed: rest.strip_suffix(" failed")?.parse().ok()? })
     });
     match counts {

@@ -1,0 +1,26 @@
+//! The jail's own test (`tests/jail`) in the lab, as root and as an ordinary user.
+use anyhow::Result;
+
+use super::Tally;
+use super::selftest::{output_of, report};
+use crate::lab::{Lab, Options};
+
+/// Kills of each process; the two runs take a minute together.
+const ROUNDS: &str = "200";
+
+/// Builds the test and runs it.
+pub fn run() -> Result<Tally> {
+    let built = crate::build::build_static("ringfence-jail-test")?;
+    let lab = Lab::named("test0", Options::default());
+    let mut tally = Tally::default();
+    let as_root = format!("timeout 300 /tmp/jail-test {ROUNDS} cgroup");
+    let as_user =
+        format!("timeout 300 setpriv --reuid 1000 --regid 1000 --clear-groups /tmp/jail-test {ROUNDS}");
+    for (place, command) in [("lab, as root", as_root), ("lab, as an ordinary user", as_user)] {
+        let mut session = lab.session()?;
+        session.push(&built, "/tmp/jail-test".as_ref())?;
+        tally.add(report(place, &output_of(session, &command)?));
+    }
+    lab.down()?;
+    Ok(tally)
+}

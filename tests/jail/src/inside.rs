@@ -50,8 +50,7 @@ pub fn main(args: &[String]) -> ! {
 fn report(sockets: &str) -> ! {
     let (port, name) = sockets.split_once('@').expect("port@name");
     let args = Arguments { port: port.parse().expect("a port"), abstract_name: name.to_owned() };
-    // SAFETY: the jail gives us descriptor 3 and nothing here has used it.
-    let mut out = unsafe { File::from_raw_fd(3) };
+    let mut out = report_file();
     for (name, check) in CHECKS {
         let line = match check(&args) {
             Ok(()) => format!("{name}\n"),
@@ -62,6 +61,11 @@ fn report(sockets: &str) -> ! {
     std::process::exit(7)
 }
 
+fn report_file() -> File {
+    // SAFETY: the jail gives us descriptor 3, and nothing else here uses it.
+    unsafe { File::from_raw_fd(3) }
+}
+
 /// Until SIGTERM, which as process 1 we only get because we handle it.
 fn sleep() -> ! {
     extern "C" fn ended(_: libc::c_int) {
@@ -70,6 +74,8 @@ fn sleep() -> ! {
     }
     // SAFETY: the handler does nothing but _exit.
     unsafe { libc::signal(libc::SIGTERM, ended as *const () as libc::sighandler_t) };
+    // Nobody may listen.
+    let _ = report_file().write_all(b"ready");
     loop {
         std::thread::park();
     }

@@ -26,11 +26,12 @@ enum Victim {
 
 pub fn all(tally: &mut Tally, rounds: u32) {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("a subreaper");
+    let life = birth_time() * 3;
     for victim in [Victim::Supervisor, Victim::Monitor, Victim::Vmm, Victim::All] {
         let mut hit = BTreeMap::new();
         let mut problem = None;
         for _ in 0..rounds {
-            match round(victim) {
+            match round(victim, life) {
                 Ok(found) => *hit.entry(found).or_insert(0u32) += 1,
                 Err(why) => {
                     problem = Some(why);
@@ -44,16 +45,25 @@ pub fn all(tally: &mut Tally, rounds: u32) {
     }
 }
 
-/// One life. Returns how many of the three processes there were at the moment of the kill.
-fn round(victim: Victim) -> Result<usize, String> {
+/// How long it takes from the first fork to the exec in the jail, here and now.
+fn birth_time() -> Duration {
+    let begin = Instant::now();
+    let jail = start(ID, |_| (), &["sleep"]);
+    let took = begin.elapsed();
+    drop(jail);
+    took
+}
+
+/// One life, killed within `life`. Returns how many of the three processes there were at the moment of the kill.
+fn round(victim: Victim, life: Duration) -> Result<usize, String> {
     // SAFETY: this program has one thread.
     let supervisor = match unsafe { libc::fork() } {
-        0 => supervise(),
+        0 => supervise(life),
         pid => Pid::from_raw(pid).ok_or("cannot fork")?,
     };
     let mut random = [0u8; 4];
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    std::thread::sleep(Duration::from_micros(u64::from(u32::from_le_bytes(random)) % LIFE_US));
+    std::thread::sleep(life.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX)));
     let family = family(supervisor);
     let killed: &[Pid] = match victim {
         Victim::Supervisor => &family[..1],
@@ -89,18 +99,12 @@ fn round(victim: Victim) -> Result<usize, String> {
     Ok(family.len())
 }
 
-/// A life takes a few milliseconds to the exec, and ends by itself after some more.
-const LIFE_US: u64 = 30_000;
-
-fn supervise() -> ! {
-    let code = match start(ID, |_| (), &["sleep"]) {
-        Ok((monitor, ..)) => {
-            std::thread::sleep(Duration::from_micros(LIFE_US / 2));
-            monitor.signal(libc::SIGTERM);
-            i32::from(monitor.wait().is_err())
-        }
-        Err(_) => 1,
-    };
+/// Starts a jail and ends it again, if nothing kills us.
+fn supervise(life: Duration) -> ! {
+    let jail = start(ID, |_| (), &["sleep"]);
+    std::thread::sleep(life / 3);
+    let code = i32::from(jail.is_err());
+    drop(jail);
     std::process::exit(code)
 }
 

@@ -104,9 +104,11 @@ fn api(tally: &mut Tally) {
     let refused = start("../x", |_| (), &[]).err().map(|e| e.to_string()).unwrap_or_default();
     tally.check("a name that is a path is refused", refused.contains("cannot be the name"), &refused);
 
-    let (first, _report, _) = start("twice", |_| (), &["sleep"]).expect("a jail");
+    let (first, mut report, _) = start("twice", |_| (), &["sleep"]).expect("a jail");
     let second = start("twice", |_| (), &["sleep"]).err().map(|e| e.to_string()).unwrap_or_default();
     tally.check("a name is used once", second.contains("is running already"), &second);
+    // Process 1 gets only the signals it handles: wait until it does.
+    report.read_exact(&mut [0; 5]).expect("a word");
     first.signal(libc::SIGTERM);
     let outcome = first.wait().expect("a clean end");
     tally.check("a signal is passed on", outcome == Some(Outcome::Exited(42)), &format!("{outcome:?}"));

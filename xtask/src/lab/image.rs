@@ -97,7 +97,7 @@ fn make(work: &Path, suite: &str) -> Result<()> {
     let exclude = EXCLUDED.iter().map(|path| format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
     make_tree(work, &tree, suite, DEBIAN, &exclude.collect::<Vec<_>>())?;
     let erofs = work.join("debian.erofs");
-    make_erofs(&erofs, &tree)?;
+    make_erofs(&erofs, &tree, 0)?;
 
     let kernel_package = work.join("kernel");
     let modules = fetch_kernel(work, &kernel_package)?;
@@ -120,10 +120,11 @@ fn make(work: &Path, suite: &str) -> Result<()> {
     Ok(())
 }
 
-/// An EROFS image of a tree, whose files can be mapped from it.
-pub(super) fn make_erofs(image: &Path, tree: &Path) -> Result<()> {
+/// An EROFS image of a tree, whose files can be mapped from it and all have the same `date`, in seconds since 1970.
+pub(super) fn make_erofs(image: &Path, tree: &Path, date: u32) -> Result<()> {
     let mut command = as_root("mkfs.erofs");
-    run_quietly(command.args(["-Enoinline_data", "-T0", "-U", UUID, "--quiet"]).arg(image).arg(tree))?;
+    command.args(["-Enoinline_data", &format!("-T{date}"), "-U", UUID, "--quiet"]).arg(image).arg(tree);
+    run_quietly(&mut command)?;
     Ok(())
 }
 

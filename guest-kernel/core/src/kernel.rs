@@ -46,8 +46,14 @@ impl hal::Kernel for Sentry {
         sched::idle_loop(&idle)
     }
 
-    fn syscall(task: &TaskRef, regs: &mut UserRegs) {
-        syscall::dispatch(task, regs);
+    fn syscall(task: &TaskRef, regs: &mut UserRegs) -> u64 {
+        syscall::dispatch(task, regs)
+    }
+
+    const FIRST_RESTART: i32 = syscall::FIRST_RESTART;
+
+    fn restart(task: &TaskRef) {
+        syscall::restart(task);
     }
 
     fn watched_syscall(task: &TaskRef, regs: &mut UserRegs) {

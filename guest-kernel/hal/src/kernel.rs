@@ -16,13 +16,23 @@ pub trait Kernel: 'static + Sized {
     /// Entry of every other CPU after [`cpu::start_secondaries`](crate::cpu::start_secondaries).
     fn start_secondary() -> !;
 
-    /// A system call. The number is in `regs.rax` and `regs.orig_rax`; the result goes into `regs.rax`.
-    fn syscall(task: &Arc<Thread<Self>>, regs: &mut UserRegs);
+    /// A system call. The number is in `regs.rax` and `regs.orig_rax`; what is returned goes into `regs.rax`.
+    fn syscall(task: &Arc<Thread<Self>>, regs: &mut UserRegs) -> u64;
+
+    /// Error numbers from this one to 4095 are not for the program: after a system call with such a result comes
+    /// [`Kernel::restart`]. The entry code looks, so that the kernel proper can jump to a call's handler and forget it.
+    const FIRST_RESTART: i32;
+
+    /// See [`Kernel::FIRST_RESTART`].
+    fn restart(task: &Arc<Thread<Self>>);
 
     /// A system call of a thread that is [watched](Thread::set_watched), or of any while
-    /// [`cpu::watch_all`](crate::cpu::watch_all) is on.
+    /// [`cpu::watch_all`](crate::cpu::watch_all) is on: all of it, with `regs.rax` set and [`Kernel::restart`] called.
     fn watched_syscall(task: &Arc<Thread<Self>>, regs: &mut UserRegs) {
-        Self::syscall(task, regs);
+        regs.rax = Self::syscall(task, regs);
+        if (i64::from(Self::FIRST_RESTART)..4096).contains(&(regs.rax as i64).wrapping_neg()) {
+            Self::restart(task);
+        }
     }
 
     /// An exception raised by user code.

@@ -69,14 +69,10 @@ pub fn counts() -> impl Iterator<Item = (usize, u64)> {
     COUNTS.iter().map(|c| c.load(Ordering::Relaxed)).enumerate().filter(|(_, n)| *n != 0)
 }
 
-/// The way in: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`, result to `rax`.
-pub fn dispatch(task: &TaskRef, regs: &mut UserRegs) {
-    let rax = call(task, regs);
-    finish(task, regs, rax);
-}
-
+/// The way in: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`; returns what `rax` shall be. Compiles to a jump to
+/// the handler.
 #[inline]
-fn call(task: &TaskRef, regs: &mut UserRegs) -> u64 {
+pub fn dispatch(task: &TaskRef, regs: &mut UserRegs) -> u64 {
     match table::HANDLERS.get(regs.orig_rax as usize) {
         Some(handler) => handler(task, regs),
         None => Errno::ENOSYS.to_rax(),
@@ -91,28 +87,29 @@ pub fn watched(task: &TaskRef, regs: &mut UserRegs) {
         let rax = if !seccomp::check(task, regs) {
             regs.rax
         } else if OBSERVERS.load(Ordering::Relaxed) == 0 {
-            call(task, regs)
+            dispatch(task, regs)
         } else {
             observed(task, regs)
         };
-        finish(task, regs, rax);
+        regs.rax = rax;
+        if is_restart(rax) {
+            restart(task);
+        }
     }
     ptrace::syscall_exit(task, regs);
     ptrace::stepped_over_call(task, regs);
 }
 
-/// One of our own error numbers, that no program sees (`ERESTARTSYS` and its like).
+/// The first of our own error numbers, that no program sees (`ERESTARTSYS` and its like).
+pub const FIRST_RESTART: i32 = Errno::ERESTARTSYS.raw() as i32;
+
 fn is_restart(rax: u64) -> bool {
-    (Errno::ERESTARTSYS.raw().into()..MAX_ERRNO).contains(&rax.wrapping_neg())
+    (FIRST_RESTART as u64..MAX_ERRNO).contains(&rax.wrapping_neg())
 }
 
-#[inline]
-fn finish(task: &TaskRef, regs: &mut UserRegs, rax: u64) {
-    regs.rax = rax;
-    if is_restart(rax) {
-        // The signal code turns it into a restart or EINTR on the way out.
-        task.work().fetch_or(work::SIGNAL, Ordering::Release);
-    }
+/// After a call with such a result: the signal code turns it into a restart or EINTR on the way out.
+pub fn restart(task: &TaskRef) {
+    task.work().fetch_or(work::SIGNAL, Ordering::Release);
 }
 
 fn observed(task: &TaskRef, regs: &mut UserRegs) -> u64 {

@@ -153,8 +153,13 @@ fn lookup(rip: u64) -> Option<(u64, u64)> {
 const ANY: u64 = fixup::QUIET;
 
 /// A system call, from the entry stub.
-pub extern "C" fn syscall<K: Kernel>(task: &Arc<Thread<K>>, regs: &mut UserRegs) {
-    K::syscall(task, regs);
+pub extern "C" fn syscall<K: Kernel>(task: &Arc<Thread<K>>, regs: &mut UserRegs) -> u64 {
+    K::syscall(task, regs)
+}
+
+/// After a system call with a result that is not for the program.
+pub extern "C" fn restart<K: Kernel>(task: &Arc<Thread<K>>) {
+    K::restart(task);
 }
 
 /// The same of a watched thread, or while all are watched.

@@ -100,7 +100,13 @@ impl<K: Kernel> HostUser<K> {
             (r.rip, r.rcx, r.r11, r.orig_rax) = (done, done, r.rflags, r.rax);
             let repeat = done - SYSCALL_LEN;
             self.instruction(Instruction { done, repeat: Some(repeat) }, |thread, regs| {
-                if thread.is_watched() { K::watched_syscall(thread, regs) } else { K::syscall(thread, regs) }
+                if thread.is_watched() {
+                    return K::watched_syscall(thread, regs);
+                }
+                regs.rax = K::syscall(thread, regs);
+                if (-4095..=-i64::from(K::FIRST_RESTART)).contains(&(regs.rax as i64)) {
+                    K::restart(thread);
+                }
             });
             if self.regs.rip == done {
                 return self.regs.rax as i64;

@@ -158,8 +158,8 @@ impl Kernel for Mini {
         idle_loop()
     }
 
-    fn syscall(t: &Th, r: &mut UserRegs) {
-        let result = match r.rax {
+    fn syscall(t: &Th, r: &mut UserRegs) -> u64 {
+        let result: i64 = match r.rax {
             EXIT => {
                 exit_thread();
                 0
@@ -197,13 +197,13 @@ impl Kernel for Mini {
                 r.rax = 0;
                 *t.saved.lock() = Some(*r);
                 r.rip = r.rdi;
-                return;
+                return r.rax;
             }
             EXEC => {
-                let Ok(space) = AddressSpace::new() else { return };
+                let Ok(space) = AddressSpace::new() else { return r.rax };
                 t.set_address_space(space);
                 *r = UserRegs::new(r.rdi, STACK);
-                return;
+                return r.rax;
             }
             RESTART => {
                 if t.restarted.swap(true, Ordering::Relaxed) {
@@ -213,7 +213,7 @@ impl Kernel for Mini {
                     r.rip -= 2;
                     *t.saved.lock() = Some(*r);
                     r.rip = r.rdi;
-                    return;
+                    return r.rax;
                 }
             }
             PRINT => {
@@ -230,12 +230,16 @@ impl Kernel for Mini {
                 if let Some(saved) = t.saved.lock().take() {
                     *r = saved;
                 }
-                return;
+                return r.rax;
             }
             _ => -38,
         };
-        r.rax = result as u64;
+        result as u64
     }
+
+    const FIRST_RESTART: i32 = 4095;
+
+    fn restart(_: &Th) {}
 
     fn user_exception(_: &Th, _: &mut UserRegs, e: Exception) {
         match e {

@@ -186,7 +186,7 @@ impl Kernel for SelfTest {
         }
     }
 
-    fn syscall(task: &TaskRef, regs: &mut UserRegs) {
+    fn syscall(task: &TaskRef, regs: &mut UserRegs) -> u64 {
         match regs.rax {
             call::NOTHING => regs.rax = 1,
             call::EXIT => exit(task),
@@ -208,7 +208,12 @@ impl Kernel for SelfTest {
             }
             _ => regs.rax = -38i64 as u64,
         }
+        regs.rax
     }
+
+    const FIRST_RESTART: i32 = 4095;
+
+    fn restart(_: &TaskRef) {}
 
     fn user_exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
         if let Exception::PageFault(f) = e

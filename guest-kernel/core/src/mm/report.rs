@@ -66,7 +66,7 @@ pub struct SmapsCounts {
     pub private_dirty: u64,
     /// Accessed since mapped.
     pub referenced: u64,
-    /// Not from an object.
+    /// Not an object's, copies of its pages included.
     pub anonymous: u64,
     /// In large pages.
     pub huge: u64,
@@ -155,7 +155,9 @@ impl Mm {
                 if mapping.huge {
                     counts.huge += PAGE_SIZE;
                 }
-                if info.anonymous {
+                // A private mapping has an object's page as it is, which the object refers to, too, or a copy of its own.
+                let private = !info.flags.contains(VmFlags::SHARED);
+                if info.anonymous || (private && (mapping.dirty || !shared)) {
                     counts.anonymous += PAGE_SIZE;
                 }
             }

@@ -78,8 +78,7 @@ impl TimerTarget for Alarm {
                 }
                 Some(armed) => {
                     // Periods that passed unnoticed are not made up for, as with a pending SIGALRM.
-                    if let Some(missed) = now.saturating_sub(armed.deadline).checked_div(armed.interval) {
-                        let deadline = armed.deadline + (missed + 1) * armed.interval;
+                    if let Some((_, deadline)) = super::next_period(armed.deadline, armed.interval, now) {
                         *real = Some(Armed {
                             deadline,
                             interval: armed.interval,
@@ -183,8 +182,7 @@ impl TimerTarget for CpuExpiry {
             *place = Some(armed); // set anew since
             return;
         }
-        if let Some(missed) = (now - armed.expires).checked_div(armed.interval) {
-            let expires = armed.expires + (missed + 1) * armed.interval;
+        if let Some((_, expires)) = super::next_period(armed.expires, armed.interval, now) {
             *place = Some(kind.start(&process, expires, armed.interval));
         }
         drop(place);

@@ -87,6 +87,13 @@ pub fn deadline_after(ns: u64) -> u64 {
     hal::time::now().saturating_add(ns)
 }
 
+/// Of a timer with a period, whose `deadline` has passed: how many whole periods have passed since, and the next deadline,
+/// which saturates: a program may ask for a period of centuries. `None` without a period.
+pub fn next_period(deadline: u64, interval: u64, now: u64) -> Option<(u64, u64)> {
+    let missed = now.saturating_sub(deadline).checked_div(interval)?;
+    Some((missed, deadline.saturating_add(interval.saturating_mul(missed.saturating_add(1)))))
+}
+
 /// What `clock_settime(CLOCK_REALTIME)` added to the offset the HAL tells.
 static REALTIME_ADJUSTMENT: AtomicI64 = AtomicI64::new(0);
 
@@ -118,4 +125,18 @@ fn set_realtime(wall: u64) {
     let change = (wall as i64).wrapping_sub(realtime() as i64);
     REALTIME_ADJUSTMENT.fetch_add(change, Ordering::Relaxed);
     crate::exec::vdso::realtime_changed();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_period;
+
+    #[test]
+    fn periods() {
+        assert_eq!(next_period(100, 0, 100), None);
+        assert_eq!(next_period(100, 10, 100), Some((0, 110)));
+        assert_eq!(next_period(100, 10, 139), Some((3, 140)));
+        assert_eq!(next_period(100, u64::MAX, 139), Some((0, u64::MAX)));
+        assert_eq!(next_period(0, 1, u64::MAX), Some((u64::MAX, u64::MAX)));
+    }
 }

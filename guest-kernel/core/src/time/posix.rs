@@ -159,11 +159,11 @@ impl TimerTarget for PosixTimer {
                 return;
             }
             let former = s.timer.take();
-            let missed = now.saturating_sub(s.deadline).checked_div(s.interval).unwrap_or(0);
-            s.overrun = missed.min(i32::MAX as u64) as i32;
-            if s.interval != 0 {
-                s.deadline += (missed + 1) * s.interval;
-                s.timer = self.clock.start(s.deadline, self.clone());
+            s.overrun = 0;
+            if let Some((missed, deadline)) = super::next_period(s.deadline, s.interval, now) {
+                s.overrun = missed.min(i32::MAX as u64) as i32;
+                s.deadline = deadline;
+                s.timer = self.clock.start(deadline, self.clone());
             }
             (s.overrun, former)
         };

@@ -106,7 +106,7 @@ pub const PLAYGROUND: u64 = 1 << 20;
 
 /// Never made: they end the machine.
 const NEVER: &[&str] = &["reboot", "kexec_load", "kexec_file_load"];
-/// Made rarely: they end or block their caller, or make more of it.
+/// Made rarely: they end or block their caller, make more of it, or leave it with less to do.
 const RARELY: &[&str] = &[
     "exit",
     "exit_group",
@@ -121,7 +121,17 @@ const RARELY: &[&str] = &[
     "execveat",
     "seccomp",
     "close_range",
-    "munlockall",
+    "arch_prctl",
+    "prctl",
+    "set_robust_list",
+    "munmap",
+    "brk",
+    "mseal",
+    "setrlimit",
+    "prlimit64",
+    "setgid",
+    "setgroups",
+    "capset",
     "setuid",
     "setresuid",
     "setreuid",
@@ -129,6 +139,9 @@ const RARELY: &[&str] = &[
     "chroot",
     "pivot_root",
 ];
+
+/// Signals that a worker has a handler for or that do nothing.
+const HARMLESS: &[u64] = &[0, 10, 13, 14, 17, 18, 23, 28, 29, 40];
 
 impl Generator {
     /// One for a thread.
@@ -164,12 +177,21 @@ impl Generator {
                 None => self.anything(),
             };
         }
-        // Whom a signal goes to is not left to chance.
-        if matches!(call.name, "kill" | "tkill" | "rt_sigqueueinfo" | "ptrace")
-            || call.name.starts_with("prlimit")
+        // Whom a signal goes to is not left to chance, nor is one that ends ourselves frequent.
+        let of_kind = |wanted: fn(&ArgKind) -> bool| call.args.and_then(|args| args.iter().position(wanted));
+        let whom = of_kind(|kind| matches!(kind, ArgKind::Pid));
+        let signal = of_kind(|kind| matches!(kind, ArgKind::Signal));
+        if let Some(i) = whom
+            && (signal.is_some() || call.name == "ptrace" || call.name.starts_with("prlimit"))
         {
-            let who = if call.name == "ptrace" { 1 } else { 0 };
-            arguments[who] = self.pid() as u64;
+            arguments[i] = self.pid() as u64;
+        }
+        if let Some(i) = signal
+            && (whom.is_some() || call.name == "pidfd_send_signal")
+            && !whom.is_some_and(|whom| self.pids.contains(&(arguments[whom] as i64)))
+            && !self.random.once_in(40)
+        {
+            arguments[i] = self.random.pick(HARMLESS);
         }
         (call.number, arguments)
     }

@@ -2,10 +2,11 @@
 //!
 //! Time goes in rounds. Each has a seed, which is printed, and starts some worker processes of a few threads; they have
 //! descriptors of every kind, memory to play with and children, and make calls whose arguments are generated from
-//! the kernel's table of argument kinds ([`generate`]): mostly what a call wants, sometimes what it does not. A worker is
-//! interrupted all the time, killed when its time is up, and has to be gone soon after. Then the kernel has to answer still:
-//! processes, pipes, files and /proc. A round is run again by its seed: `conformance fuzz --round SEED`. (Several workers
-//! race, so a seed gives the same calls but not the same interleaving.)
+//! the kernel's table of argument kinds ([`generate`]): mostly what a call wants, sometimes what it does not. Each thread of a
+//! worker is interrupted all the time; a worker that ends itself is followed by another until the round's time is up, when
+//! all are killed and have to be gone soon after. Then the kernel has to answer still: processes, pipes, files and /proc. A round
+//! is run again by its seed: `conformance fuzz --round SEED`. (Several workers race, so a seed gives the same calls but not
+//! the same interleaving.)
 //!
 //! It is for a sandbox only: what it does to a real machine is not nice.
 
@@ -14,7 +15,7 @@ mod worker;
 
 use std::fs;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::helpers::*;
@@ -25,11 +26,16 @@ const PROCESSES: usize = 6;
 const THREADS: usize = 2;
 
 /// How long workers of a round live, and how long they may take to go.
-const LIFE: Duration = Duration::from_secs(4);
+const LIFE: Duration = Duration::from_secs(5);
 const DEATH: Duration = Duration::from_secs(60);
 
-/// Words of the shared log for a thread: the call number and its arguments.
+/// Words of the shared log for a thread: the call number and its arguments; its id; how many calls it made.
 const LOG: usize = 16;
+const LOG_TID: usize = LOG - 2;
+const LOG_COUNT: usize = LOG - 1;
+
+/// One more than the highest call number there is.
+const NUMBERS: usize = 512;
 
 /// A small generator (xorshift with a multiplication).
 pub struct Random(u64);
@@ -70,9 +76,10 @@ pub fn main(seed: &str, seconds: &str) -> ExitCode {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let mut seeds = Random::new(seed);
     let (mut rounds, mut calls) = (0, 0);
+    let made = shared_words(NUMBERS);
     while Instant::now() < deadline {
         rounds += 1;
-        match round(seeds.next() & 0xffff_ffff) {
+        match round(seeds.next() & 0xffff_ffff, made) {
             Ok(count) => calls += count,
             Err(why) => {
                 println!("=== fuzz: {why}");
@@ -80,15 +87,16 @@ pub fn main(seed: &str, seconds: &str) -> ExitCode {
             }
         }
     }
-    println!("=== fuzz: {calls} calls in {rounds} rounds, the kernel answers");
+    println!("=== fuzz: {calls} calls, {} in {rounds} rounds, the kernel answers", kinds_of(made));
     ExitCode::SUCCESS
 }
 
 /// Runs one round again.
 pub fn again(seed: &str) -> ExitCode {
-    match round(seed.parse().unwrap_or(1)) {
+    let made = shared_words(NUMBERS);
+    match round(seed.parse().unwrap_or(1), made) {
         Ok(calls) => {
-            println!("=== fuzz: {calls} calls, the kernel answers");
+            println!("=== fuzz: {calls} calls, {}, the kernel answers", kinds_of(made));
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -98,16 +106,26 @@ pub fn again(seed: &str) -> ExitCode {
     }
 }
 
-/// One round; the number of calls made.
-fn round(seed: u64) -> Result<u64, String> {
+/// How many of the calls of the table were made.
+fn kinds_of(made: &[AtomicU32]) -> String {
+    let calls = || crate::kinds::CALLS.iter().filter(|call| crate::kinds::is_there(call.name));
+    let reached = calls().filter(|call| made[call.number as usize].load(Ordering::Relaxed) > 0).count();
+    format!("{reached} of {} kinds", calls().count())
+}
+
+/// One round; the number of calls made. `kinds` has a word for each call number, set when it is made.
+fn round(seed: u64, kinds: &'static [AtomicU32]) -> Result<u64, String> {
     println!("round {seed}");
     // A worker may send any signal to everybody; process 1 is spared what it has no handler for, others ignore.
     mask(libc::SIG_SETMASK, !bit(libc::SIGCHLD));
     let log = shared_words(PROCESSES * THREADS * LOG);
+    kinds_of(kinds); // reads the table, so that not every worker has to
     let started = Instant::now();
-    let mut left: Vec<i64> = (0..PROCESSES)
-        .map(|process| fork(|| worker::run(seed, process, &log[process * THREADS * LOG..][..THREADS * LOG])))
-        .collect();
+    // The n-th worker in a place has a seed of its own.
+    let start = |place: usize, n: u64| {
+        fork(|| worker::run(seed + (n << 32), place, &log[place * THREADS * LOG..][..THREADS * LOG], kinds))
+    };
+    let mut left: Vec<(i64, usize, u64)> = (0..PROCESSES).map(|place| (start(place, 0), place, 0)).collect();
     let everything = |signal: i32| {
         call!(kill, -1, signal);
     };
@@ -115,14 +133,26 @@ fn round(seed: u64) -> Result<u64, String> {
     loop {
         let gone = call!(wait4, -1, 0, libc::WNOHANG, 0);
         if gone > 0 {
-            left.retain(|pid| *pid != gone);
+            if let Some(worker) = left.iter_mut().find(|worker| worker.0 == gone) {
+                let (_, place, n) = *worker;
+                if !killed && started.elapsed() < LIFE {
+                    *worker = (start(place, n + 1), place, n + 1);
+                } else {
+                    left.retain(|worker| worker.0 != gone);
+                }
+            }
             continue;
         }
         if gone == i64::from(-libc::ECHILD) {
             break;
         }
-        // What stopped goes on.
+        // What stopped goes on, and no call waits for long.
         everything(if killed { libc::SIGKILL } else { libc::SIGCONT });
+        for log in log.chunks(LOG).filter(|_| !killed) {
+            if let tid @ 1.. = log[LOG_TID].load(Ordering::Relaxed) {
+                call!(tkill, tid, libc::SIGALRM);
+            }
+        }
         killed |= started.elapsed() > LIFE || left.is_empty();
         if started.elapsed() > LIFE + DEATH {
             return Err(format!(
@@ -134,13 +164,13 @@ fn round(seed: u64) -> Result<u64, String> {
         }
         sleep_ms(5);
     }
-    let calls = log.chunks(LOG).map(|log| u64::from(log[LOG - 1].load(Ordering::Relaxed))).sum();
+    let calls = log.chunks(LOG).map(|log| u64::from(log[LOG_COUNT].load(Ordering::Relaxed))).sum();
     must!(munmap, p(log), log.len() * 4);
     answers().map(|()| calls).map_err(|what| format!("round {seed}: {what}"))
 }
 
 /// What every thread did last.
-fn last_calls(log: &[std::sync::atomic::AtomicU32]) -> String {
+fn last_calls(log: &[AtomicU32]) -> String {
     let mut text = String::new();
     for (thread, log) in log.chunks(LOG).enumerate() {
         let word = |i: usize| u64::from(log[i].load(Ordering::Relaxed));

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::generate::{ARENA, Generator, PLAYGROUND};
-use super::{LOG, THREADS};
+use super::{LOG, LOG_COUNT, LOG_TID, THREADS};
 use crate::helpers::*;
 use crate::sys::Argument;
 
-/// Makes calls until it is killed or its share is done; `log` has room for each thread.
-pub fn run(seed: u64, process: usize, log: &'static [AtomicU32]) -> i32 {
+/// Makes calls until it ends itself or is killed; `log` has room for each thread, `kinds` a word for each call number.
+pub fn run(seed: u64, process: usize, log: &'static [AtomicU32], kinds: &'static [AtomicU32]) -> i32 {
     must!(setsid);
     // What it mounts is its own affair, if the kernel can do that.
     call!(unshare, libc::CLONE_NEWNS);
@@ -29,7 +29,7 @@ pub fn run(seed: u64, process: usize, log: &'static [AtomicU32]) -> i32 {
     let thread = |number: usize| {
         let (arena, playground) = (arena(), pages(PLAYGROUND as usize / 4096));
         let mut generator = Generator::new(seed + number as u64, arena, playground, pids.clone());
-        make_calls(&mut generator, &log[number * LOG..][..LOG]);
+        make_calls(&mut generator, &log[number * LOG..][..LOG], kinds);
     };
     std::thread::scope(|scope| {
         for number in 1..THREADS {
@@ -57,10 +57,11 @@ fn arena() -> u64 {
     at
 }
 
-fn make_calls(generator: &mut Generator, log: &[AtomicU32]) {
-    const CALLS: u32 = 20_000;
+fn make_calls(generator: &mut Generator, log: &[AtomicU32], kinds: &[AtomicU32]) {
+    // Descriptors are closed, memory is unmapped: after so many calls a fresh worker finds more.
+    const CALLS: u32 = 5_000;
     let own = call!(getpid);
-    let timer = [0u64, 10_000, 0, 10_000];
+    log[LOG_TID].store(call!(gettid) as u32, Ordering::Relaxed);
     for _ in 0..CALLS {
         let (number, arguments) = generator.call();
         log[0].store(number as u32, Ordering::Relaxed);
@@ -68,13 +69,18 @@ fn make_calls(generator: &mut Generator, log: &[AtomicU32]) {
             log[1 + 2 * i].store(*argument as u32, Ordering::Relaxed);
             log[2 + 2 * i].store((*argument >> 32) as u32, Ordering::Relaxed);
         }
-        log[LOG - 1].fetch_add(1, Ordering::Relaxed);
-        call!(setitimer, 0, p(&timer), 0);
+        log[LOG_COUNT].fetch_add(1, Ordering::Relaxed);
+        if let Some(kind) = kinds.get(number as usize) {
+            kind.store(1, Ordering::Relaxed);
+        }
+        // What interrupts a call that waits must get through.
+        mask(libc::SIG_SETMASK, 0);
         crate::sys::call(number, arguments);
         if call!(getpid) != own {
             call!(exit_group, 0);
         }
     }
+    call!(exit_group, 0);
 }
 
 /// A descriptor of every kind there is.

@@ -1,11 +1,12 @@
 //! pidfd_open(2): a process as a descriptor, and pidfd_getfd(2): a descriptor of that process.
 
-use alloc::sync::Arc;
+use alloc::{format, string::String, sync::Arc};
 
-use super::{File, OpenFlags, eventfd::install, proc};
+use super::{File, FileRef, OpenFlags, eventfd::install, proc};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    ns::{PidNamespace, PidView},
     ptrace::{AccessMode, check_access},
     signal::{self, SigInfo, Signal, types::code},
     sync::{PollEvents, PollTable},
@@ -27,10 +28,25 @@ impl File for PidFd {
         let running = *self.process.state.lock() == State::Running;
         if running { PollEvents::empty() } else { PollEvents::IN | PollEvents::RDNORM }
     }
+}
 
-    fn fdinfo(&self) -> alloc::string::String {
-        alloc::format!("Pid:\t{0}\nNSpid:\t{0}\n", self.process.pid)
+/// The lines of `fdinfo` for a pidfd: the numbers of the process in `ns` and below, 0 if it is not in there, -1 once it is
+/// gone. `None` for other files.
+pub fn numbers(file: &FileRef, ns: &Arc<PidNamespace>) -> Option<String> {
+    let process = &file.downcast::<PidFd>()?.process;
+    if *process.state.lock() == State::Reaped {
+        return Some(String::from("Pid:\t-1\nNSpid:\t-1\n"));
     }
+    let show = |ns: &PidNamespace| PidView { ns }.show(process.pid);
+    let first = show(ns);
+    let mut text = format!("Pid:\t{first}\nNSpid:\t{first}");
+    if first != 0 {
+        for below in process.pid_ns.down_from(ns).iter().skip(1) {
+            text.push_str(&format!("\t{}", show(below)));
+        }
+    }
+    text.push('\n');
+    Some(text)
 }
 
 /// Gives `task` a descriptor of `process` (`CLONE_PIDFD`, `pidfd_open`); always close-on-exec.

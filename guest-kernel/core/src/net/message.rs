@@ -14,12 +14,13 @@ use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::{OpenFlags, pidfd},
+    ns::user::IdKind,
     syscall::{UserAddr, UserPtr},
     task::{Capabilities, limits::Resource},
     time::{TimeSpec, TimeVal},
 };
 
-/// `struct ucred`.
+/// `struct ucred`. Inside the kernel in its own numbers, those of the first namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Credentials {
@@ -42,13 +43,23 @@ impl Credentials {
     /// Who `task` is to those it connects to (`SO_PEERCRED`).
     pub fn of(task: &TaskRef) -> Credentials {
         let c = task.credentials();
-        Credentials { pid: task.pid(), uid: c.euid, gid: c.egid }
+        Credentials { pid: task.process().pid, uid: c.euid, gid: c.egid }
     }
 
     /// Who `task` is as the sender of a message: not who it acts as.
     pub fn of_sender(task: &TaskRef) -> Credentials {
         let c = task.credentials();
-        Credentials { pid: task.pid(), uid: c.uid, gid: c.gid }
+        Credentials { pid: task.process().pid, uid: c.uid, gid: c.gid }
+    }
+
+    /// In the numbers of `viewer`'s namespaces: pid 0 for who is in none of them.
+    pub fn shown_to(self, viewer: &TaskRef) -> Credentials {
+        let ns = &viewer.credentials().user_ns;
+        Credentials {
+            pid: viewer.pids().show(self.pid),
+            uid: ns.show_uid(self.uid),
+            gid: ns.show_gid(self.gid),
+        }
     }
 }
 
@@ -120,8 +131,7 @@ pub(super) fn read_control(task: &TaskRef, header: &MessageHeader) -> Result<Out
             }
             (SOL_SOCKET, SCM_CREDENTIALS) => {
                 let given = Credentials::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
-                check_credentials(task, given)?;
-                message.credentials = Some(given);
+                message.credentials = Some(check_credentials(task, given)?);
             }
             (SOL_SOCKET, _) => return Err(Errno::EINVAL),
             _ => {}
@@ -131,13 +141,26 @@ pub(super) fn read_control(task: &TaskRef, header: &MessageHeader) -> Result<Out
     Ok(message)
 }
 
-/// Nobody says he is somebody else without the right to become him.
-fn check_credentials(task: &TaskRef, given: Credentials) -> Result<()> {
+/// Nobody says he is somebody else without the right to become him. Answers the kernel's numbers for those `given`:
+/// `EINVAL` for an id that has none, `ESRCH` for a process that is not there.
+fn check_credentials(task: &TaskRef, given: Credentials) -> Result<Credentials> {
     let c = task.credentials();
-    let pid_ok = given.pid == task.pid() || c.capable(Capabilities::SYS_ADMIN);
-    let uid_ok = [c.uid, c.euid, c.suid].contains(&given.uid) || c.capable(Capabilities::SETUID);
-    let gid_ok = [c.gid, c.egid, c.sgid].contains(&given.gid) || c.capable(Capabilities::SETGID);
-    if pid_ok && uid_ok && gid_ok { Ok(()) } else { Err(Errno::EPERM) }
+    let ns = &c.user_ns;
+    let uid = ns.to_kernel(IdKind::User, given.uid).ok_or(Errno::EINVAL)?;
+    let gid = ns.to_kernel(IdKind::Group, given.gid).ok_or(Errno::EINVAL)?;
+    let may = |capability| c.capable_in(ns, capability);
+    let pid_ok =
+        given.pid == task.pid() || c.capable_in(task.process().pid_ns.owner(), Capabilities::SYS_ADMIN);
+    let uid_ok = [c.uid, c.euid, c.suid].contains(&uid) || may(Capabilities::SETUID);
+    let gid_ok = [c.gid, c.egid, c.sgid].contains(&gid) || may(Capabilities::SETGID);
+    if !(pid_ok && uid_ok && gid_ok) {
+        return Err(Errno::EPERM);
+    }
+    let pid = match given.pid == task.pid() {
+        true => task.process().pid,
+        false => task.pids().process(given.pid)?.pid,
+    };
+    Ok(Credentials { pid, uid, gid })
 }
 
 /// Control bytes being written to the user.
@@ -208,7 +231,7 @@ pub(super) fn write_control(
         }
     }
     if options.flag(SO_PASSCRED) {
-        w.put(SCM_CREDENTIALS, got.credentials.as_bytes())?;
+        w.put(SCM_CREDENTIALS, got.credentials.shown_to(task).as_bytes())?;
     }
     if !got.files.is_empty() {
         w.put_files(task, got, close_on_exec)?;

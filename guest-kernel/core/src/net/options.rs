@@ -139,7 +139,7 @@ fn value_of(task: &TaskRef, socket: &dyn Socket, name: i32) -> Result<Vec<u8>> {
         SO_LINGER => return Ok(common.linger.load(Relaxed).to_ne_bytes().to_vec()),
         SO_PEERCRED => {
             let nobody = Credentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
-            let peer = socket.peer().map_or(nobody, |p| p.credentials);
+            let peer = socket.peer().map_or(nobody, |p| p.credentials.shown_to(task));
             return Ok(peer.as_bytes().to_vec());
         }
         SO_PEERPIDFD => {

@@ -15,6 +15,7 @@ areas! {
     cputime
     futex
     memory
+    mounts
     open
     pipe
     process

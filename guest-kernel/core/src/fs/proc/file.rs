@@ -6,7 +6,7 @@ use super::{Scope, Show, Store, Text, Who};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    fs::{File, OpenFile},
+    fs::{File, OpenFile, pidfd},
     io::{Sink, Source},
     ns::PidNamespace,
     sync::Mutex,
@@ -43,6 +43,9 @@ impl ProcFile {
             Content::DescriptorInfo(fd) => {
                 let file = scope.target()?.task()?.files()?.get_any(*fd)?;
                 text.bytes(file.fdinfo().as_bytes());
+                if let Some(numbers) = pidfd::numbers(&file, &self.ns) {
+                    text.bytes(numbers.as_bytes());
+                }
             }
         }
         Ok(text.0)

@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{Scope, Text, text::emit};
 use crate::{
     errno::Result,
-    fs::{Dentry, DeviceId, FileSystem, Mount, MountFlags, Path},
+    fs::{Dentry, DeviceId, FileSystem, Mount, MountFlags, MountNamespace, Path, mount::source_within},
 };
 
 /// Characters that separate fields.
@@ -77,7 +77,28 @@ fn root_in_file_system(mount: &Mount) -> Vec<u8> {
     names.iter().rev().flat_map(|n| [b"/", &**n].concat()).collect()
 }
 
+/// Who hears of changes on a mount, and whose changes it hears of.
+fn kin(out: &mut Text, mount: &Mount, namespace: &MountNamespace, root: &Path) {
+    let kin = mount.kin();
+    if kin.group != 0 {
+        emit!(out, " shared:{}", kin.group);
+    }
+    if kin.master != 0 {
+        emit!(out, " master:{}", kin.master);
+        if let Some(source) = source_within(mount, namespace, root) {
+            emit!(out, " propagate_from:{source}");
+        }
+    }
+    if kin.unbindable {
+        emit!(out, " unbindable");
+    }
+}
+
 pub(super) fn mountinfo(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let (namespace, root) = {
+        let fs = s.target()?.task()?.fs()?;
+        (fs.namespace(), fs.root())
+    };
     for (mount, place) in reachable(s)? {
         let fs = mount.superblock().fs();
         let parent = mount.mounted_on().map_or(mount.id(), |on| on.mount().id());
@@ -88,6 +109,7 @@ pub(super) fn mountinfo(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         out.escaped(&place, SPECIAL);
         emit!(out, " ");
         options(out, &mount, read_only(&mount));
+        kin(out, &mount, &namespace, &root);
         emit!(out, " - {} ", fs.name());
         out.escaped(mount.source(), SPECIAL);
         emit!(out, " {}", if fs.read_only() { "ro" } else { "rw" });

@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems},
+    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems, mount::Type},
     ns::UserNamespace,
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
@@ -16,6 +16,7 @@ const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const MS_MOVE: u64 = 8192;
 const MS_REC: u64 = 16384;
+const MS_SILENT: u64 = 1 << 15;
 const MS_UNBINDABLE: u64 = 1 << 17;
 const MS_PRIVATE: u64 = 1 << 18;
 const MS_SLAVE: u64 = 1 << 19;
@@ -85,14 +86,20 @@ fn mount(
         place.mount().set_flags(per_mount)?;
         return Ok(0);
     }
-    if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
-        // Every mount is private, and a private mount is also a slave of nobody.
-        let ok = flags & (MS_SHARED | MS_UNBINDABLE) == 0 && place.is_mount_root();
-        return if ok { Ok(0) } else { Err(Errno::EINVAL) };
-    }
     if flags & MS_BIND != 0 {
         let from = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
         namespace.bind(&from, place, flags & MS_REC != 0)?;
+        return Ok(0);
+    }
+    if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
+        let to = match flags & !(MS_REC | MS_SILENT) {
+            MS_SHARED => Type::Shared,
+            MS_PRIVATE => Type::Private,
+            MS_SLAVE => Type::Slave,
+            MS_UNBINDABLE => Type::Unbindable,
+            _ => return Err(Errno::EINVAL),
+        };
+        namespace.change_type(&place, to, flags & MS_REC != 0)?;
         return Ok(0);
     }
     if flags & MS_MOVE != 0 {
@@ -145,6 +152,6 @@ fn busy(mount: &Arc<Mount>) -> bool {
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     155 pivot_root(new_root: UserStr, put_old: UserStr) Full "";
-    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, bind, move, remount of flags; no propagation";
+    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, bind, move, propagation, remount of flags";
     166 umount2(target: UserStr, flags: u32) Partial "no MNT_EXPIRE";
 };

@@ -137,7 +137,7 @@ impl MessageQueue {
             && let (Some(process), Some(signal)) = (notify.process.upgrade(), notify.signal)
         {
             const SI_MESGQ: i32 = -3;
-            let (pid, uid) = (task.pid(), task.credentials().uid);
+            let (pid, uid) = (task.process().pid, task.credentials().uid);
             let fields = Fields::Queued { pid, uid, value: notify.value };
             // A queue of signals that is full loses it, as on Linux.
             let _ = signal::send_to_process(&process, SigInfo { signal, code: SI_MESGQ, fields });

@@ -29,6 +29,8 @@ pub(super) enum Advice {
         /// To clear.
         clear: VmFlags,
     },
+    /// Make large pages now (`MADV_COLLAPSE`).
+    Collapse,
     /// `MADV_POPULATE_READ` (false) or `MADV_POPULATE_WRITE` (true).
     Populate(bool),
 }
@@ -58,6 +60,7 @@ impl Advice {
             22 => Advice::Populate(false),
             23 => Advice::Populate(true),
             24 => Advice::DontNeedLocked,
+            25 => Advice::Collapse,
             // MERGEABLE and UNMERGEABLE among them: as a Linux without CONFIG_KSM.
             _ => return Err(Errno::EINVAL),
         })
@@ -80,6 +83,7 @@ impl Mm {
                 });
             }
             Advice::Remove => return self.remove(range),
+            Advice::Collapse => return self.collapse(range, between),
             Advice::DontNeed | Advice::DontNeedLocked | Advice::Free | Advice::Hint | Advice::Age => {
                 let layout = self.layout.read();
                 layout.check_discard(&range, advice)?;

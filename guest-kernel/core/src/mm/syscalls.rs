@@ -337,7 +337,7 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     25 mremap(old_address: UserAddr, old_size: u64, new_size: u64, flags: u32, new_address: UserAddr) Full "";
     26 msync(addr: UserAddr, length: u64, flags: u32) Full "";
     27 mincore(addr: UserAddr, length: u64, vec: UserAddr) Full "";
-    28 madvise(addr: UserAddr, length: u64, advice: i32) Partial "MADV_COLLAPSE, page merging and poisoning are refused; MADV_FREE drops at once";
+    28 madvise(addr: UserAddr, length: u64, advice: i32) Partial "page merging and poisoning are refused; MADV_FREE drops at once";
     149 mlock(addr: UserAddr, len: u64) Full "";
     150 munlock(addr: UserAddr, len: u64) Full "";
     151 mlockall(flags: u32) Full "";

@@ -437,6 +437,37 @@ impl AddressSpace {
         true
     }
 
+    /// Makes the 2 MiB at `va`, a multiple of their size, a large page: copies what is mapped there into `frame`, which is
+    /// all zero, and maps that with the protection `prot` instead. Cannot fail half-way: the table that was there is what
+    /// is set aside. Returns how many pages were mapped; None, and nothing changes, if none was or it is a large page.
+    pub fn collapse(&self, va: u64, frame: HugeFrame, prot: Prot) -> Option<usize> {
+        assert!(va.is_multiple_of(HUGE), "unaligned large page");
+        check(&(va..va.saturating_add(HUGE)));
+        let _guard = self.lock.lock();
+        let (_, t) = Self::below(&self.top().0[index(va, 3)])?;
+        let (parent, t) = Self::below(&t.0[index(va, 2)])?;
+        let slot = &t.0[index(va, 1)];
+        let (leaf, pages) = Self::below(slot)?;
+        // No processor may write to a page that is being copied, nor walk the table that is set aside.
+        slot.store(0, Relaxed);
+        tlb::flush(self, va..va + HUGE, true);
+        let mut mapped = 0;
+        for (i, entry) in pages.0.iter().enumerate() {
+            let old = entry.swap(0, Relaxed);
+            if old != 0 {
+                // SAFETY: the entry's reference, taken out of the tree once.
+                frame.copy_page(i, &unsafe { frame_of(old) });
+                mapped += 1;
+            }
+        }
+        used(leaf).store(0, Relaxed);
+        deposit(parent, leaf);
+        slot.store(frame.into_raw() | user_flags(prot) | LARGE | ACCESSED | DIRTY, Relaxed);
+        self.resident.fetch_add(HUGE_PAGES - mapped, Relaxed);
+        self.huge.fetch_add(1, Relaxed);
+        Some(mapped)
+    }
+
     /// Large pages mapped.
     pub fn huge_pages(&self) -> usize {
         self.huge.load(Relaxed)

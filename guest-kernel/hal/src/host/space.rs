@@ -139,6 +139,29 @@ impl AddressSpace {
         true
     }
 
+    /// Makes the 2 MiB at `va`, a multiple of their size, a large page: copies what is mapped there into `frame`, which is
+    /// all zero, and maps that with the protection `prot` instead. Returns how many pages were mapped; None, and nothing
+    /// changes, if none was or it is a large page.
+    pub fn collapse(&self, va: u64, frame: HugeFrame, prot: Prot) -> Option<usize> {
+        assert!(va.is_multiple_of(HUGE), "unaligned large page");
+        let mut tree = self.tree();
+        let mapped = tree.pages.range(va..va + HUGE).count();
+        if mapped == 0 || tree.huge.contains(&va) {
+            return None;
+        }
+        for (i, frame) in frame.0.into_iter().enumerate() {
+            let at = va + i as u64 * PAGE;
+            if let Some(old) = tree.pages.get(&at) {
+                let mut bytes = [0; PAGE_SIZE];
+                old.frame.read(0, &mut bytes);
+                frame.write(0, &bytes);
+            }
+            tree.pages.insert(at, Entry { dirty: true, ..Entry::new(frame, prot) });
+        }
+        tree.huge.insert(va);
+        Some(mapped)
+    }
+
     /// Large pages mapped.
     pub fn huge_pages(&self) -> usize {
         self.tree().huge.len()

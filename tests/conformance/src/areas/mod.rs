@@ -14,6 +14,8 @@ areas! {
     clone
     cputime
     futex
+    huge
+    mapping
     memory
     mounts
     open

@@ -57,6 +57,19 @@ fn range(count: usize, out: &mut Text) -> Result<()> {
 
 const HUGE: &[Entry] = &[
     writable("enabled", huge_pages, set_huge_pages),
+    // A fault takes a block that is free and never waits for one to be made.
+    file("defrag", |_, out| {
+        emit!(out, "always defer defer+madvise madvise [never]\n");
+        Ok(())
+    }),
+    file("shmem_enabled", |_, out| {
+        emit!(out, "always within_size advise [never] deny force\n");
+        Ok(())
+    }),
+    file("use_zero_page", |_, out| {
+        emit!(out, "0\n");
+        Ok(())
+    }),
     // What allocators of run-times align to.
     file("hpage_pmd_size", |_, out| {
         emit!(out, "{}\n", huge::HUGE_SIZE);

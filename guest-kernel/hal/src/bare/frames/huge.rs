@@ -5,10 +5,12 @@
 //! apart by writing 512 entries, with no change to any frame; the price is a loop over 512 counts (8 KiB of metadata)
 //! when it comes and goes, which is little beside clearing 2 MiB.
 
+use super::super::layout::window_ptr;
 use super::super::local::local;
+use super::super::mem;
 use super::meta::{self, state};
 use super::{Frame, alloc_block, uncharge};
-use crate::{HUGE_PAGES, OutOfMemory};
+use crate::{HUGE_PAGES, OutOfMemory, PAGE_SIZE};
 use core::sync::atomic::Ordering;
 
 /// log2 of [`HUGE_PAGES`].
@@ -40,6 +42,14 @@ impl HugeFrame {
         for p in self.pfn..self.pfn + HUGE_PAGES as u64 {
             meta::meta(p).owner().store(owner, Ordering::Relaxed);
         }
+    }
+
+    /// Copies a page into the page with number `index`.
+    pub(in super::super) fn copy_page(&self, index: usize, from: &Frame) {
+        assert!(index < HUGE_PAGES);
+        let to = window_ptr((self.pfn + index as u64) << 12);
+        // SAFETY: both pages are mapped in the window; the one written to is ours, and nobody else knows it yet.
+        unsafe { mem::copy_raw(to, window_ptr(from.phys()), PAGE_SIZE) };
     }
 
     /// Gives up the references, without releasing them: the physical address.

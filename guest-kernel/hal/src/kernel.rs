@@ -82,7 +82,10 @@ pub enum Exception {
     /// #DE, vector 0.
     DivideError,
     /// #DB, vector 1: single step or a debug register.
-    Debug,
+    Debug {
+        /// DR6: see [`debug`](crate::debug).
+        status: u64,
+    },
     /// #BP, vector 3: `int3`.
     Breakpoint,
     /// #OF, vector 4: `into`.

@@ -23,6 +23,7 @@
 
 extern crate alloc;
 
+pub mod debug;
 mod kernel;
 pub mod log;
 pub mod mutex;
@@ -46,6 +47,7 @@ pub use arch::{
     AddressSpace, Frame, HugeFrame, Thread, console, cpu, dma, entropy, fpu, frames, irq, mmio, pmem, power,
     time, user,
 };
+pub use debug::{BadBreakpoint, DebugRegisters};
 pub use kernel::{Access, BootInfo, Exception, Interrupt, Kernel, PageFault};
 pub use percpu::PerCpu;
 pub use regs::UserRegs;

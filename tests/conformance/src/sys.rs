@@ -8,7 +8,7 @@
 
 use std::arch::{asm, global_asm};
 use std::ffi::CStr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// What may be a system call's argument.
 pub trait Argument {
@@ -107,6 +107,15 @@ pub fn jump(address: u64) -> u64 {
     // SAFETY: callers put code there or mean to fault.
     let function: extern "C" fn() -> u64 = unsafe { std::mem::transmute(address) };
     function()
+}
+
+/// A page of this process's own, zero at first, as words.
+pub fn private_words() -> &'static [AtomicU64] {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let at = call(crate::nr::mmap, [0, 4096, protection as u64, flags as u64, u64::MAX, 0]);
+    assert!(at > 0, "no memory");
+    // SAFETY: a fresh mapping of that size, aligned to a page; atomics may be shared. A test that unmaps it ruins itself.
+    unsafe { std::slice::from_raw_parts(at as *const AtomicU64, 512) }
 }
 
 /// Words that this process shares with the children it makes: one page, zero at first.

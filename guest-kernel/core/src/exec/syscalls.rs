@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
-use ringfence_hal::UserRegs;
+use ringfence_hal::{DebugRegisters, UserRegs};
 
 use super::{
     Program, Request,
@@ -138,6 +138,10 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
     // Memory: what hangs on the old one is settled first, then it goes.
     task::exit::leave_memory(task);
     task::limits::keep_peak(task);
+    task.rseq.forget();
+    if task.debug_registers() != DebugRegisters::default() {
+        task.set_debug_registers(DebugRegisters::default());
+    }
     let old = task.replace_mm(Some(program.image.mm.clone()));
     task.set_address_space(program.image.mm.space().clone());
     task.vfork_complete();

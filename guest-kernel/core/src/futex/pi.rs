@@ -3,13 +3,15 @@
 //! What Linux does: the word holds the owner's thread id; who finds it taken sets FUTEX_WAITERS and waits, and the
 //! owner runs with the priority of its highest waiter. Unlocking hands the lock to the next waiter.
 //!
-//! What we do: the same without the priorities, of which the scheduler has none to inherit. A waiter's entry names
-//! the owner it waits for. Unlocking writes the next waiter's id into the word under the bucket's lock, so nobody
+//! What we do: the same with real-time priorities; nice values are not inherited. A waiter's entry names
+//! the owner it waits for, and who begins to wait lends its priority to the owner, to whom that one waits for, and so on.
+//! What was lent is counted anew when a waiter leaves and when the owner unlocks. Unlocking writes the next waiter's id into the word under the bucket's lock, so nobody
 //! overtakes it. When an owner dies, its waiters are woken and look again: one of them takes the word with
 //! FUTEX_OWNER_DIED, as from a robust list.
 //!
 //! `FUTEX_WAIT_REQUEUE_PI` takes the lock in its own context after it was woken: requeueing wakes all it would move.
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use ringfence_hal as hal;
@@ -18,6 +20,7 @@ use super::{Key, TABLE, WaitFailed, Waiter, bucket, leave, release};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
+    sched,
     sync::{Interruptible, WaitError, wait_event_any},
     task::pid::same_task,
 };
@@ -88,6 +91,53 @@ fn touch(addr: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whom the owner of a lock may in turn be waiting for, at most.
+const CHAIN: usize = 64;
+
+/// Who owns the lock that `task` waits for.
+fn owner_of(task: &TaskRef) -> Option<TaskRef> {
+    let list = bucket(task.futex.bucket.load(Ordering::Acquire)).lock();
+    let owner = list.iter().find(|w| w.owner != 0 && same_task(&w.task, task))?.owner;
+    drop(list);
+    task.pids().task(owner).ok()
+}
+
+/// `task` has begun to wait: whom it waits for runs with its priority. `true`: it waits for itself.
+fn lend(task: &TaskRef) -> bool {
+    let priority = task.sched.priority();
+    let mut at = task.clone();
+    for _ in 0..CHAIN {
+        let Some(owner) = owner_of(&at) else { return false };
+        if same_task(&owner, task) {
+            return true;
+        }
+        if owner.sched.boost() < priority {
+            sched::realtime::set_boost(&owner, priority);
+        }
+        at = owner;
+    }
+    false
+}
+
+/// Counts anew what `owner` is lent.
+fn settle(owner: &TaskRef) {
+    let waiters = WAITING.load(Ordering::Relaxed);
+    if owner.sched.boost() == 0 && waiters == 0 {
+        return;
+    }
+    let of = |w: &Waiter| w.owner == owner.tid() && same_namespace(&w.task, owner);
+    let lent = |index| {
+        let list = bucket(index).lock();
+        list.iter().filter(|w| of(w)).map(|w| w.task.sched.priority()).max().unwrap_or(0)
+    };
+    let most = (0..TABLE.len()).map(lent).max().unwrap_or(0);
+    sched::realtime::set_boost(owner, most);
+}
+
+fn same_namespace(a: &TaskRef, b: &TaskRef) -> bool {
+    Arc::ptr_eq(&a.process().pid_ns, &b.process().pid_ns)
+}
+
 /// `FUTEX_LOCK_PI`, or with `wait` false `FUTEX_TRYLOCK_PI`.
 pub(super) fn lock(
     task: &TaskRef,
@@ -106,10 +156,23 @@ pub(super) fn lock(
             Look::Fault => touch(addr)?,
             Look::Again => {}
             Look::Queued => {
+                if lend(task) {
+                    let left = leave(task);
+                    WAITING.fetch_sub(1, Ordering::Relaxed);
+                    if left {
+                        return Err(Errno::EDEADLK);
+                    }
+                    abandoned = true;
+                    continue;
+                }
                 let woken = || task.futex.woken.load(Ordering::Acquire).then_some(());
                 let result = wait_event_any(task, Interruptible::Yes, deadline, woken);
+                let owner = if result.is_err() { owner_of(task) } else { None };
                 let left = result.is_err() && leave(task);
                 WAITING.fetch_sub(1, Ordering::Relaxed);
+                if let Some(owner) = owner {
+                    settle(&owner);
+                }
                 if left {
                     return Err(match result {
                         Err(WaitError::TimedOut) => Errno::ETIMEDOUT,
@@ -136,7 +199,9 @@ pub(super) fn unlock(task: &TaskRef, addr: u64, private: bool) -> Result<()> {
                 Err(_) => None,
                 Ok(word) if word & TID_MASK != me => return Err(Errno::EPERM),
                 Ok(word) => {
-                    let next = list.iter().position(|w| w.key == key && w.owner != 0);
+                    // The most urgent one, and of those the first.
+                    let waiters = list.iter().enumerate().filter(|(_, w)| w.key == key && w.owner != 0);
+                    let next = waiters.rev().max_by_key(|(_, w)| w.task.sched.priority()).map(|(i, _)| i);
                     let new = match next.and_then(|i| list.get(i)) {
                         None => 0,
                         // As on Linux, whether or not more wait: the next unlock finds out.
@@ -158,6 +223,12 @@ pub(super) fn unlock(task: &TaskRef, addr: u64, private: bool) -> Result<()> {
         };
         match outcome {
             Some(woken) => {
+                if let Some(next) = &woken
+                    && WAITING.load(Ordering::Relaxed) > 1
+                {
+                    settle(&next.task);
+                }
+                settle(task);
                 release(woken.as_slice());
                 return Ok(());
             }
@@ -193,7 +264,7 @@ pub(super) fn owner_gone(task: &TaskRef) {
     for index in 0..TABLE.len() {
         let woken: alloc::vec::Vec<Waiter> = {
             let mut list = bucket(index).lock();
-            list.extract_if(.., |w| w.owner != 0 && w.owner == task.tid()).collect()
+            list.extract_if(.., |w| w.owner == task.tid() && same_namespace(&w.task, task)).collect()
         };
         release(&woken);
     }

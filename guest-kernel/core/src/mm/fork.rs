@@ -49,6 +49,7 @@ impl Mm {
         child.anon_pages.store(anon, Ordering::Relaxed);
         child.object_pages.store(resident - anon, Ordering::Relaxed);
         child.peak_resident.store(resident as u64, Ordering::Relaxed);
+        child.membarrier.store(self.membarrier.load(Ordering::Relaxed), Ordering::Relaxed);
         for vma in layout.vmas.iter() {
             if let Backing::Object { object, .. } = &vma.backing
                 && let Some(mappers) = object.mappers()

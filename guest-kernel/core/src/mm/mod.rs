@@ -69,7 +69,7 @@ mod tree;
 mod vma;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 pub use entry::{kernel_fault, limits_of, user_fault};
 pub use fault::FaultResult;
@@ -190,6 +190,8 @@ pub struct Mm {
     pub(crate) aio: Once<Box<crate::fs::aio::Contexts>>,
     /// `PR_SET_THP_DISABLE`.
     no_huge: AtomicBool,
+    /// What `membarrier(2)` has been told to be ready for.
+    pub(crate) membarrier: AtomicU32,
     /// Serialise upgrades of one page (see `fault`), by page number.
     upgrade_locks: [SpinLock<()>; UPGRADE_LOCKS],
 }
@@ -244,6 +246,7 @@ impl Mm {
             peak_resident: AtomicU64::new(0),
             aio: Once::new(),
             no_huge: AtomicBool::new(false),
+            membarrier: AtomicU32::new(0),
             upgrade_locks: [const { SpinLock::new(()) }; UPGRADE_LOCKS],
         }
     }

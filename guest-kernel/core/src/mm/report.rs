@@ -36,6 +36,8 @@ pub struct VmaInfo {
     pub name: VmaName,
     /// Whether it is plain anonymous memory.
     pub anonymous: bool,
+    /// Whether it has, or has had, pages of its own.
+    pub has_private: bool,
 }
 
 impl VmaInfo {
@@ -204,7 +206,8 @@ fn describe(layout: &Layout, vma: &Vma) -> VmaInfo {
         Backing::Anonymous => (anonymous_name(layout, vma), 0),
     };
     let anonymous = vma.is_anonymous();
-    VmaInfo { start: vma.start, end: vma.end, prot: vma.prot, flags: vma.flags, offset, name, anonymous }
+    let (has_private, flags) = (vma.has_private_pages(), vma.flags);
+    VmaInfo { start: vma.start, end: vma.end, prot: vma.prot, flags, offset, name, anonymous, has_private }
 }
 
 fn anonymous_name(layout: &Layout, vma: &Vma) -> VmaName {

@@ -7,7 +7,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{IN_WATCHED, Mode, Options, STEPPING, SYSCALLS_WANTED, TRACED, Tracee};
+use super::{EMULATING, IN_WATCHED, Mode, Options, STEPPING, SYSCALLS_WANTED, TRACED, Tracee};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -72,7 +72,7 @@ pub(super) fn unlink(tracee: &Arc<Tracee>, signal: i32) {
         {
             let mut held = task.trace.slot.lock();
             if mine(&held) {
-                task.trace.set(TRACED | SYSCALLS_WANTED | STEPPING | IN_WATCHED, false);
+                task.trace.set(TRACED | SYSCALLS_WANTED | STEPPING | EMULATING | IN_WATCHED, false);
                 *slot = held.take();
             }
             drop(held);

@@ -51,7 +51,7 @@ pub use events::{
 };
 pub use link::{attach_child, detach_all, forget, leader_of, thread_exit};
 pub use report::{Report, is_hidden_zombie, look, traced_here};
-pub use stop::{NewTask, go_on_late, signal_stop, syscall_entry, syscall_exit, trap};
+pub use stop::{NewTask, debug_exception, go_on_late, signal_stop, syscall_entry, syscall_exit, trap};
 pub(crate) use stop::{stepped_into_handler, stepped_over_call, trap_due};
 
 use crate::{
@@ -108,6 +108,8 @@ const SYSCALLS_WANTED: u32 = 1 << 1;
 /// A call it entered unwatched is to stop when it ends.
 const EXIT_STOP_DUE: u32 = 1 << 2;
 
+/// It stops at system calls, and does not make them.
+const EMULATING: u32 = 1 << 5;
 /// It is in a call that was watched from its beginning.
 const IN_WATCHED: u32 = 1 << 4;
 /// It makes single steps.
@@ -140,7 +142,7 @@ impl TaskTrace {
 
     /// Whether system calls are looked at.
     pub fn watches_syscalls(&self) -> bool {
-        self.has(SYSCALLS_WANTED | STEPPING)
+        self.has(SYSCALLS_WANTED | STEPPING | EMULATING)
     }
 }
 
@@ -200,6 +202,17 @@ enum Mode {
     Continue,
     Syscall,
     Step,
+    /// System calls stop and are not made (`PTRACE_SYSEMU`).
+    Emulate {
+        /// And it makes single steps.
+        step: bool,
+    },
+}
+
+impl Mode {
+    fn steps(self) -> bool {
+        matches!(self, Mode::Step | Mode::Emulate { step: true })
+    }
 }
 
 #[derive(Default)]
@@ -246,7 +259,8 @@ impl Tracee {
         let mut fpu = Vec::new();
         fpu.try_reserve_exact(hal::fpu::size()).map_err(|_| Errno::ENOMEM)?;
         fpu.resize(hal::fpu::size(), 0);
-        let state = State { options, context: Context::new(fpu), ..State::default() };
+        let context = Context { debug: task.debug_registers(), ..Context::new(fpu) };
+        let state = State { options, context, ..State::default() };
         Ok(Arc::new(Tracee {
             task: task.clone(),
             tracer: tracer.clone(),

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 
 use ringfence_hal as hal;
-use ringfence_hal::UserRegs;
+use ringfence_hal::{DebugRegisters, UserRegs, debug::STATUS_NONE};
 
 use crate::errno::{Errno, Result};
 
@@ -16,6 +16,8 @@ use crate::errno::{Errno, Result};
 pub const WORDS: usize = 27;
 /// The trap flag.
 const TF: u64 = 0x100;
+/// The resume flag.
+const RF: u64 = 0x1_0000;
 /// Flags a tracer reads and writes.
 const USER_CS: u64 = 0x33;
 const USER_SS: u64 = 0x2b;
@@ -43,6 +45,10 @@ pub struct Context {
     pub fpu: Vec<u8>,
     /// It was changed.
     pub fpu_changed: bool,
+    /// The debug registers DR0 to DR3 and DR7.
+    pub debug: DebugRegisters,
+    /// What of DR6 says why the last #DB came.
+    pub debug_status: u64,
     /// The trap flag is the tracer's, for single steps, not the program's.
     pub forced_step: bool,
 }
@@ -57,7 +63,17 @@ impl Context {
     /// With room for the FPU state.
     pub fn new(fpu: Vec<u8>) -> Self {
         let regs = UserRegs::new(0, 0);
-        Context { regs, fs_base: 0, gs_base: 0, fpu, fpu_changed: false, forced_step: false }
+        let debug = DebugRegisters::default();
+        Context {
+            regs,
+            fs_base: 0,
+            gs_base: 0,
+            fpu,
+            fpu_changed: false,
+            debug,
+            debug_status: 0,
+            forced_step: false,
+        }
     }
 
     /// `struct user_regs_struct`.
@@ -122,7 +138,9 @@ impl Context {
             16 => &mut r.rip,
             17 => return only(USER_CS),
             18 => {
+                let resume = r.rflags & RF; // stays what the processor made it
                 r.set_user_rflags(value);
+                r.rflags |= resume;
                 return Ok(());
             }
             19 => &mut r.rsp,
@@ -139,6 +157,34 @@ impl Context {
             _ => return Err(Errno::EIO),
         };
         *place = value;
+        Ok(())
+    }
+
+    /// One of the debug registers; 4 and 5 do not exist.
+    pub fn debug_word(&self, index: usize) -> u64 {
+        match index {
+            6 => self.debug_status ^ STATUS_NONE,
+            7 => self.debug.control(),
+            index => self.debug.addresses().get(index).copied().unwrap_or(0),
+        }
+    }
+
+    /// Sets one of the debug registers.
+    ///
+    /// # Errors
+    /// EIO: there is none; EINVAL: not a breakpoint that user code could hit.
+    pub fn set_debug_word(&mut self, index: usize, value: u64) -> Result<()> {
+        let mut addresses = self.debug.addresses();
+        let mut control = self.debug.control();
+        match index {
+            6 => {
+                self.debug_status = value ^ STATUS_NONE;
+                return Ok(());
+            }
+            7 => control = value,
+            index => *addresses.get_mut(index).ok_or(Errno::EIO)? = value,
+        }
+        self.debug = DebugRegisters::new(addresses, control).map_err(|_| Errno::EINVAL)?;
         Ok(())
     }
 

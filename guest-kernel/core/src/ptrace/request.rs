@@ -41,6 +41,8 @@ mod op {
     pub const ATTACH: i32 = 16;
     pub const DETACH: i32 = 17;
     pub const SYSCALL: i32 = 24;
+    pub const SYSEMU: i32 = 31;
+    pub const SYSEMU_SINGLESTEP: i32 = 32;
     pub const SETOPTIONS: i32 = 0x4200;
     pub const GETEVENTMSG: i32 = 0x4201;
     pub const GETSIGINFO: i32 = 0x4202;
@@ -88,6 +90,8 @@ fn ptrace(ctx: &mut Ctx<'_>, request: i32, pid: i32, addr: u64, data: u64) -> Re
         op::CONT => resume(&tracee, Mode::Continue, data)?,
         op::SYSCALL => resume(&tracee, Mode::Syscall, data)?,
         op::SINGLESTEP => resume(&tracee, Mode::Step, data)?,
+        op::SYSEMU => resume(&tracee, Mode::Emulate { step: false }, data)?,
+        op::SYSEMU_SINGLESTEP => resume(&tracee, Mode::Emulate { step: true }, data)?,
         op::DETACH => {
             let signal = signal_number(data)?;
             tracee.with_stopped(|_| Ok(()))?;
@@ -130,8 +134,7 @@ fn inspect(tracee: &Tracee, request: i32, addr: u64, data: u64) -> Result {
         }
         op::POKEUSER => tracee.with_stopped(|s| match user_word(addr)? {
             Some(index) => s.context.set_word(index, data),
-            // The debug registers: they can only be off.
-            None if addr >= USER_DEBUG && data == 0 => Ok(()),
+            None if addr >= USER_DEBUG => s.context.set_debug_word(((addr - USER_DEBUG) / 8) as usize, data),
             None => Err(Errno::EIO),
         })?,
         op::GETREGS => {
@@ -273,10 +276,9 @@ fn user_word(offset: u64) -> Result<Option<usize>> {
 }
 
 fn peek_user(s: &State, offset: u64) -> Result<u64> {
-    const DEBUG_STATUS: u64 = USER_DEBUG + 6 * 8;
     Ok(match user_word(offset)? {
         Some(index) => s.context.words().get(index).copied().unwrap_or(0),
-        None if offset == DEBUG_STATUS => 0xffff_0ff0, // no debug register has fired
+        None if offset >= USER_DEBUG => s.context.debug_word(((offset - USER_DEBUG) / 8) as usize),
         None => 0,
     })
 }
@@ -425,5 +427,5 @@ fn syscall_info(tracee: &Tracee, room: u64, data: u64) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    101 ptrace(request: i32, pid: i32, addr: u64, data: u64) Partial "no debug registers, SYSEMU, SINGLEBLOCK, SECCOMP_GET_FILTER; selectors only as they are";
+    101 ptrace(request: i32, pid: i32, addr: u64, data: u64) Partial "no SINGLEBLOCK, SECCOMP_GET_FILTER; selectors only as they are";
 };

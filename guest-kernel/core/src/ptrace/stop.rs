@@ -7,9 +7,14 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
-use ringfence_hal::UserRegs;
+use ringfence_hal::{
+    UserRegs,
+    debug::{STATUS_HITS, STATUS_STEP},
+};
 
-use super::{EXIT_STOP_DUE, IN_WATCHED, Kind, Mode, Options, STEPPING, SYSCALLS_WANTED, Stop, Tracee, event};
+use super::{
+    EMULATING, EXIT_STOP_DUE, IN_WATCHED, Kind, Mode, Options, STEPPING, SYSCALLS_WANTED, Stop, Tracee, event,
+};
 use crate::{
     TaskRef,
     sched::work,
@@ -26,6 +31,8 @@ pub(super) const MESSAGE_ENTRY: u64 = 1;
 pub(super) const MESSAGE_EXIT: u64 = 2;
 /// `orig_rax` outside a system call; a tracer sets it to have a call skipped.
 const NO_SYSCALL: u64 = u64::MAX;
+/// The resume flag: the next instruction hits no breakpoint.
+const RF: u64 = 1 << 16;
 
 /// The info of a stop that is no signal's.
 fn own_info(task: &TaskRef, code: i32) -> SigInfo {
@@ -62,6 +69,7 @@ impl Tracee {
             s.context.fs_base = task.fs_base();
             s.context.gs_base = task.gs_base();
             s.context.fpu_changed = false;
+            s.context.debug = task.debug_registers();
             hal::fpu::save(&mut s.context.fpu);
         }
         let cld = if stop.kind == Kind::Group { code::CLD_STOPPED } else { code::CLD_TRAPPED };
@@ -81,7 +89,7 @@ impl Tracee {
             let mut s = self.state.lock();
             s.stop = None;
             s.listening = false;
-            if s.mode == Mode::Step {
+            if s.mode.steps() {
                 s.context.begin_step();
             }
             if killed {
@@ -89,6 +97,10 @@ impl Tracee {
             }
             *regs = s.context.regs;
             let image = s.context.fpu_changed.then(|| core::mem::take(&mut s.context.fpu));
+            let debug = s.context.debug;
+            if debug != task.debug_registers() {
+                task.set_debug_registers(debug);
+            }
             ((s.context.fs_base, s.context.gs_base, image), s.mode, s.inject)
         };
         // All three were checked when the tracer set them.
@@ -105,7 +117,8 @@ impl Tracee {
             task.work().fetch_or(work::NOTIFY, Ordering::Release);
         }
         task.trace.set(SYSCALLS_WANTED, watch);
-        task.trace.set(STEPPING, mode == Mode::Step);
+        task.trace.set(STEPPING, mode.steps());
+        task.trace.set(EMULATING, matches!(mode, Mode::Emulate { .. }));
         crate::task::update_watched(task);
         Some(signal)
     }
@@ -137,13 +150,24 @@ impl Tracee {
 pub fn syscall_entry(task: &TaskRef, regs: &mut UserRegs) -> bool {
     let Some(tracee) = task.tracee() else { return true };
     task.trace.set(IN_WATCHED, true);
-    if task.trace.wants_syscalls() {
+    let emulated = task.trace.has(EMULATING);
+    if task.trace.wants_syscalls() || emulated {
         tracee.syscall_stop(task, regs, MESSAGE_ENTRY);
         if task.killed() {
             regs.orig_rax = NO_SYSCALL;
         }
     }
-    regs.orig_rax != NO_SYSCALL
+    regs.orig_rax != NO_SYSCALL && !emulated
+}
+
+/// A #DB of user code: says why to the tracer, and has an instruction run that a breakpoint stopped before.
+pub fn debug_exception(task: &TaskRef, regs: &mut UserRegs, status: u64) {
+    if task.debug_registers().before_instruction(status) {
+        regs.rflags |= RF;
+    }
+    if let Some(tracee) = task.tracee() {
+        tracee.state.lock().context.debug_status = status & (STATUS_HITS | STATUS_STEP);
+    }
 }
 
 /// It is about to leave it; the result is in `rax`.
@@ -230,7 +254,7 @@ pub(crate) fn stepped_into_handler(task: &TaskRef, regs: &mut UserRegs) {
 
 /// A system call was stepped over: the processor traps only after the next instruction.
 pub(crate) fn stepped_over_call(task: &TaskRef, regs: &UserRegs) {
-    if task.trace.has(STEPPING) {
+    if task.trace.has(STEPPING) && !task.trace.has(EMULATING) {
         signal::force(task, SigInfo::fault(Signal::TRAP, code::TRAP_BRKPT, regs.rip));
     }
 }

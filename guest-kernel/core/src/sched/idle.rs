@@ -2,7 +2,7 @@
 
 use ringfence_hal as hal;
 
-use super::runqueue;
+use super::runqueue::{self, Leave};
 use crate::{Sentry, TaskRef, task::Task};
 
 /// How long an idle CPU looks for work before it halts, in rounds of `relax`. A halt and the wake-up from it
@@ -21,7 +21,7 @@ pub fn idle_loop(idle: &TaskRef) -> ! {
     let cpu = hal::cpu::id();
     loop {
         while runqueue::pull() {
-            runqueue::schedule(idle, false);
+            runqueue::schedule(idle, Leave::Kernel);
             // Whatever keeps it busy here, others' requests and its own timers are not to wait for that.
             hal::cpu::poll_interrupts();
         }

@@ -26,7 +26,8 @@
 //! that has work has something to run. Who queues a task elsewhere than where it was looks at its affinity, and so does the CPU
 //! it leaves (`runqueue::leave`); who changes the affinity of a queued task moves it.
 //!
-//! Control groups with the cpu controller are the business of `groups`; a task of the root pays a look at its process.
+//! Control groups with the cpu controller are the business of `groups`, real-time priorities that of [`realtime`]; others
+//! pay a look at their process and their priority.
 //!
 //! Lock order: a run queue's lock is the innermost of the kernel but for those of a CPU's timers and of a process's group;
 //! two are never held together.
@@ -35,6 +36,7 @@ mod cputime;
 mod groups;
 mod idle;
 mod load;
+pub mod realtime;
 mod runqueue;
 mod timers;
 
@@ -51,6 +53,8 @@ pub use timers::{Timer, TimerTarget, on_timer_interrupt};
 
 use alloc::sync::Arc;
 use ringfence_hal as hal;
+
+use runqueue::Leave;
 
 use crate::{
     Sentry, TaskRef,
@@ -83,6 +87,12 @@ pub struct SchedState {
     /// CPUs it may run on, as a bit mask.
     affinity: AtomicU64,
     nice: AtomicU32,
+    /// [`realtime::Policy`], packed; what it was lent; the greater of both priorities.
+    policy: AtomicU32,
+    boost: AtomicU32,
+    priority: AtomicU32,
+    /// CPU time when it last slept, of a real-time task.
+    slept_at: AtomicU64,
     is_idle: bool,
     /// Nanoseconds on a CPU up to `started`.
     runtime: AtomicU64,
@@ -107,6 +117,10 @@ impl SchedState {
             cpu: AtomicUsize::new(cpu),
             affinity: AtomicU64::new(u64::MAX),
             nice: AtomicU32::new(20),
+            policy: AtomicU32::new(realtime::OTHER),
+            boost: AtomicU32::new(0),
+            priority: AtomicU32::new(0),
+            slept_at: AtomicU64::new(0),
             is_idle,
             runtime: AtomicU64::new(0),
             started: AtomicU64::new(0),
@@ -126,6 +140,7 @@ impl SchedState {
         let new = Self::with(false, self.cpu.load(Ordering::Relaxed));
         new.affinity.store(self.affinity(), Ordering::Relaxed);
         new.nice.store(self.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.inherit_policy(&new);
         new
     }
 
@@ -170,7 +185,8 @@ impl SchedState {
 
     /// How long its slice is: nice values weigh it, 2 ms at nice 0, 8 ms at -20, 0.5 ms at 19.
     fn slice(&self) -> u64 {
-        match self.nice() {
+        let idle = self.policy().number == realtime::IDLE;
+        match if idle { 19 } else { self.nice() } {
             n if n < 0 => SLICE_NS + SLICE_NS * 3 * n.unsigned_abs() as u64 / 20,
             n => SLICE_NS - SLICE_NS * 3 * n as u64 / 4 / 19,
         }
@@ -245,7 +261,7 @@ pub fn sleep_until<T>(
         if let (Some(d), None) = (deadline, &timer) {
             timer = Some(Timer::start(d, task.clone()));
         }
-        runqueue::schedule(task, false);
+        runqueue::schedule(task, Leave::Kernel);
     }
 }
 
@@ -277,13 +293,13 @@ pub fn set_affinity(task: &TaskRef, mask: u64) {
 
 /// Gives the CPU to whoever else wants it (`sched_yield`).
 pub fn yield_now(task: &TaskRef) {
-    runqueue::schedule(task, false);
+    runqueue::schedule(task, Leave::Yield);
 }
 
 /// The return to ring 3 found `work::RESCHEDULE`.
 pub fn reschedule(task: &TaskRef) {
     task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
-    runqueue::schedule(task, true);
+    runqueue::schedule(task, Leave::AtUser);
 }
 
 /// For loops in the kernel that can run for more than about 100 µs: takes pending interrupts and lets
@@ -292,7 +308,7 @@ pub fn preempt_point(task: &TaskRef) {
     hal::cpu::poll_interrupts();
     if task.work().load(Ordering::Relaxed) & work::RESCHEDULE != 0 {
         task.work().fetch_and(!work::RESCHEDULE, Ordering::AcqRel);
-        runqueue::schedule(task, false);
+        runqueue::schedule(task, Leave::Kernel);
     }
 }
 
@@ -306,7 +322,7 @@ pub fn sleep_ns(task: &TaskRef, ns: u64) {
 pub fn exit_current(task: &TaskRef) -> ! {
     task.sched.state.store(DEAD, Ordering::SeqCst);
     loop {
-        runqueue::schedule(task, false);
+        runqueue::schedule(task, Leave::Kernel);
     }
 }
 

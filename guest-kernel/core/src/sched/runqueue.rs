@@ -1,18 +1,36 @@
 //! Run queues: who runs next, and on which CPU.
 
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ringfence_hal as hal;
 use ringfence_hal::{PerCpu, sync::Once};
 
-use super::{BLOCKED, RUNNABLE, SchedState, cputime::Split, groups::Groups, timers, work};
+use super::{
+    BLOCKED, RUNNABLE, SchedState,
+    cputime::Split,
+    groups::Groups,
+    realtime::{self, Realtime},
+    timers, work,
+};
 use crate::{Sentry, TaskRef, cgroup::Cgroup, sync::SpinLock};
+
+/// From where a task leaves its CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The kernel.
+    Kernel,
+    /// The door to user mode; it holds nothing.
+    AtUser,
+    /// `sched_yield`.
+    Yield,
+}
 
 pub(super) struct RunQueue {
     /// Tasks of the root group.
     queue: VecDeque<TaskRef>,
     groups: Groups,
+    realtime: Realtime,
     /// What runs there; `None` until the CPU is up.
     current: Option<TaskRef>,
     idle: Option<TaskRef>,
@@ -23,6 +41,9 @@ impl RunQueue {
     /// throttled group has it only when it is `at_user` mode's door, till then it takes its turn among those of the root.
     #[inline]
     fn enqueue(&mut self, task: TaskRef, at_user: bool) {
+        if task.sched.priority() > 0 {
+            return self.realtime.enqueue(task, false);
+        }
         match group_of(&task) {
             None => self.queue.push_back(task),
             Some(group) if !at_user && group.is_held() => {
@@ -35,22 +56,64 @@ impl RunQueue {
 
     /// Tasks queued.
     fn len(&self) -> usize {
-        self.queue.len() + self.groups.queued()
+        self.queue.len() + self.groups.queued() + self.realtime.queued()
+    }
+
+    /// Whether tasks are queued that are more than a place in `queue`.
+    #[inline]
+    fn has_special(&self) -> bool {
+        self.groups.queued() | self.realtime.queued() != 0
+    }
+
+    /// Whether a task without a real-time priority is queued that may run.
+    fn has_ordinary(&self) -> bool {
+        !self.queue.is_empty() || self.groups.has_eligible()
     }
 
     /// Whether a task is queued that may run.
     fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.groups.has_eligible()
+        self.has_ordinary() || self.realtime.queued() > 0
+    }
+
+    /// Takes the task whose turn it is.
+    fn pick(&mut self, now: u64) -> Option<TaskRef> {
+        // Those that were kept waiting for too long come first.
+        let withheld =
+            self.realtime.queued() > 0 && self.realtime.allowance(now).is_err() && self.has_ordinary();
+        let urgent = if withheld { None } else { self.realtime.pick() };
+        let RunQueue { queue, groups, realtime, .. } = self;
+        urgent.or_else(|| groups.pick(queue)).or_else(|| realtime.pick())
+    }
+
+    /// How long `next`, a task with or without a real-time priority, may run before this queue is looked at again.
+    fn slice_of(&mut self, next: &TaskRef, now: u64) -> Option<u64> {
+        let priority = next.sched.priority();
+        if next.sched.is_idle || self.len() == 0 {
+            return None;
+        }
+        let allowance = self.realtime.allowance(now);
+        if priority == 0 {
+            let waits = self.realtime.queued() > 0;
+            return Some(next.sched.slice().min(allowance.err().filter(|_| waits).unwrap_or(u64::MAX)));
+        }
+        let turn = next.sched.policy().number == realtime::RR && self.realtime.has(priority);
+        let turn = turn.then_some(realtime::RR_SLICE_NS);
+        let others = allowance.ok().filter(|_| self.has_ordinary());
+        turn.into_iter().chain(others).min()
     }
 
     /// Takes `task` out if it is queued.
     fn remove(&mut self, task: &TaskRef) -> Option<TaskRef> {
         let root = self.queue.iter().position(|queued| Arc::ptr_eq(queued, task));
-        root.and_then(|i| self.queue.remove(i)).or_else(|| self.groups.remove(task))
+        let queued = root.and_then(|i| self.queue.remove(i)).or_else(|| self.groups.remove(task));
+        queued.or_else(|| self.realtime.remove(task))
     }
 
     /// Takes out a task that may run and that `wanted` accepts.
     fn take(&mut self, wanted: impl Fn(&TaskRef) -> bool) -> Option<TaskRef> {
+        if let Some(urgent) = self.realtime.take(&wanted) {
+            return Some(urgent);
+        }
         let first = self.queue.iter().position(&wanted);
         first.and_then(|i| self.queue.remove(i)).or_else(|| self.groups.take(wanted))
     }
@@ -73,6 +136,8 @@ pub struct CpuTimes {
 
 struct Cpu {
     rq: SpinLock<RunQueue>,
+    /// The real-time priority of what runs.
+    priority: AtomicU32,
     switches: AtomicU64,
     /// Samples of what ran here: see `cputime`.
     user: AtomicU64,
@@ -90,9 +155,11 @@ fn cpus() -> &'static PerCpu<Cpu> {
             rq: SpinLock::new(RunQueue {
                 queue: VecDeque::new(),
                 groups: Groups::new(),
+                realtime: Realtime::new(),
                 current: None,
                 idle: None,
             }),
+            priority: AtomicU32::new(0),
             switches: AtomicU64::new(0),
             user: AtomicU64::new(0),
             system: AtomicU64::new(0),
@@ -272,6 +339,11 @@ fn choose(task: &TaskRef, home: usize) -> usize {
         home
     } else if idle != 0 {
         idle.trailing_zeros() as usize
+    } else if task.sched.priority() > 0 {
+        // Where it interrupts what is least urgent: at home if that is no more urgent than elsewhere.
+        let urgency = |c: usize| (cpus().of(c).priority.load(Ordering::Relaxed), c != home);
+        let all = (0..hal::cpu::online()).filter(|c| allowed & (1 << c) != 0);
+        all.min_by_key(|c| urgency(*c)).unwrap_or(home)
     } else if allowed & (1 << home) != 0 {
         home
     } else {
@@ -295,17 +367,42 @@ fn notify(cpu: usize) {
     }
 }
 
-/// Somebody waits in this CPU's queue: from now on the slice of the running task counts.
+/// Somebody waits in this CPU's queue: from now on the slice of the running task counts; and it gives way at once to
+/// who is more urgent.
 pub(super) fn slice_needed() {
-    let current = cpus().get().rq.lock().current.clone();
-    if let Some(current) = current.filter(|c| !c.sched.is_idle) {
-        let length = current.sched.slice();
-        if current.process().cgroup.is_root() {
-            timers::arm_slice(length);
+    let (current, length) = {
+        let mut rq = cpus().get().rq.lock();
+        let Some(current) = rq.current.clone().filter(|c| !c.sched.is_idle) else { return };
+        let length = if rq.has_special() || current.sched.policy.load(Ordering::Relaxed) != 0 {
+            give_way(&mut rq, &current)
         } else {
-            timers::shorten_slice(length); // a quota may have armed a longer one
-        }
+            Some(current.sched.slice())
+        };
+        (current, length)
+    };
+    let Some(length) = length else { return };
+    if current.process().cgroup.is_root() && current.sched.priority() == 0 {
+        timers::arm_slice(length);
+    } else {
+        timers::shorten_slice(length); // a quota may have armed a longer one
     }
+}
+
+/// Where priorities and policies have a say: has `current` leave its CPU, or answers how long its slice is.
+#[cold]
+fn give_way(rq: &mut RunQueue, current: &TaskRef) -> Option<u64> {
+    let now = hal::time::now();
+    let priority = current.sched.priority();
+    let ran = now.saturating_sub(current.sched.started.load(Ordering::Relaxed));
+    let allowed = rq.realtime.allowance(now).is_ok();
+    let urgent = rq.realtime.top() > priority && allowed;
+    let idle = current.sched.policy().number == realtime::IDLE && rq.has_ordinary();
+    if urgent || (priority == 0 && idle) {
+        current.work().fetch_or(work::RESCHEDULE, Ordering::Release);
+        return None;
+    }
+    let length = rq.slice_of(current, now)?;
+    Some(if priority > 0 { length.saturating_sub(ran) } else { length })
 }
 
 /// The slice is over: have the running task give way when it returns to ring 3.
@@ -336,20 +433,19 @@ fn steal(me: usize) -> Option<TaskRef> {
     None
 }
 
-/// Leaves the CPU to the next task; returns when `task` is chosen again (at once, if nobody else wants it). `at_user`: it
-/// is about to return to user mode and holds nothing.
-pub(super) fn schedule(task: &TaskRef, at_user: bool) {
+/// Leaves the CPU to the next task; returns when `task` is chosen again (at once, if nobody else wants it).
+pub(super) fn schedule(task: &TaskRef, how: Leave) {
     let me = hal::cpu::id();
     let cpu = cpus().of(me);
-    if !task.process().cgroup.is_root() {
-        return schedule_groups(task, at_user, me, cpu);
+    if !task.process().cgroup.is_root() || task.sched.priority() > 0 {
+        return schedule_special(task, how, me, cpu);
     }
     let now = hal::time::now();
     let next = {
         let mut rq = cpu.rq.lock();
-        if rq.groups.queued() > 0 {
+        if rq.has_special() {
             drop(rq);
-            return schedule_groups(task, at_user, me, cpu);
+            return schedule_special(task, how, me, cpu);
         }
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
         let next = match rq.queue.pop_front() {
@@ -363,7 +459,7 @@ pub(super) fn schedule(task: &TaskRef, at_user: bool) {
         if runnable {
             rq.queue.push_back(task.clone());
         }
-        task.sched.count_switch(runnable);
+        switching(task, &next, runnable, me);
         rq.current = Some(next.clone());
         let contended = (!rq.queue.is_empty() && !next.sched.is_idle).then(|| next.sched.slice());
         timers::set_slice(now, contended, next.sched.tick_at(now));
@@ -377,6 +473,18 @@ pub(super) fn schedule(task: &TaskRef, at_user: bool) {
     hal::Thread::<Sentry>::switch_to(next);
 }
 
+/// CPU `me` goes from `task` (which is `runnable`) to `next`.
+#[inline]
+fn switching(task: &TaskRef, next: &TaskRef, runnable: bool, me: usize) {
+    task.sched.count_switch(runnable);
+    if task.rseq.is_on() && !task.in_system_call() {
+        task.work().fetch_or(work::NOTIFY, Ordering::Release);
+    }
+    if next.rseq.is_on() && !next.rseq.names(me) {
+        next.work().fetch_or(work::NOTIFY, Ordering::Release);
+    }
+}
+
 impl SchedState {
     /// The task leaves its CPU, by itself or (`runnable`) for others.
     fn count_switch(&self, runnable: bool) {
@@ -385,25 +493,38 @@ impl SchedState {
     }
 }
 
-/// As [`schedule`], where control groups have a say: `task` is in one, or others are queued.
+/// As [`schedule`], where control groups or priorities have a say: `task` has one, or others are queued.
 #[cold]
 #[inline(never)]
-fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
+fn schedule_special(task: &TaskRef, how: Leave, me: usize, cpu: &Cpu) {
+    let priority = task.sched.priority();
+    if priority > 0 {
+        pull_urgent(me);
+    }
     let now = hal::time::now();
     let ran = charge(task, now);
     let next = {
         let mut rq = cpu.rq.lock();
-        let id = group_of(task).map_or(0, |group| group.id());
-        let own = if id == 0 { rq.queue.len() } else { rq.groups.len_of(id) };
-        rq.groups.charge(id, ran, own + 1);
-        // It competes for what comes next, unless it goes to sleep or to another CPU (`leave`).
         let runnable = task.sched.state.load(Ordering::SeqCst) == RUNNABLE && !task.sched.is_idle;
-        let stays = runnable && may_run_on(task, me);
-        if stays {
-            rq.enqueue(task.clone(), at_user);
+        if priority > 0 {
+            rq.realtime.charge(now, ran);
+            if !runnable {
+                task.sched.slept_at.store(task.sched.runtime.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        } else {
+            let id = group_of(task).map_or(0, |group| group.id());
+            let own = if id == 0 { rq.queue.len() } else { rq.groups.len_of(id) };
+            rq.groups.charge(id, ran, own + 1);
         }
-        let RunQueue { queue, groups, .. } = &mut *rq;
-        let next = match groups.pick(queue) {
+        // It competes for what comes next, unless it goes to sleep or to another CPU (`leave`).
+        let stays = runnable && may_run_on(task, me);
+        if stays && task.sched.priority() > 0 {
+            let turn_over = task.sched.policy().number == realtime::RR && ran >= realtime::RR_SLICE_NS;
+            rq.realtime.enqueue(task.clone(), how != Leave::Yield && !turn_over);
+        } else if stays {
+            rq.enqueue(task.clone(), how == Leave::AtUser);
+        }
+        let next = match rq.pick(now) {
             Some(next) => next,
             None => match &rq.idle {
                 Some(idle) if !task.sched.is_idle => idle.clone(),
@@ -411,14 +532,15 @@ fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
             },
         };
         if runnable && !stays {
-            rq.enqueue(task.clone(), at_user);
+            rq.enqueue(task.clone(), how == Leave::AtUser);
         }
         rq.current = Some(next.clone());
-        let contended = (rq.len() > 0 && !next.sched.is_idle).then(|| next.sched.slice());
+        cpu.priority.store(next.sched.priority(), Ordering::Relaxed);
+        let contended = rq.slice_of(&next, now);
         let until_charged = next.process().cgroup.get().and_then(|group| group.cpu_slice(now));
         timers::set_slice(now, contended.into_iter().chain(until_charged).min(), next.sched.tick_at(now));
         if !Arc::ptr_eq(&next, task) {
-            task.sched.count_switch(runnable);
+            switching(task, &next, runnable, me);
         }
         next
     };
@@ -429,6 +551,25 @@ fn schedule_groups(task: &TaskRef, at_user: bool, me: usize, cpu: &Cpu) {
     next.sched.on_cpu.store(true, Ordering::Release);
     cpu.switches.fetch_add(1, Ordering::Relaxed);
     hal::Thread::<Sentry>::switch_to(next);
+}
+
+/// Takes over a real-time task that waits for another CPU.
+fn pull_urgent(me: usize) {
+    if !realtime::any_queued() {
+        return;
+    }
+    let n = hal::cpu::online();
+    for cpu in (1..n).map(|i| (me + i) % n) {
+        let wanted = |t: &TaskRef| !t.sched.on_cpu.load(Ordering::Acquire) && t.sched.allows(me);
+        let mut rq = cpus().of(cpu).rq.lock();
+        let task = rq.realtime.take(wanted);
+        if let Some(task) = task {
+            task.sched.cpu.store(me, Ordering::SeqCst); // while its old queue is locked, as in `steal`
+            drop(rq);
+            queue_on(task, me);
+            return;
+        }
+    }
 }
 
 /// Counts what the running task has used up to `now`, for itself and its group, and answers how much.
@@ -453,7 +594,8 @@ pub fn for_running(mut f: impl FnMut(&TaskRef, u64)) {
     }
 }
 
-/// The group of `task` has changed, or what controls it: puts it where it belongs, and has it charged soon if it runs.
+/// The group or priority of `task` has changed, or what controls it: puts it where it belongs, and has it charged soon if
+/// it runs.
 pub fn regroup(task: &TaskRef) {
     loop {
         let home = task.sched.cpu.load(Ordering::Acquire);
@@ -464,6 +606,8 @@ pub fn regroup(task: &TaskRef) {
         }
         if let Some(queued) = rq.remove(task) {
             rq.enqueue(queued, false);
+            drop(rq);
+            notify(home); // it may be more urgent than what runs there
         }
         break;
     }

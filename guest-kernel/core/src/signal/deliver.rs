@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use ringfence_hal::UserRegs;
 
 use super::{
-    frame, stop,
+    core_dump, frame, stop,
     types::{Default, SIG_DFL, SIG_IGN, SaFlags, SigAction, SigInfo, SigSet},
 };
 use crate::{
@@ -29,6 +29,7 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
     task.work().fetch_and(!work::SIGNAL, Ordering::AcqRel);
     loop {
         if task.process().is_exiting() {
+            core_dump::join(task, regs);
             exit::exit_task(task, task.process().exit_status().unwrap_or(ExitStatus::Code(0)));
         }
         if task.signals.is_killed() {
@@ -67,10 +68,9 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
                 // It got here only because a tracer wanted to see it.
                 _ if super::spares_init(task.process(), &info) => {}
                 Default::Stop => stop::stop(task, info.signal),
-                how @ (Default::Terminate | Default::Core) => {
-                    let status =
-                        ExitStatus::Signal(info.signal.number(), how == Default::Core && core_allowed(task));
-                    super::kill_process(task.process(), status);
+                Default::Core => core_dump::end_with_core(task, regs, &info),
+                Default::Terminate => {
+                    super::kill_process(task.process(), ExitStatus::Signal(info.signal.number(), false));
                 }
             },
             _ => {
@@ -93,17 +93,12 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
     }
 }
 
-/// Whether the wait status says that a core was dumped. We write none: the flag follows what a shell user
-/// sees with the usual `ulimit -c 0`.
-fn core_allowed(_task: &TaskRef) -> bool {
-    false
-}
-
 /// Runs the handler: frame, registers, mask.
 fn handle(task: &TaskRef, regs: &mut UserRegs, info: SigInfo, action: SigAction) {
     let restore_to = task.signals.saved_mask.lock().take().unwrap_or_else(|| task.signals.mask());
-    if frame::push(task, regs, &info, &action, restore_to).is_err() {
-        // No room for the frame: the process is told by SIGSEGV, and if that was the one, it ends.
+    let left = crate::task::rseq::before_handler(task, regs);
+    if left.is_err() || frame::push(task, regs, &info, &action, restore_to).is_err() {
+        // No room for the frame, or a broken critical section: the process is told by SIGSEGV, and if that was the one, it ends.
         if info.signal == super::Signal::SEGV {
             let sighand = task.process().sighand();
             sighand.set(info.signal, SigAction::default());

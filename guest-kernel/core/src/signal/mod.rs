@@ -11,6 +11,7 @@
 //! | `state` | pending sets, masks, actions |
 //! | `send` | sending, and what sending does at once |
 //! | `deliver` | the way to ring 3: choosing, default actions, restart |
+//! | `core_dump`, `core_file` | what the end of a process leaves behind |
 //! | `stop` | job control |
 //! | `frame` | the frame on the user stack, and `rt_sigreturn` |
 //! | `sys` | the system calls |
@@ -18,6 +19,8 @@
 //! Deviation: the first process of a sandbox is spared only by what other processes of the sandbox send and it has
 //! no handler for; the first of a Linux pid namespace is spared by all but its own faults. See `send`.
 
+pub mod core_dump;
+pub mod core_file;
 mod deliver;
 mod frame;
 mod send;
@@ -26,7 +29,7 @@ pub mod stop;
 mod sys;
 pub mod types;
 
-use ringfence_hal::{Exception, UserRegs};
+use ringfence_hal::{Exception, UserRegs, debug};
 
 pub use deliver::{deliver, with_mask};
 pub(crate) use send::spares_init;
@@ -102,7 +105,15 @@ pub fn exception(task: &TaskRef, regs: &mut UserRegs, e: Exception) {
     let info = match e {
         Exception::DivideError => SigInfo::fault(Signal::FPE, code::FPE_INTDIV, at),
         Exception::FloatingPoint | Exception::Simd => SigInfo::fault(Signal::FPE, code::FPE_FLTINV, at),
-        Exception::Debug => SigInfo::fault(Signal::TRAP, code::TRAP_TRACE, at),
+        Exception::Debug { status } => {
+            ptrace::debug_exception(task, regs, status);
+            let code = match status {
+                s if s & debug::STATUS_STEP != 0 => code::TRAP_TRACE,
+                s if s & debug::STATUS_HITS != 0 => code::TRAP_HWBKPT,
+                _ => code::TRAP_BRKPT,
+            };
+            SigInfo::fault(Signal::TRAP, code, at)
+        }
         Exception::Breakpoint => SigInfo::kernel(Signal::TRAP),
         Exception::InvalidOpcode | Exception::DeviceNotAvailable => {
             SigInfo::fault(Signal::ILL, code::ILL_ILLOPN, at)

@@ -116,7 +116,7 @@ impl TaskSignals {
     pub fn trapped(&self, e: Exception) {
         let (vector, code) = match e {
             Exception::DivideError => (0, 0),
-            Exception::Debug => (1, 0),
+            Exception::Debug { .. } => (1, 0),
             Exception::Breakpoint => (3, 0),
             Exception::Overflow => (4, 0),
             Exception::Bounds => (5, 0),

@@ -333,7 +333,7 @@ macro_rules! every_call {
             321 bpf;
             322 execveat(Fd, Str, StrVec, StrVec, Flags(&AT));
             323 userfaultfd;
-            324 membarrier(Choice(&MEMBARRIER), Hex);
+            324 membarrier(Choice(&MEMBARRIER), Hex, Int);
             325 mlock2(Hex, Uint, Hex);
             326 copy_file_range(Fd, InOut(U64, One), Fd, InOut(U64, One), Uint, Hex);
             327 preadv2(Fd, In(IoVecOut, Arg(2)), Uint, Int, Int, Flags(&RWF));

@@ -191,6 +191,9 @@ fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     }
     task.mempolicy.store(parent.mempolicy.load(Ordering::Relaxed), Ordering::Relaxed);
     task.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    if !flags.contains(CloneFlags::VM) {
+        task.rseq.copy(&parent.rseq);
+    }
     task.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     if parent.no_new_privs() {
         task.set_no_new_privs();
@@ -366,6 +369,7 @@ fn child_process(parent: &TaskRef, numbers: (Pid, Pid, Arc<PidNamespace>), r: &R
     process.exit_signal.store(exit_signal, Ordering::Relaxed);
     process.parent_tid.store(parent.tid(), Ordering::Relaxed);
     process.oom_score_adj.store(me.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.coredump_filter.store(me.coredump_filter.load(Ordering::Relaxed), Ordering::Relaxed);
     process.dumpable.store(me.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     process
 }

@@ -11,6 +11,7 @@
 //! | [`process`] | [`Process`] |
 //! | [`credentials`] | user and group ids, capabilities |
 //! | [`limits`] | rlimits and usage counters |
+//! | [`rseq`] | restartable sequences |
 //! | `clone`, `exit`, `wait`, `ids`, `sys` | the system calls |
 //!
 //! Lock order: the tree lock ([`PidTable`]) → one process's `links` → a task's own spin locks. The tree lock
@@ -26,6 +27,7 @@ pub mod limits;
 mod membarrier;
 pub mod pid;
 pub mod process;
+pub mod rseq;
 mod sched_calls;
 mod sysinfo;
 pub mod wait;
@@ -78,6 +80,8 @@ pub struct Task {
     namespaces: SpinLock<Arc<Namespaces>>,
     /// `set_tid_address(2)`: cleared and woken when the task exits.
     clear_child_tid: AtomicU64,
+    /// `rseq(2)`.
+    pub(crate) rseq: rseq::Rseq,
     /// `set_robust_list(2)`.
     pub(crate) robust_list: SpinLock<RobustList>,
     /// Its part of waiting on a futex.
@@ -140,6 +144,7 @@ impl Task {
             credentials: SpinLock::new(parts.credentials),
             namespaces: SpinLock::new(parts.namespaces),
             clear_child_tid: AtomicU64::new(0),
+            rseq: rseq::Rseq::default(),
             robust_list: SpinLock::new(RobustList::default()),
             futex: FutexWait::default(),
             exiting: AtomicBool::new(false),
@@ -345,6 +350,7 @@ pub fn comm_of(name: &[u8]) -> [u8; 16] {
 pub fn notify_resume(task: &TaskRef, regs: &mut UserRegs) {
     crate::cgroup::memory::notify_resume(task);
     crate::ptrace::go_on_late(task, regs);
+    rseq::notify_resume(task, regs);
 }
 
 /// Has the calling task's system calls looked at, or not any more, as its tracer and its filters want.
@@ -362,6 +368,7 @@ pub const SYSCALLS: &[&[Syscall]] = &[
     kcmp::SYSCALLS,
     limits::SYSCALLS,
     membarrier::SYSCALLS,
+    rseq::SYSCALLS,
     sched_calls::SYSCALLS,
     sysinfo::SYSCALLS,
 ];

@@ -13,7 +13,7 @@ use crate::{
     ns::{self, PidNamespace, PidView},
     ptrace::Tracee,
     sched::Split,
-    signal::{Pending, SigHand},
+    signal::{Pending, SigHand, core_dump::CoreDump, core_file::FILTER_DEFAULT},
     sync::{Once, Queue, SpinLock, WaitQueue},
     time::ProcessTimers,
 };
@@ -23,7 +23,7 @@ use crate::{
 pub enum ExitStatus {
     /// `exit` with this code.
     Code(u8),
-    /// Killed by this signal; the flag says a core would have been dumped.
+    /// Killed by this signal; the flag says that a core was dumped.
     Signal(u8, bool),
 }
 
@@ -123,6 +123,10 @@ pub struct Process {
     pub split: SpinLock<Split>,
     /// Usage of children that have been waited for.
     pub dead_children: Usage,
+    /// Its core is being dumped.
+    pub(crate) core: SpinLock<Option<Arc<CoreDump>>>,
+    /// `/proc/PID/coredump_filter`.
+    pub coredump_filter: AtomicU32,
     /// Job control: 0 running, else the signal that stopped it.
     pub stop_signal: AtomicU8,
     /// A stop or continue the parent has not seen yet (`WUNTRACED`, `WCONTINUED`): see `signal::stop`.
@@ -184,6 +188,8 @@ impl Process {
             dead_threads: Usage::default(),
             split: SpinLock::default(),
             dead_children: Usage::default(),
+            core: SpinLock::new(None),
+            coredump_filter: AtomicU32::new(FILTER_DEFAULT),
             stop_signal: AtomicU8::new(0),
             stop_report: AtomicU32::new(0),
             signal_events: WaitQueue::new(),
@@ -235,6 +241,14 @@ impl Process {
     pub fn begin_exit(&self, status: ExitStatus) {
         self.exit_status.lock().get_or_insert(status);
         self.exiting.store(true, Ordering::Release);
+    }
+
+    /// It ends by `signal`, and has left a core.
+    pub fn core_dumped(&self, signal: u8) {
+        let mut status = self.exit_status.lock();
+        if *status == Some(ExitStatus::Signal(signal, false)) {
+            *status = Some(ExitStatus::Signal(signal, true));
+        }
     }
 
     /// The status given to [`Process::begin_exit`].

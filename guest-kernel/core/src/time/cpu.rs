@@ -26,7 +26,7 @@ use crate::{
     sync::SpinLock,
     task::{
         Process,
-        limits::{Resource, UsageSum},
+        limits::{Limit, Resource, UsageSum},
         pid::same_task,
     },
 };
@@ -169,6 +169,17 @@ pub(crate) fn tick(task: &TaskRef) -> Option<u64> {
     nearest(task, &used)
 }
 
+/// One that has to do with a limit says so by these signals.
+fn over(process: &Arc<Process>, resource: Resource, used: u64, step: u64) {
+    let limit = process.limits.get(resource);
+    if used >= limit.hard {
+        let _ = signal::send_to_process(process, SigInfo::kernel(Signal::KILL)); // never refused
+    } else if used >= limit.soft {
+        process.limits.raise_soft(resource, limit.soft.saturating_add(step));
+        let _ = signal::send_to_process(process, SigInfo::kernel(Signal::XCPU)); // a standard signal: not refused
+    }
+}
+
 /// RLIMIT_CPU: SIGXCPU when the soft limit has been used and every second from then on, SIGKILL at the hard one.
 /// RLIMIT_RTTIME: the same for a real-time task that does not sleep.
 fn check_limits(task: &TaskRef) {
@@ -176,16 +187,11 @@ fn check_limits(task: &TaskRef) {
     if process.number == 0 {
         return;
     }
-    let limit = process.limits.get(Resource::Cpu);
-    if limit.soft != u64::MAX || limit.hard != u64::MAX {
-        let seconds = UsageSum::times(process).runtime / NS_PER_SEC;
-        if seconds >= limit.hard {
-            let _ = signal::send_to_process(process, SigInfo::kernel(Signal::KILL)); // never refused
-            return;
-        }
-        if seconds >= limit.soft {
-            process.limits.raise_soft(Resource::Cpu, limit.soft.saturating_add(1));
-            let _ = signal::send_to_process(process, SigInfo::kernel(Signal::XCPU)); // a standard signal: not refused
-        }
+    let limited = |r| process.limits.get(r) != Limit { soft: u64::MAX, hard: u64::MAX };
+    if limited(Resource::Cpu) {
+        over(process, Resource::Cpu, UsageSum::times(process).runtime / NS_PER_SEC, 1);
+    }
+    if task.sched.policy().priority > 0 && limited(Resource::RealtimeTime) {
+        over(process, Resource::RealtimeTime, task.sched.awake() / 1000, 1_000_000);
     }
 }

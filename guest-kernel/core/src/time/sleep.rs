@@ -130,11 +130,18 @@ fn on_cpu_time(
     let until = if absolute { ns } else { clock.now(task)?.saturating_add(ns) };
     let alarm = Arc::new(Alarm { rung: AtomicBool::new(false), task: task.clone() });
     let _running = CpuAlarm::start(task, clock, until, alarm.clone())?;
-    let over = || {
-        (alarm.rung.load(Ordering::Acquire) || clock.now(task).is_ok_and(|now| now >= until)).then_some(())
-    };
-    if wait_event_any(task, Interruptible::Yes, None, over).is_ok() {
-        return Ok(0);
+    // Who is asleep has no tick: if it went to sleep at the very moment, the alarm would come when it wakes.
+    const LOOK_NS: u64 = 50_000_000;
+    let over = || alarm.rung.load(Ordering::Acquire).then_some(());
+    loop {
+        if clock.now(task)? >= until {
+            return Ok(0);
+        }
+        match wait_event_any(task, Interruptible::Yes, Some(deadline_after(LOOK_NS)), over) {
+            Ok(()) => return Ok(0),
+            Err(WaitError::TimedOut) => {}
+            Err(WaitError::Interrupted) => break,
+        }
     }
     if absolute {
         return Err(Errno::ERESTARTNOHAND);

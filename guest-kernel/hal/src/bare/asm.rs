@@ -134,6 +134,29 @@ pub unsafe fn outl(port: u16, v: u32) {
     unsafe { Port::new(port).write(v) };
 }
 
+/// DR6, which is cleared.
+pub fn take_dr6() -> u64 {
+    let v: u64;
+    // SAFETY: no effect but that on the register, which nobody else reads.
+    unsafe {
+        asm!("mov {v}, dr6", "mov dr6, {none}", v = out(reg) v, none = in(reg) 0xffff_0ff0u64, options(nomem, nostack))
+    };
+    v
+}
+
+/// Loads the breakpoints.
+///
+/// # Safety
+/// They are not on addresses of the kernel (see [`crate::debug`]).
+pub unsafe fn load_breakpoints(address: [u64; 4], dr7: u64) {
+    // SAFETY: by the caller. Off while they change.
+    unsafe {
+        asm!("mov dr7, {off}", "mov dr0, {a}", "mov dr1, {b}", "mov dr2, {c}", "mov dr3, {d}", "mov dr7, {on}",
+            off = in(reg) 0x400u64, a = in(reg) address[0], b = in(reg) address[1], c = in(reg) address[2],
+            d = in(reg) address[3], on = in(reg) dr7 | 0x400, options(nomem, nostack));
+    }
+}
+
 /// Stops this CPU for good.
 pub fn halt_forever() -> ! {
     loop {

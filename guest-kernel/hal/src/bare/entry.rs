@@ -9,7 +9,10 @@
 //! * IRET, after [`super::traps::leave`] has made the frame safe.
 //!
 //! Interrupts are off from the first instruction to the last, so the `swapgs` pairs cannot be torn apart. What can
-//! come in between (NMI, double fault, machine check) runs on a stack of its own and ends in a panic.
+//! come in between (NMI, double fault, machine check) runs on a stack of its own and ends in a panic. #DB can come in between
+//! as well: `mov ss` from a watched word defers it over the SYSCALL that follows, to the first instruction here, with
+//! the user's GS and stack. It has a stack of its own, needs no GS to return to the kernel, and goes on as
+//! any other trap on the thread's stack if it came from user mode.
 
 use super::local::Local;
 use super::segments::USER_CS;
@@ -166,6 +169,9 @@ pub unsafe extern "C" fn stubs<K: Kernel>() -> usize {
         ".set .Lvector, 0",
         ".rept 256",
         ".balign 16",
+        ".if .Lvector == 1",
+        "jmp 55f",
+        ".else",
         // The vectors that push an error code.
         ".if .Lvector == 8 || (.Lvector >= 10 && .Lvector <= 14) || .Lvector == 17 || .Lvector == 21 || .Lvector == 29 || .Lvector == 30",
         ".else",
@@ -174,8 +180,35 @@ pub unsafe extern "C" fn stubs<K: Kernel>() -> usize {
         "push rdi",
         "mov edi, .Lvector",
         "jmp 33f",
+        ".endif",
         ".set .Lvector, .Lvector + 1",
         ".endr",
+        // #DB, on its own stack, whose top names the CPU's block.
+        "55:",
+        "test byte ptr [rsp + 8], 3",
+        "jz 66f",
+        "push rdi",
+        "mov rdi, [rsp + 48]",
+        "mov rdi, [rdi + {kernel_rsp}]", // below ss of the frame on the thread's stack
+        "push rax",
+        "mov rax, [rsp + 48]\nmov [rdi], rax", // ss
+        "mov rax, [rsp + 40]\nmov [rdi - 8], rax",
+        "mov rax, [rsp + 32]\nmov [rdi - 16], rax",
+        "mov rax, [rsp + 24]\nmov [rdi - 24], rax",
+        "mov rax, [rsp + 16]\nmov [rdi - 32], rax",
+        "mov qword ptr [rdi - 40], 0", // error code
+        "mov rax, [rsp + 8]\nmov [rdi - 48], rax", // rdi
+        "pop rax",
+        "lea rsp, [rdi - 48]",
+        "mov edi, 1",
+        "jmp 33f",
+        // The kernel touched watched user memory: as on Linux, nobody is told.
+        "66:",
+        "push rax",
+        "mov eax, 0xffff0ff0",
+        "mov dr6, rax",
+        "pop rax",
+        "iretq",
         "33:",
         push_all_below_rdi!(),
         "cld",
@@ -199,6 +232,7 @@ pub unsafe extern "C" fn stubs<K: Kernel>() -> usize {
         "add rsp, 8",
         "iretq",
         cs = const 17 * 8,
+        kernel_rsp = const offset_of!(Local, kernel_rsp),
         rbp = const offset_of!(UserRegs, rbp),
         user_trap = sym traps::user_trap::<K>,
         kernel_trap = sym traps::kernel_trap::<K>,

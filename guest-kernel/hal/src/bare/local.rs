@@ -41,6 +41,8 @@ pub struct Local {
     pub deadline: Cell<u64>,
     /// What the timer hardware was last told, in ns; 0: it is off.
     pub armed: Cell<u64>,
+    /// DR7 as it is loaded; 0: no breakpoint.
+    pub breakpoints: Cell<u64>,
     /// Where an exception of user code was last returned to; see [`super::traps`].
     pub resumed: Cell<u64>,
     /// Free page frames.
@@ -85,6 +87,7 @@ impl Local {
             space_seen: Cell::new(0),
             deadline: Cell::new(0),
             armed: Cell::new(0),
+            breakpoints: Cell::new(0),
             resumed: Cell::new(0),
             frames: UnsafeCell::new(Cache::new()),
             heap: UnsafeCell::new(Magazines::new()),

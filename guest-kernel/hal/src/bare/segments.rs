@@ -39,7 +39,14 @@ pub struct Segments {
     gdt: [u64; 10],
     tss: TaskState,
     fatal_stack: FatalStack,
+    debug_stack: DebugStack,
 }
+
+/// The stack on which #DB arrives; it is left at once: see [`super::entry`].
+const DEBUG_STACK: usize = 256;
+
+#[repr(C, align(16))]
+struct DebugStack([u8; DEBUG_STACK]);
 
 #[repr(C, align(16))]
 struct FatalStack([u8; FATAL_STACK]);
@@ -66,6 +73,7 @@ impl Segments {
                 io_map: 0,
             },
             fatal_stack: FatalStack([0; FATAL_STACK]),
+            debug_stack: DebugStack([0; DEBUG_STACK]),
         }
     }
 
@@ -83,7 +91,14 @@ impl Segments {
         unsafe {
             core::ptr::with_exposed_provenance_mut::<u64>(top).write(core::ptr::from_ref(local).addr() as u64)
         };
+        let debug_top = (&raw mut self.debug_stack).addr() + DEBUG_STACK - 16;
+        // SAFETY: the same.
+        unsafe {
+            core::ptr::with_exposed_provenance_mut::<u64>(debug_top)
+                .write(core::ptr::from_ref(local).addr() as u64);
+        }
         self.tss.ist[0] = top as u64;
+        self.tss.ist[1] = debug_top as u64;
         self.gdt = [
             0,
             0,

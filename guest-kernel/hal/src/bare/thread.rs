@@ -10,14 +10,14 @@
 //! to [`Kernel::after_switch`], on the next thread's stack: only then is nothing of the previous thread in use any
 //! more, and another CPU may run it.
 
-use super::asm::{rdmsr, wrmsr};
+use super::asm::{load_breakpoints, rdmsr, wrmsr};
 use super::fpu::Area;
 use super::local::local;
 use super::space::AddressSpace;
 use super::stack::KernelStack;
 use super::{cpu, entry, msr, tlb};
 use crate::sync::SpinLock;
-use crate::{FpuInit, Kernel, NonCanonical, OutOfMemory, UserRegs};
+use crate::{DebugRegisters, FpuInit, Kernel, NonCanonical, OutOfMemory, UserRegs};
 use alloc::sync::Arc;
 use core::arch::{asm, naked_asm};
 use core::cell::{Cell, UnsafeCell};
@@ -43,6 +43,9 @@ pub struct Head {
     /// The same.
     gs_base: AtomicU64,
     space: SpinLock<Option<Arc<AddressSpace>>>,
+    /// DR7 while the thread runs; 0: it has no breakpoints.
+    breakpoints: AtomicU64,
+    debug: SpinLock<DebugRegisters>,
     /// Its system calls go to `Kernel::watched_syscall`.
     watched: AtomicBool,
 }
@@ -84,6 +87,8 @@ impl Head {
             fs_base: AtomicU64::new(fs),
             gs_base: AtomicU64::new(gs),
             space: SpinLock::new(space),
+            breakpoints: AtomicU64::new(0),
+            debug: SpinLock::new(DebugRegisters::default()),
             watched: AtomicBool::new(false),
         }
     }
@@ -130,6 +135,9 @@ impl Head {
             let frame_end = stack.top() - ABOVE;
             l.kernel_rsp.set(frame_end - 8);
             self.refresh_watched();
+            if l.breakpoints.get() | self.breakpoints.load(Ordering::Relaxed) != 0 {
+                self.load_breakpoints();
+            }
             // SAFETY: the running CPU's own tables; the processor reads the slot at the next trap from user mode.
             unsafe { (*l.segments.get()).set_rsp0(frame_end) };
         }
@@ -143,6 +151,15 @@ impl Head {
         if cpu::all_watched() {
             l.watched.store(1, Ordering::Relaxed);
         }
+    }
+
+    /// Gives the running CPU this thread's breakpoints.
+    #[cold]
+    fn load_breakpoints(&self) {
+        let debug = *self.debug.lock();
+        local().breakpoints.set(debug.loaded());
+        // SAFETY: `DebugRegisters::new` lets no address of the kernel through.
+        unsafe { load_breakpoints(debug.addresses(), debug.loaded()) };
     }
 
     /// Where the user registers are while the thread is in the kernel.
@@ -355,10 +372,30 @@ impl<K: Kernel> Thread<K> {
         unsafe { self.head.regs().read_volatile() }
     }
 
+    /// Whether a user thread in the kernel came by a system call, not by an exception or interrupt.
+    pub fn in_system_call(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.head.regs()).orig_rax).read_volatile() != u64::MAX }
+    }
+
     /// Replaces them.
     pub fn set_regs(&self, regs: UserRegs) {
         // SAFETY: as above; whatever is written is made safe on the way to user mode.
         unsafe { self.head.regs().write_volatile(regs) };
+    }
+
+    /// The thread's debug registers.
+    pub fn debug_registers(&self) -> DebugRegisters {
+        *self.head.debug.lock()
+    }
+
+    /// Sets the debug registers of the current thread, or of one that does not run.
+    pub fn set_debug_registers(&self, new: DebugRegisters) {
+        *self.head.debug.lock() = new;
+        self.head.breakpoints.store(new.loaded(), Ordering::Relaxed);
+        if self.head.is_current() {
+            self.head.load_breakpoints();
+        }
     }
 
     /// User FS base: live if this is the current thread, else as saved.

@@ -10,7 +10,7 @@
 //! after it. That is how an interrupt can tell what it interrupted, which the timer does for sampling: user registers as
 //! SYSRET leaves them, or the instruction an exception was returned to, mean the kernel.
 
-use super::asm::{cr2, wrmsr};
+use super::asm::{cr2, take_dr6, wrmsr};
 use super::entry::{self, STUB};
 use super::layout::{KERNEL_BASE, window_ptr};
 use super::local::local;
@@ -90,6 +90,7 @@ pub fn init<K: Kernel>() {
     ] {
         idt[vector] = Gate::new(handler, 0, 1);
     }
+    idt[1] = Gate::new((stubs + STUB) as u64, 0, 2);
     patch_smap();
     init_this::<K>();
 }
@@ -200,7 +201,7 @@ pub extern "C" fn user_trap<K: Kernel>(vector: u32, regs: &mut UserRegs) {
     }
     let e = match vector {
         0 => Exception::DivideError,
-        1 => Exception::Debug,
+        1 => Exception::Debug { status: take_dr6() },
         3 => Exception::Breakpoint,
         4 => Exception::Overflow,
         5 => Exception::Bounds,

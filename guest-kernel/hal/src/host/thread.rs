@@ -17,7 +17,7 @@ use super::lock;
 use super::program;
 use super::space::AddressSpace;
 use super::world::{Stop, World, world};
-use crate::{FpuInit, Kernel, NonCanonical, OutOfMemory, UserRegs};
+use crate::{DebugRegisters, FpuInit, Kernel, NonCanonical, OutOfMemory, UserRegs};
 use std::convert::Infallible;
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -39,6 +39,7 @@ pub struct Thread<K: Kernel> {
     fs_base: AtomicU64,
     gs_base: AtomicU64,
     space: Mutex<Option<Arc<AddressSpace>>>,
+    debug: Mutex<DebugRegisters>,
     /// The user registers at the last kernel entry, and those to return with if somebody changed them.
     pub(super) saved: Mutex<SavedRegs>,
 }
@@ -97,6 +98,7 @@ impl<K: Kernel> Thread<K> {
             fs_base: AtomicU64::new(bases.0),
             gs_base: AtomicU64::new(bases.1),
             space: Mutex::new(space),
+            debug: Mutex::default(),
             saved: Mutex::new(SavedRegs { entry: regs, changed: None }),
         });
         let sleeper: Weak<Mailbox<K>> = Arc::downgrade(&thread.mailbox);
@@ -193,6 +195,11 @@ impl<K: Kernel> Thread<K> {
         saved.changed.unwrap_or(saved.entry)
     }
 
+    /// Whether user code of the thread is in a system call; in an exception or interrupt, it is not.
+    pub fn in_system_call(&self) -> bool {
+        self.regs().orig_rax != u64::MAX
+    }
+
     /// Changes the user registers of a thread that does not run; it returns to user mode with them.
     pub fn set_regs(&self, regs: UserRegs) {
         self.saved.lock().unwrap().changed = Some(regs);
@@ -201,6 +208,16 @@ impl<K: Kernel> Thread<K> {
     /// The user's FS base.
     pub fn fs_base(&self) -> u64 {
         self.fs_base.load(Ordering::Relaxed)
+    }
+
+    /// The thread's debug registers, which do nothing here.
+    pub fn debug_registers(&self) -> DebugRegisters {
+        *self.debug.lock().unwrap()
+    }
+
+    /// Sets them.
+    pub fn set_debug_registers(&self, new: DebugRegisters) {
+        *self.debug.lock().unwrap() = new;
     }
 
     /// Sets the user's FS base; refused outside the lower canonical half.

@@ -400,7 +400,7 @@ fn exceptions() {
             Exception::Breakpoint => "#BP",
             Exception::GeneralProtection { .. } => "#GP",
             Exception::PageFault(_) => "#PF",
-            Exception::Debug => "#DB",
+            Exception::Debug { .. } => "#DB",
             Exception::AlignmentCheck => "#AC",
             _ => "?",
         })

@@ -12,7 +12,9 @@ macro_rules! areas {
 
 areas! {
     clone
+    core
     cputime
+    debug
     futex
     huge
     mapping
@@ -20,9 +22,11 @@ areas! {
     mounts
     open
     pipe
+    policy
     process
     ptrace
     rename
+    rseq
     restart
     sched
     seccomp

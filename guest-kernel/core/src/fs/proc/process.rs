@@ -50,7 +50,7 @@ macro_rules! common_entries {
             file("wchan", |_, out| { emit!(out, "0"); Ok(()) }),
             file("schedstat", schedstat),
             file("personality", |_, out| { emit!(out, "00000000\n"); Ok(()) }),
-            file("coredump_filter", |_, out| { emit!(out, "00000033\n"); Ok(()) }),
+            writable("coredump_filter", coredump_filter, set_coredump_filter),
             file("loginuid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
             file("sessionid", |_, out| { emit!(out, "4294967295"); Ok(()) }),
             writable("uid_map", namespaces::uid_map, namespaces::write_uid_map),
@@ -246,6 +246,25 @@ fn set_oom_score_adj(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
         return Err(Errno::EACCES);
     }
     process.oom_score_adj.store(value, Ordering::Relaxed);
+    Ok(())
+}
+
+fn coredump_filter(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    emit!(out, "{:08x}\n", s.target()?.process.coredump_filter.load(Ordering::Relaxed));
+    Ok(())
+}
+
+/// A number as C writes it: decimal, octal or hexadecimal. Bits that mean nothing are dropped.
+fn set_coredump_filter(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    const KNOWN: u32 = 0x1ff;
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim();
+    let value = match (text.strip_prefix("0x").or(text.strip_prefix("0X")), text.strip_prefix('0')) {
+        (Some(hex), _) => u32::from_str_radix(hex, 16),
+        (None, Some(octal)) if !octal.is_empty() => u32::from_str_radix(octal, 8),
+        _ => text.parse(),
+    };
+    let value = value.map_err(|_| Errno::EINVAL)?;
+    s.target()?.process.coredump_filter.store(value & KNOWN, Ordering::Relaxed);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use super::{Scope, Text, text::emit, who::Target};
 use crate::{
     errno::Result,
     ns::PidView,
-    sched::{self, CpuTimes},
+    sched::{self, CpuTimes, realtime::Policy},
     signal::{
         SigSet, Signal,
         types::{SIG_DFL, SIG_IGN},
@@ -87,7 +87,12 @@ pub(super) fn stat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, " {} {} 0 0", usage.minor_faults(), children.minor_faults());
     let ticks = [usage.user, usage.system, children.user, children.system].map(|ns| ns / NS_PER_TICK);
     ticks.iter().for_each(|ticks| emit!(out, " {ticks}"));
-    emit!(out, " {} {nice} {} 0 {}", 20 + nice, p.threads().len().max(1), started / NS_PER_TICK);
+    let policy = task.map_or(Policy { number: 0, priority: 0, reset_on_fork: false }, |t| t.sched.policy());
+    let priority = match task.map_or(0, |t| t.sched.priority()) {
+        0 => 20 + nice,
+        urgent => -1 - urgent as i32,
+    };
+    emit!(out, " {priority} {nice} {} 0 {}", p.threads().len().max(1), started / NS_PER_TICK);
     emit!(out, " {} {} {}", stats.size * 4096, stats.resident, p.limits.soft(Resource::Rss));
     emit!(out, " {} {} {} 0 0", image.start_code, image.end_code, image.start_stack);
     emit!(
@@ -101,7 +106,9 @@ pub(super) fn stat(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, " 0 0 0 {} {}", p.exit_signal.load(Ordering::Relaxed), task.map_or(0, |t| t.sched.cpu()));
     emit!(
         out,
-        " 0 0 0 0 0 {} {} {}",
+        " {} {} 0 0 0 {} {} {}",
+        policy.priority,
+        policy.number,
         image.start_data,
         image.end_data,
         mm.as_ref().map_or(0, |mm| mm.heap_start())

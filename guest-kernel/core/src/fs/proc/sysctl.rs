@@ -14,6 +14,8 @@ use crate::{
     ipc,
     mm::{self, commit},
     random,
+    sched::realtime,
+    signal::core_dump,
     sync::Once,
     task::{Capabilities, RELEASE, VERSION, credentials::LAST_CAPABILITY, pid::PID_MAX},
 };
@@ -143,14 +145,17 @@ const INOTIFY: &[Entry] = &[
 
 const KERNEL: &[Entry] = &[
     fixed!("cap_last_cap", LAST_CAPABILITY),
-    fixed!("core_pattern", "core"),
-    fixed!("core_uses_pid", 0),
+    writable("core_pattern", core_pattern, set_core_pattern),
+    setting!("core_uses_pid", core_dump::USES_PID, 0..=1),
     writable("domainname", domainname, set_domainname),
     writable("hostname", hostname, set_hostname),
     ipc_number!("msgmax", usize, limits.msgmax),
     ipc_number!("msgmnb", usize, limits.msgmnb),
     ipc_number!("msgmni", usize, limits.msgmni),
     fixed!("ngroups_max", 65536),
+    fixed!("sched_rr_timeslice_ms", realtime::RR_SLICE_NS / 1_000_000),
+    fixed!("sched_rt_period_us", realtime::PERIOD_NS / 1000),
+    fixed!("sched_rt_runtime_us", realtime::RUNTIME_NS / 1000),
     fixed!("osrelease", RELEASE),
     fixed!("ostype", "Linux"),
     fixed!("overflowuid", 65534),
@@ -255,6 +260,20 @@ fn new_name(s: &Scope<'_>, bytes: &[u8]) -> Result<String> {
     }
     let name = bytes.split(|b| *b == b'\n' || *b == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).into_owned())
+}
+
+fn core_pattern(_: &Scope<'_>, out: &mut Text) -> Result<()> {
+    out.bytes(&core_dump::pattern());
+    emit!(out, "\n");
+    Ok(())
+}
+
+fn set_core_pattern(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let me = s.viewer.credentials();
+    if me.euid != 0 && !me.capable(Capabilities::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    core_dump::set_pattern(bytes.split(|b| matches!(b, b'\n' | 0)).next().unwrap_or_default())
 }
 
 fn set_hostname(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {

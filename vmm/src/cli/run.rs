@@ -27,6 +27,9 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// After a time-out, readers of the output get this long to take what is left.
 const DRAIN_AFTER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// After a time-out, how long the command may take to end in good order.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -126,6 +129,9 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     let kvm_stats = args.stats.is_some().then(|| sandbox.machine.open_stats());
     let door = listener.map(|listener| Door::new(listener, sandbox.vsock()));
     let mut supervisor = Supervisor::new(&mut sandbox.machine, control, door, signals, args.timeout)?;
+    if let Some(timeout) = args.timeout {
+        last_resort(timeout.saturating_add(GRACE))?;
+    }
     sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
     timeline.mark("vcpus_started");
     let mut ending = supervisor.run(&mut timeline)?;
@@ -139,11 +145,28 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     let counters = supervisor.finish(&mut ending);
     timeline.mark("drained");
     problems.iter().for_each(|p| report(p));
+    if matches!(ending, Ending::TimedOut) {
+        sandbox.machine.shared().places().iter().for_each(|line| report(line));
+    }
     if let (Some(file), Some(kvm_stats)) = (&args.stats, &kvm_stats) {
         let report = Report::gather(&sandbox.machine, kvm_stats, &timeline, counters);
         print_stats(&report, args.format, file.as_deref())?;
     }
     conclude(&sandbox, ending)
+}
+
+/// Ends the process at a time at which `--timeout` should long have ended it: whatever a thread of ours waits for (a reader
+/// of standard error that does not read, for one) must not keep the sandbox alive.
+fn last_resort(after: Duration) -> Result<(), Failure> {
+    let end = move || {
+        std::thread::sleep(after);
+        // SAFETY: takes no pointers, and nothing of this process is left to be put in order: the kernel ends the machine.
+        unsafe { libc::_exit(exit::TIMED_OUT.into()) }
+    };
+    let thread = std::thread::Builder::new().name("timeout".into()).stack_size(64 << 10).spawn(end);
+    thread.map(drop).map_err(|e| {
+        Failure::setup(format!("cannot start a thread: {e}; raise the limit of processes (ulimit -u)"))
+    })
 }
 
 /// The exit code, and the words that go with it.

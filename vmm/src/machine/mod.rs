@@ -172,6 +172,7 @@ impl Machine {
         }
         slots.extend(config.devices);
         let (virtio, mut subscribers) = attach(&vm, &ram, slots)?;
+        let debug = config.serial_copy.is_some();
         let serial = serial(&vm, config.flavor, config.serial_copy, config.serial_input)?;
         subscribers.push(Box::new(serial.clone()));
         timeline.mark("devices");
@@ -202,7 +203,7 @@ impl Machine {
         }
         timeline.mark("loaded");
 
-        let shared = Arc::new(Shared::new(Bus { serial, virtio, read_only })?);
+        let shared = Arc::new(Shared::new(Bus { serial, virtio, read_only }, debug)?);
         Ok(Self { vcpus: None, pending: vcpus, shared, subscribers, vm, ram, image: config.image })
     }
 

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -82,21 +82,29 @@ pub struct Shared {
     /// Counters.
     pub exits: Exits,
     stop_requested: AtomicBool,
+    /// Where each vCPU was when it was stopped, if somebody wants to know.
+    places: Option<Mutex<Vec<String>>>,
     stop: Mutex<Option<Stop>>,
     stopped: EventFd,
 }
 
 impl Shared {
-    /// State before the first run.
-    pub fn new(bus: Bus) -> Result<Self, MachineError> {
+    /// State before the first run. `remember_places`: for [`Shared::places`].
+    pub fn new(bus: Bus, remember_places: bool) -> Result<Self, MachineError> {
         let stopped = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(MachineError::EventFd)?;
         Ok(Self {
             bus,
             exits: Exits::default(),
             stop_requested: AtomicBool::new(false),
+            places: remember_places.then(Mutex::default),
             stop: Mutex::new(None),
             stopped,
         })
+    }
+
+    /// A line for each vCPU that was stopped from outside: where it was.
+    pub fn places(&self) -> Vec<String> {
+        self.places.iter().flat_map(|places| std::mem::take(&mut *lock(places))).collect()
     }
 
     /// Readable once the guest has ended the machine.
@@ -106,14 +114,18 @@ impl Shared {
 
     /// The first reason to stop, if there is one.
     pub fn stop_reason(&self) -> Option<Stop> {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.stop).clone()
     }
 
     fn end(&self, why: Stop) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        lock(&self.stop).get_or_insert(why);
         // The counter cannot overflow: at most one write a vCPU.
         let _ = self.stopped.write(1);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The running vCPU threads of a machine.
@@ -132,7 +144,7 @@ impl Vcpus {
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{id}"))
                 .stack_size(256 << 10)
-                .spawn(move || run(fd, &shared))
+                .spawn(move || run(id, fd, &shared))
                 .map_err(MachineError::Thread)?;
             vcpus.threads.push(thread);
         }
@@ -186,7 +198,7 @@ extern "C" fn kick_handler_info(signal: libc::c_int, _: *mut libc::siginfo_t, _:
     kick_handler(signal);
 }
 
-fn run(mut fd: VcpuFd, shared: &Shared) {
+fn run(id: usize, mut fd: VcpuFd, shared: &Shared) {
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
     while !shared.stop_requested.load(Ordering::SeqCst) {
         if let Some(stop) = step(&mut fd, shared) {
@@ -195,6 +207,9 @@ fn run(mut fd: VcpuFd, shared: &Shared) {
         }
     }
     IMMEDIATE_EXIT.set(std::ptr::null_mut());
+    if let Some(places) = &shared.places {
+        lock(places).push(format!("vcpu{id}{}", place(&fd)));
+    }
 }
 
 /// Enters the guest once and answers the exit.
@@ -262,7 +277,13 @@ const PULSE_RESET: u8 = 0xfe;
 
 fn place(fd: &VcpuFd) -> String {
     match (fd.get_regs(), fd.get_sregs()) {
-        (Ok(r), Ok(s)) => format!(" at rip {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x}", r.rip, r.rsp, s.cr2, s.cr3),
+        (Ok(r), Ok(s)) => {
+            let (ring, interrupts) = (s.cs.selector & 3, if r.rflags & 1 << 9 == 0 { "off" } else { "on" });
+            format!(
+                " at rip {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x}, ring {ring}, interrupts {interrupts}",
+                r.rip, r.rsp, s.cr2, s.cr3
+            )
+        }
         _ => String::new(),
     }
 }

@@ -5,7 +5,7 @@
 //! has used since its last sample counts as that. User and system time as programs see them are the exact sum, divided
 //! as the samples are, and never go back ([`Split`]).
 //!
-//! A task is due for a *tick* after every 10 ms of CPU time it used, or after another 1.5% up to 50 ms: not by the wall
+//! A task is due for a *tick* after every 10 ms of CPU time it used, or after another 1.5% up to a second: not by the wall
 //! clock, so a sandbox that is idle, or that computes in short bursts, sees next to none. At a tick the timers
 //! on its CPU time are looked at, too (`time::cpu`); they may want the next one earlier.
 
@@ -16,7 +16,7 @@ use crate::{TaskRef, sync::SpinLock};
 
 /// CPU time from tick to tick: at least, and at most.
 const TICK_NS: u64 = 10_000_000;
-const TICK_MAX_NS: u64 = 50_000_000;
+const TICK_MAX_NS: u64 = 1_000_000_000;
 
 /// User and system time as last shown, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -53,6 +53,10 @@ fn main() -> ExitCode {
         ["stress", seconds, part] => runner::stress(seconds, part),
         ["fuzz", "--round", seed] => fuzz::again(seed),
         ["fuzz", seed, seconds] => fuzz::main(seed, seconds),
+        ["--capabilities"] => {
+            areas::probe();
+            ExitCode::SUCCESS
+        }
         ["one", name] => runner::one(name),
         _ => {
             eprintln!("{USAGE}");

@@ -70,7 +70,7 @@ pub fn prepare(world: &World, spec: &protocol::Process, streams: Connected) -> R
         path: path.as_bytes(),
         arguments: arguments(&spec.args, &env, limits.soft(Resource::Stack))?,
         credentials: &user.credentials,
-        may_gain: true,
+        restraint: exec::Restraint::default(),
         limits: limits.for_mm(),
         randomize: true,
     })

@@ -30,13 +30,17 @@ pub mod vdso;
 use alloc::vec::Vec;
 
 use arguments::Arguments;
-use credentials::FileOwner;
+use credentials::ProgramFile;
+pub use credentials::Restraint;
 use load::{Ids, LoadRequest, Loaded};
 use script::{HEAD_LEN, Script};
 
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FileRef, FileType, MountFlags, OpenFile, OpenFlags, Path, Walk, WalkFlags},
+    fs::{
+        Access, FileRef, FileType, MountFlags, OpenFile, OpenFlags, Path, Walk, WalkFlags,
+        file_caps::FileCapabilities,
+    },
     mm::{FileMapping, Limits},
     syscall::{self, Syscall},
     task::Credentials,
@@ -62,8 +66,8 @@ pub struct Request<'a> {
     pub arguments: Arguments,
     /// Who calls.
     pub credentials: &'a Credentials,
-    /// Whether set-user-ID bits count (not with `no_new_privs`).
-    pub may_gain: bool,
+    /// What keeps it from more rights.
+    pub restraint: Restraint,
     /// Resource limits.
     pub limits: Limits,
     /// Whether addresses are randomised.
@@ -128,9 +132,14 @@ pub fn prepare(mut request: Request<'_>) -> Result<Program> {
 
 fn load_image(request: &Request<'_>, program: &FileRef, mapping: FileMapping) -> Result<Program> {
     let metadata = program.metadata();
-    let owner = FileOwner { mode: metadata.full_mode(), uid: metadata.uid, gid: metadata.gid };
-    let may_gain = request.may_gain && !program.path().mount().flags().contains(MountFlags::NOSUID);
-    let (credentials, secure) = credentials::after_exec(request.credentials, owner, may_gain);
+    let nosuid = program.path().mount().flags().contains(MountFlags::NOSUID);
+    let capabilities = match nosuid {
+        true => None,
+        false => FileCapabilities::of(&**program.inode(), &request.credentials.user_ns)?,
+    };
+    let (uid, gid) = (metadata.uid, metadata.gid);
+    let file = ProgramFile { mode: metadata.full_mode(), uid, gid, capabilities, nosuid };
+    let (credentials, secure) = credentials::after_exec(request.credentials, &file, request.restraint)?;
     let image = load::load(LoadRequest {
         program: mapping,
         open_interpreter: &mut |path| mapping_of(&open(request.walk, request.cwd, path, WalkFlags::FOLLOW)?),

@@ -9,6 +9,7 @@ use ringfence_hal::{DebugRegisters, UserRegs};
 use super::{
     Program, Request,
     arguments::{Arguments, MAX_STRING},
+    credentials::Restraint,
     open, prepare,
 };
 use crate::{
@@ -63,7 +64,7 @@ fn execveat(
         path: &shown_path(dir, path),
         arguments,
         credentials: &credentials,
-        may_gain: !task.no_new_privs() && ptrace::may_gain_by_exec(task),
+        restraint: Restraint { no_new_privs: task.no_new_privs(), traced: !ptrace::may_gain_by_exec(task) },
         limits,
         randomize: task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE == 0,
     })?;
@@ -160,9 +161,16 @@ fn commit(ctx: &mut Ctx<'_>, program: Program) {
         drop(task.replace_files(Some(own)));
     }
 
+    // Who gained rights is not for others to look into.
+    let (old, new) = (task.credentials(), &program.credentials);
+    let same = (old.euid, old.egid, old.fsuid, old.fsgid) == (new.euid, new.egid, new.fsuid, new.fsgid);
+    let gained = !same || !old.permitted.contains(new.permitted);
+    process.dumpable.store(!gained && new.uid == new.euid && new.gid == new.egid, Ordering::Relaxed);
+    if gained || program.secure {
+        task.parent_death_signal.store(0, Ordering::Relaxed);
+    }
     task.set_credentials(program.credentials);
     task.set_comm(&program.name);
-    process.dumpable.store(!program.secure, Ordering::Relaxed);
     process.has_execed.store(true, Ordering::Release);
 
     // Registers.

@@ -38,7 +38,7 @@ impl Machine {
             path: path.as_bytes(),
             arguments,
             credentials: who,
-            may_gain: true,
+            restraint: Restraint::default(),
             limits: Limits { stack: 8 << 20, ..Limits::NONE },
             randomize: false,
         })?;

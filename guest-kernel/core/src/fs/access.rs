@@ -43,6 +43,10 @@ pub mod cap {
     pub const SYS_RESOURCE: u32 = 24;
     /// Make device nodes.
     pub const MKNOD: u32 = 27;
+    /// Take leases on others' files.
+    pub const LEASE: u32 = 28;
+    /// Give files capabilities.
+    pub const SETFCAP: u32 = 31;
 }
 
 /// The file-system identity of a caller, borrowed from its credentials.

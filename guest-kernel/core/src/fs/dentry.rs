@@ -135,11 +135,6 @@ impl Dentry {
     }
 
     /// Whether it was made without a name ([`Dentry::unnamed`]), whose name is made up and has a `#`. (A removed
-    /// file of such a name passes, too, which does no harm.)
-    pub fn is_unnamed(&self) -> bool {
-        self.is_deleted() && self.link.lock().name.first() == Some(&b'#')
-    }
-
     /// Whether something is mounted here, in some namespace.
     pub fn is_mountpoint(&self) -> bool {
         self.mounted.load(Ordering::Acquire) != 0

@@ -19,11 +19,15 @@ use core::{
 use ringfence_hal as hal;
 
 use super::{
-    Path,
+    MountFlags, Path,
     access::{Subject, cap},
     eventpoll::{self, Item},
-    inode::{DirEntry, FallocateMode, InodeRef, SeekTarget},
-    inotify, locks,
+    file_caps,
+    inode::{DirEntry, FallocateMode, Inode, InodeRef, SeekTarget},
+    inotify,
+    leases::{self, OpenCounts},
+    locks,
+    owner::{self, Owner},
     types::{FileType, Metadata, OpenFlags, SetAttributes},
 };
 use crate::{
@@ -32,7 +36,7 @@ use crate::{
     io::{Sink, Source},
     mm::Mappable,
     signal::{self, SigInfo, Signal},
-    sync::{Mutex, PollEvents, PollTable, SpinLock},
+    sync::{Mutex, Once, PollEvents, PollTable, Queue, SpinLock},
     task::limits::{self, Resource},
 };
 
@@ -113,6 +117,11 @@ pub trait File: Any + Send + Sync {
         Err(Errno::EBADF)
     }
 
+    /// The queues whose wake-ups are signalled with `O_ASYNC`, each with the events that are. `None`: it cannot.
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        None
+    }
+
     /// Called once, when the last reference goes.
     fn release(&self, flags: OpenFlags) {}
 
@@ -129,6 +138,25 @@ pub fn check_size_limit(task: &TaskRef, size: u64) -> Result<()> {
     }
     let _ = signal::send_to_task(task, SigInfo::kernel(Signal::XFSZ));
     Err(Errno::EFBIG)
+}
+
+/// What a change of a program's content takes away (`file_remove_privs`): its capabilities, and its set-id bits unless
+/// `task` may keep those.
+pub fn remove_privileges(inode: &dyn Inode, task: &TaskRef) -> Result<()> {
+    if !inode.has_privileges() {
+        return Ok(());
+    }
+    match inode.remove_xattr(file_caps::NAME) {
+        Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+        Err(e) => return Err(e),
+    }
+    let mode = inode.metadata().mode;
+    let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    let kept = mode & !(0o4000 | group);
+    if kept == mode || Subject::of(&task.credentials()).capable(cap::FSETID) {
+        return Ok(());
+    }
+    inode.set_attributes(&SetAttributes { mode: Some(kept), ..SetAttributes::default() })
 }
 
 /// What was moved before an error counts; the error is for the next try.
@@ -163,8 +191,8 @@ pub struct OpenFile {
     path: Path,
     flags: AtomicU32,
     pub(super) position: Mutex<u64>,
-    /// `F_SETOWN`: a process (positive) or a group (negative), 0 for none.
-    owner: AtomicU32,
+    /// Whom it signals, once somebody asked.
+    owner: Once<Arc<Owner>>,
     /// The epoll items that watch it.
     watchers: SpinLock<Vec<Weak<Item>>>,
 }
@@ -173,16 +201,20 @@ impl OpenFile {
     /// Joins what `open` found. `ops` is what [`super::Inode::open`] returned.
     pub fn new(inode: InodeRef, ops: Option<Arc<dyn File>>, path: Path, flags: OpenFlags) -> FileRef {
         OPEN.fetch_add(1, Ordering::Relaxed);
-        Arc::new(OpenFile {
+        let file = Arc::new(OpenFile {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inode,
             ops,
             path,
             flags: AtomicU32::new(flags.bits()),
             position: Mutex::new(0),
-            owner: AtomicU32::new(0),
+            owner: Once::new(),
             watchers: SpinLock::new(Vec::new()),
-        })
+        });
+        if let Some(counts) = file.counted() {
+            counts.opened(flags);
+        }
+        file
     }
 
     /// A number no other open file description has or will have.
@@ -234,20 +266,39 @@ impl OpenFile {
         self.flags().contains(OpenFlags::PATH)
     }
 
-    /// The `F_SETOWN` value.
-    pub fn owner(&self) -> i32 {
-        self.owner.load(Ordering::Relaxed) as i32
+    /// Whom it signals.
+    pub fn owner(&self) -> &Arc<Owner> {
+        self.owner.call_once(Owner::new)
     }
 
-    /// Sets the `F_SETOWN` value.
-    pub fn set_owner(&self, owner: i32) {
-        self.owner.store(owner as u32, Ordering::Relaxed);
+    /// `O_ASYNC` by descriptor `fd`. False if this file cannot signal.
+    pub fn set_async(&self, fd: i32, on: bool) -> bool {
+        let Some(ops) = &self.ops else { return false };
+        owner::set_async(self, &**ops, self.owner(), fd, on)
+    }
+
+    pub(super) fn set_flag(&self, flag: OpenFlags, on: bool) {
+        if on {
+            self.flags.fetch_or(flag.bits(), Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// The counts it is in: regular files whose content the VFS drives.
+    fn counted(&self) -> Option<&OpenCounts> {
+        if self.ops.is_some() || self.is_path() { None } else { self.inode.open_counts() }
     }
 
     /// The object behind it, if it is a `T`: how a subsystem finds its own files again.
     pub fn downcast<T: File>(&self) -> Option<Arc<T>> {
         let any: Arc<dyn Any + Send + Sync> = self.ops.clone()?;
         any.downcast().ok()
+    }
+
+    /// Whether it has behaviour of its own.
+    pub(super) fn has_operations(&self) -> bool {
+        self.ops.is_some()
     }
 
     /// Metadata of the inode.
@@ -280,6 +331,15 @@ impl OpenFile {
         Ok(n)
     }
 
+    /// It was read.
+    fn touch(&self) {
+        if !self.flags().contains(OpenFlags::NOATIME)
+            && !self.path.mount().flags().contains(MountFlags::NOATIME)
+        {
+            self.inode.accessed();
+        }
+    }
+
     /// A fault half-way is a short read.
     fn inode_read(&self, offset: u64, sink: &mut Sink<'_>) -> Result {
         let before = sink.done();
@@ -288,6 +348,7 @@ impl OpenFile {
         if moved > 0 {
             inotify::accessed(self);
         }
+        self.touch();
         partial(result, moved)
     }
 
@@ -327,21 +388,7 @@ impl OpenFile {
             }
             source.limit(usize::try_from(room).unwrap_or(usize::MAX));
         }
-        if self.inode.has_set_id() {
-            self.drop_set_id(task)?;
-        }
-        Ok(())
-    }
-
-    /// `file_remove_privs`.
-    fn drop_set_id(&self, task: &TaskRef) -> Result<()> {
-        let mode = self.inode.metadata().mode;
-        let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
-        let kept = mode & !(0o4000 | group);
-        if kept == mode || Subject::of(&task.credentials()).capable(cap::FSETID) {
-            return Ok(());
-        }
-        self.inode.set_attributes(&SetAttributes { mode: Some(kept), ..SetAttributes::default() })
+        remove_privileges(&*self.inode, task)
     }
 
     /// `pread(2)`.
@@ -467,16 +514,22 @@ impl OpenFile {
         if size > self.inode.size() {
             check_size_limit(task, size)?;
         }
+        leases::break_for(task, &*self.inode, self.id, true, self.nonblocking())?;
+        remove_privileges(&*self.inode, task)?;
         self.inode.set_attributes(&SetAttributes { size: Some(size), ..Default::default() })?;
         inotify::modified(self.path.dentry());
         Ok(())
     }
 
     /// `fallocate`.
-    pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+    pub fn fallocate(&self, task: &TaskRef, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         self.writable()?;
         match self.kind() {
             FileType::Regular => {
+                let end = offset.saturating_add(len);
+                if !mode.contains(FallocateMode::KEEP_SIZE) && end > self.inode.size() {
+                    check_size_limit(task, end)?;
+                }
                 self.inode.fallocate(mode, offset, len)?;
                 inotify::modified(self.path.dentry());
                 Ok(())
@@ -494,7 +547,11 @@ impl OpenFile {
         if self.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
+        if self.path.dentry().is_deleted() {
+            return Err(Errno::ENOENT);
+        }
         inotify::accessed(self);
+        self.touch();
         let mut position = self.position.lock();
         let dots: [(&[u8], u64); 2] = [(b".", self.inode.ino()), (b"..", self.path.parent_ino())];
         for (i, (name, ino)) in dots.into_iter().enumerate() {
@@ -540,6 +597,13 @@ impl Drop for OpenFile {
         eventpoll::detach_all(watchers);
         OPEN.fetch_sub(1, Ordering::Relaxed);
         locks::released(self);
+        leases::released(self);
+        if let Some(counts) = self.counted() {
+            counts.closed(self.flags());
+        }
+        if let Some(owner) = self.owner.get() {
+            owner.release();
+        }
         if let Some(ops) = &self.ops {
             ops.release(self.flags());
         }

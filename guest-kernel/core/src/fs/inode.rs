@@ -13,6 +13,7 @@ use bitflags::bitflags;
 use super::{
     access::{self, Access, Subject},
     file::{File, OpenFile},
+    leases::OpenCounts,
     types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, StatFs},
 };
 use crate::{
@@ -103,6 +104,8 @@ bitflags! {
         const NOREPLACE = 1;
         /// Exchange both names.
         const EXCHANGE = 2;
+        /// Leave a whiteout, the character device 0:0, at the old name.
+        const WHITEOUT = 4;
     }
 
     /// Flags of `setxattr`.
@@ -156,9 +159,14 @@ pub trait Inode: Any + Send + Sync {
         self.metadata().size
     }
 
-    /// Whether a set-id bit is set, which a write by others than root takes away. Asked at every write.
-    fn has_set_id(&self) -> bool {
+    /// Whether a set-id bit is set, or it has capabilities: what a write takes away. Asked at every write.
+    fn has_privileges(&self) -> bool {
         false
+    }
+
+    /// Counts of its open files, for what can be leased.
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        None
     }
 
     /// Changes attributes; truncation is here, too. `EPERM`.
@@ -189,9 +197,14 @@ pub trait Inode: Any + Send + Sync {
         Err(Errno::EPERM)
     }
 
-    /// An unnamed regular file (`O_TMPFILE`). `EOPNOTSUPP`.
-    fn create_unnamed(&self, new: &NewInode<'_>) -> Result<InodeRef> {
+    /// An unnamed regular file (`O_TMPFILE`), which may get a name if `linkable`. `EOPNOTSUPP`.
+    fn create_unnamed(&self, new: &NewInode<'_>, linkable: bool) -> Result<InodeRef> {
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Whether it may get a name although it has none.
+    fn linkable(&self) -> bool {
+        false
     }
 
     /// Gives `target`, of the same file system and not a directory, another name. `EPERM`.
@@ -242,6 +255,9 @@ pub trait Inode: Any + Send + Sync {
     fn open(&self, flags: OpenFlags, task: Option<&TaskRef>) -> Result<Option<Arc<dyn File>>> {
         Ok(None)
     }
+
+    /// It was read: keeps the access time, if it does. Not called with `O_NOATIME` and on `noatime` mounts.
+    fn accessed(&self) {}
 
     /// Puts bytes from `offset` on into `sink`: as many as it wants and there are. `EINVAL`.
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result {

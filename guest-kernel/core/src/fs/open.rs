@@ -4,8 +4,9 @@ use super::{
     FileRef, MountFlags, OpenFile, OpenFlags, Path,
     access::{Access, Subject},
     device,
+    file::remove_privileges,
     inode::NewKind,
-    inotify, ops,
+    inotify, leases, ops,
     types::{FileType, SetAttributes},
     walk::{Target, Walk, WalkFlags},
 };
@@ -87,7 +88,7 @@ fn open_unnamed(
     let dir = walk.resolve(start, path, how | WalkFlags::DIRECTORY)?;
     ops::may_create(&walk.subject, &dir)?;
     let new = ops::new_inode(&walk.subject, &dir, NewKind::Regular, mode)?;
-    let inode = dir.inode()?.create_unnamed(&new)?;
+    let inode = dir.inode()?.create_unnamed(&new, !flags.contains(OpenFlags::EXCL))?;
     let place = Path::new(dir.mount().clone(), super::Dentry::unnamed(dir.dentry(), inode));
     finish(place, flags & !(OpenFlags::DIRECTORY | TMPFILE), walk.task)
 }
@@ -138,11 +139,19 @@ fn finish(place: Path, flags: OpenFlags, task: Option<&TaskRef>) -> Result<FileR
             FileType::Regular | FileType::Directory => {}
         }
     }
-    if flags.contains(OpenFlags::TRUNC) && inode.kind() == FileType::Regular && ops.is_none() {
-        inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
-        inotify::modified(place.dentry());
-    }
     let file = OpenFile::new(inode, ops, place, (flags & !TRANSIENT) | OpenFlags::LARGEFILE);
+    let inode = file.inode();
+    if let Some(task) = task.filter(|_| file.kind() == FileType::Regular) {
+        let write = flags.writable() || flags.contains(OpenFlags::TRUNC);
+        leases::break_for(task, &**inode, file.id(), write, flags.contains(OpenFlags::NONBLOCK))?;
+    }
+    if flags.contains(OpenFlags::TRUNC) && inode.kind() == FileType::Regular && !file.has_operations() {
+        if let Some(task) = task {
+            remove_privileges(&**inode, task)?;
+        }
+        inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
+        inotify::modified(file.path().dentry());
+    }
     inotify::opened(&file);
     Ok(file)
 }

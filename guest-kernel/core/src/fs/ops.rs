@@ -12,7 +12,7 @@ use super::{
     access::{Access, Subject},
     inode::{NewInode, NewKind, RenameFlags},
     inotify,
-    types::FileType,
+    types::{DeviceId, FileType},
     walk::{Last, Parent, existing},
 };
 use crate::{
@@ -117,8 +117,8 @@ pub fn link(subject: &Subject<'_>, target: &Path, parent: &Parent<'_>) -> Result
     if inode.kind() == FileType::Directory {
         return Err(Errno::EPERM);
     }
-    // What lost its last name does not get one again; what never had one (`O_TMPFILE`) does.
-    if inode.metadata().nlink == 0 && !target.dentry().is_unnamed() {
+    // What lost its last name does not get one again; what never had one (`O_TMPFILE`) may.
+    if inode.metadata().nlink == 0 && !inode.linkable() {
         return Err(Errno::ENOENT);
     }
     let guard = dir.dentry().lock_directory();
@@ -175,7 +175,7 @@ pub fn rmdir(subject: &Subject<'_>, parent: &Parent<'_>) -> Result<()> {
 /// `renameat2(2)`.
 pub fn rename(subject: &Subject<'_>, from: &Parent<'_>, to: &Parent<'_>, flags: RenameFlags) -> Result<()> {
     let exchange = flags.contains(RenameFlags::EXCHANGE);
-    if exchange && flags.contains(RenameFlags::NOREPLACE) {
+    if exchange && flags.intersects(RenameFlags::NOREPLACE | RenameFlags::WHITEOUT) {
         return Err(Errno::EINVAL);
     }
     if !Arc::ptr_eq(from.dir.mount(), to.dir.mount()) {
@@ -239,6 +239,11 @@ pub fn rename(subject: &Subject<'_>, from: &Parent<'_>, to: &Parent<'_>, flags: 
     drop(inside);
     let names = inotify::active().then(|| (moved.name(), target.name()));
     old_dir.renamed(&moved, new_dir, &target, exchange);
+    if flags.contains(RenameFlags::WHITEOUT) {
+        let new = new_inode(subject, &from.dir, NewKind::CharDevice(DeviceId::NONE), 0)?;
+        let dentry = old_dir.lookup_locked(old_name, old_guard)?;
+        old_dir.instantiate(&dentry, from.dir.inode()?.create(old_name, &new)?, old_guard);
+    }
     if let Some((old_name, new_name)) = names {
         if exchange {
             inotify::renamed_pair(old_dir, (&moved, &old_name), new_dir, (&target, &new_name));

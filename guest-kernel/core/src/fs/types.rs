@@ -254,11 +254,8 @@ bitflags! {
 
 impl OpenFlags {
     /// What `fcntl(F_SETFL)` may change.
-    pub const SETTABLE: OpenFlags = OpenFlags::APPEND
-        .union(OpenFlags::NONBLOCK)
-        .union(OpenFlags::ASYNC)
-        .union(OpenFlags::DIRECT)
-        .union(OpenFlags::NOATIME);
+    pub const SETTABLE: OpenFlags =
+        OpenFlags::APPEND.union(OpenFlags::NONBLOCK).union(OpenFlags::DIRECT).union(OpenFlags::NOATIME);
 
     /// Opened for reading.
     pub fn readable(self) -> bool {

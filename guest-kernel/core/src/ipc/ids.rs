@@ -208,6 +208,29 @@ impl<T: Object> Ids<T> {
         table.entries.get(&index).map(|e| (e.id, e.object.clone())).ok_or(Errno::EINVAL)
     }
 
+    /// What `IPC_STAT` (by id) and the `*_STAT` commands (by `index`) look at: its id, the object, and what the call
+    /// returns. Who looks needs permission to read, but not for `*_STAT_ANY`.
+    pub fn examine(
+        &self,
+        task: &TaskRef,
+        number: i32,
+        index: bool,
+        any: bool,
+    ) -> Result<(i32, Arc<T>, usize)> {
+        let (id, object) = if index { self.at(number)? } else { (number, self.find(number)?) };
+        if !any {
+            object.permissions().check(task, READ)?;
+        }
+        Ok((id, object, if index { id as usize } else { 0 }))
+    }
+
+    /// The object of an id, for `task` to change or remove. `EPERM`.
+    pub fn owned(&self, task: &TaskRef, id: i32) -> Result<Arc<T>> {
+        let object = self.find(id)?;
+        object.permissions().check_owner(task)?;
+        Ok(object)
+    }
+
     /// Takes an object out.
     pub fn remove(&self, id: i32) -> Option<Arc<T>> {
         let index = usize::try_from(id).ok()? & (MAX - 1);

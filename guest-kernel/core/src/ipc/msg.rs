@@ -320,25 +320,16 @@ fn msgctl(ctx: &mut Ctx<'_>, id: i32, command: i32, buf: UserAddr) -> Result {
             })?;
             Ok(space.msg.highest())
         }
-        MSG_STAT | MSG_STAT_ANY => {
-            let (id, queue) = space.msg.at(id)?;
-            if command == MSG_STAT {
-                queue.permissions().check(ctx.task, READ)?;
-            }
+        IPC_STAT | MSG_STAT | MSG_STAT_ANY => {
+            let (id, queue, returned) =
+                space.msg.examine(ctx.task, id, command != IPC_STAT, command == MSG_STAT_ANY)?;
             out.write(&stat(ctx.task, id, &queue))?;
-            Ok(id as usize)
-        }
-        IPC_STAT => {
-            let queue = space.msg.find(id)?;
-            queue.permissions().check(ctx.task, READ)?;
-            out.write(&stat(ctx.task, id, &queue))?;
-            Ok(0)
+            Ok(returned)
         }
         IPC_SET => {
             let new = out.read()?;
-            let queue = space.msg.find(id)?;
+            let queue = space.msg.owned(ctx.task, id)?;
             let mut permissions = queue.permissions();
-            permissions.check_owner(ctx.task)?;
             let max_bytes = usize::try_from(new.max_bytes).map_err(|_| Errno::EINVAL)?;
             if max_bytes > space.limits.msgmnb.load(Ordering::Relaxed)
                 && !ctx.task.credentials().capable(Capabilities::SYS_RESOURCE)
@@ -355,8 +346,7 @@ fn msgctl(ctx: &mut Ctx<'_>, id: i32, command: i32, buf: UserAddr) -> Result {
             Ok(0)
         }
         IPC_RMID => {
-            let queue = space.msg.find(id)?;
-            queue.permissions().check_owner(ctx.task)?;
+            let queue = space.msg.owned(ctx.task, id)?;
             drop(space.msg.remove(id));
             let messages = queue.with(|s| {
                 s.removed = true;

@@ -407,19 +407,11 @@ fn semctl(ctx: &mut Ctx<'_>, id: i32, number: i32, command: i32, arg: u64) -> Re
             UserPtr::new(arg).write(&info)?;
             Ok(space.sem.highest())
         }
-        SEM_STAT | SEM_STAT_ANY => {
-            let (id, set) = space.sem.at(id)?;
-            if command == SEM_STAT {
-                set.permissions().check(ctx.task, READ)?;
-            }
+        IPC_STAT | SEM_STAT | SEM_STAT_ANY => {
+            let (id, set, returned) =
+                space.sem.examine(ctx.task, id, command != IPC_STAT, command == SEM_STAT_ANY)?;
             out.write(&stat(ctx.task, id, &set))?;
-            Ok(id as usize)
-        }
-        IPC_STAT => {
-            let set = space.sem.find(id)?;
-            set.permissions().check(ctx.task, READ)?;
-            out.write(&stat(ctx.task, id, &set))?;
-            Ok(0)
+            Ok(returned)
         }
         GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL => one(ctx, &*space.sem.find(id)?, number, command, arg),
         GETALL => {
@@ -452,9 +444,8 @@ fn semctl(ctx: &mut Ctx<'_>, id: i32, number: i32, command: i32, arg: u64) -> Re
         }
         IPC_SET => {
             let new = out.read()?;
-            let set = space.sem.find(id)?;
+            let set = space.sem.owned(ctx.task, id)?;
             let mut permissions = set.permissions();
-            permissions.check_owner(ctx.task)?;
             permissions.set(ctx.task, &new.permissions)?;
             set.with(|s| {
                 s.permissions = permissions;
@@ -463,8 +454,7 @@ fn semctl(ctx: &mut Ctx<'_>, id: i32, number: i32, command: i32, arg: u64) -> Re
             Ok(0)
         }
         IPC_RMID => {
-            let set = space.sem.find(id)?;
-            set.permissions().check_owner(ctx.task)?;
+            let set = space.sem.owned(ctx.task, id)?;
             drop(space.sem.remove(id));
             set.with(|s| s.removed = true);
             set.wake();

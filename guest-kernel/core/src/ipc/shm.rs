@@ -318,24 +318,15 @@ fn shmctl(ctx: &mut Ctx<'_>, id: i32, command: i32, buf: UserAddr) -> Result {
             })?;
             Ok(space.shm.highest())
         }
-        SHM_STAT | SHM_STAT_ANY => {
-            let (id, segment) = space.shm.at(id)?;
-            if command == SHM_STAT {
-                segment.permissions().check(ctx.task, READ)?;
-            }
+        IPC_STAT | SHM_STAT | SHM_STAT_ANY => {
+            let (id, segment, returned) =
+                space.shm.examine(ctx.task, id, command != IPC_STAT, command == SHM_STAT_ANY)?;
             out.write(&stat(ctx.task, id, &segment))?;
-            Ok(id as usize)
-        }
-        IPC_STAT => {
-            let segment = space.shm.find(id)?;
-            segment.permissions().check(ctx.task, READ)?;
-            out.write(&stat(ctx.task, id, &segment))?;
-            Ok(0)
+            Ok(returned)
         }
         IPC_SET => {
             let new = out.read()?;
-            let segment = space.shm.find(id)?;
-            segment.permissions().check_owner(ctx.task)?;
+            let segment = space.shm.owned(ctx.task, id)?;
             let mut permissions = segment.permissions();
             permissions.set(ctx.task, &new.permissions)?;
             let mut state = segment.state.lock();
@@ -344,8 +335,7 @@ fn shmctl(ctx: &mut Ctx<'_>, id: i32, command: i32, buf: UserAddr) -> Result {
             Ok(0)
         }
         IPC_RMID => {
-            let segment = space.shm.find(id)?;
-            segment.permissions().check_owner(ctx.task)?;
+            let segment = space.shm.owned(ctx.task, id)?;
             if segment.attached() > 0 {
                 space.shm.remove_key(id);
                 let mut state = segment.state.lock();

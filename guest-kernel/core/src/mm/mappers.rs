@@ -9,6 +9,7 @@ use alloc::{
     sync::{Arc, Weak},
     vec::Vec,
 };
+use core::ops::Range;
 
 use super::{Backing, Mappable, Mm, PAGE_SIZE, VmFlags, Vma};
 use crate::sync::SpinLock;
@@ -61,7 +62,20 @@ impl Mappers {
     pub fn drop_pages(&self, object: &dyn Mappable, first: u64) {
         let mms: Vec<Arc<Mm>> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
         for mm in mms {
-            mm.drop_object_pages(object, first);
+            mm.drop_object_pages(object, first..u64::MAX, false);
+        }
+    }
+}
+
+impl Mappers {
+    /// Unmaps pages `pages` of `object` where it is mapped shared, because they were replaced by zeros. Private
+    /// mappings keep what they show: they may have copies of their own.
+    ///
+    /// The caller must not hold `object`'s page lock.
+    pub fn drop_shared_pages(&self, object: &dyn Mappable, pages: Range<u64>) {
+        let mms: Vec<Arc<Mm>> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
+        for mm in mms {
+            mm.drop_object_pages(object, pages.clone(), true);
         }
     }
 }
@@ -113,15 +127,16 @@ impl Mm {
         found
     }
 
-    fn drop_object_pages(&self, object: &dyn Mappable, first: u64) {
+    fn drop_object_pages(&self, object: &dyn Mappable, pages: Range<u64>, shared_only: bool) {
         let layout = self.layout.write();
         for vma in layout.vmas.iter() {
             let Backing::Object { object: mapped, offset, .. } = &vma.backing else { continue };
-            if !core::ptr::addr_eq(Arc::as_ptr(mapped), object) {
+            if !core::ptr::addr_eq(Arc::as_ptr(mapped), object) || (shared_only && !vma.is_shared()) {
                 continue;
             }
-            if let Some(start) = first_address(vma, *offset, first) {
-                self.unmap_pages(vma, start..vma.end);
+            if let Some(start) = first_address(vma, *offset, pages.start) {
+                let end = first_address(vma, *offset, pages.end).unwrap_or(vma.end);
+                self.unmap_pages(vma, start..end);
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     time::TimeVal,
 };
 
+const AF_UNIX: i32 = 1;
 const SOL_SOCKET: i32 = 1;
 const SO_DEBUG: i32 = 1;
 const SO_TYPE: i32 = 3;
@@ -33,6 +34,7 @@ const SO_RCVBUF: i32 = 8;
 const SO_PRIORITY: i32 = 12;
 const SO_LINGER: i32 = 13;
 const SO_BSDCOMPAT: i32 = 14;
+const SO_REUSEPORT: i32 = 15;
 const SO_PEERCRED: i32 = 17;
 const SO_RCVLOWAT: i32 = 18;
 const SO_SNDLOWAT: i32 = 19;
@@ -63,7 +65,7 @@ const FLAGS: &[i32] = &[
     9,
     10,
     11,
-    15,
+    SO_REUSEPORT,
     SO_PASSCRED,
     SO_TIMESTAMP,
     34,
@@ -196,7 +198,8 @@ fn setsockopt(ctx: &mut Ctx<'_>, fd: Fd, level: i32, name: i32, value: u64, len:
             if force {
                 may(Capabilities::NET_ADMIN)?;
             }
-            // Too much is cut, and a negative number is a very large one, as on Linux.
+            // Too much is cut; a negative number is a very large one, or with force none at all, as on Linux.
+            let int = if force { int.max(0) } else { int };
             let max = if force { BUFFER_FORCED_MAX } else { BUFFER_MAX };
             let bytes = 2 * (int as u32).min(max as u32) as usize;
             match name {
@@ -229,6 +232,8 @@ fn setsockopt(ctx: &mut Ctx<'_>, fd: Fd, level: i32, name: i32, value: u64, len:
             may(Capabilities::NET_ADMIN).map_err(|_| Errno::EACCES)?;
             common.set_flag(name, true);
         }
+        // Only networks have it.
+        SO_REUSEPORT if int != 0 && socket.domain() == AF_UNIX => return Err(Errno::EOPNOTSUPP),
         name if FLAGS.contains(&name) => {
             common.set_flag(name, int != 0);
             // The two ways to tell the time are one.

@@ -9,7 +9,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{AnonInode, File, FileRef, FileType, Inode as _, OpenFile, OpenFlags, pipe},
     io::{Sink, Source},
-    sync::{PollEvents, PollTable, WaitError},
+    sync::{PollEvents, PollTable, Queue, WaitError},
     task,
 };
 
@@ -173,6 +173,11 @@ pub(crate) trait Socket: Any + Send + Sync {
     /// What it is ready for; registers the queues whose wake-up may change the answer.
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents;
 
+    /// The queue that is woken when there is something to read, for `O_ASYNC`; its wake-ups say what happened.
+    fn queue(&self) -> Option<&Queue> {
+        None
+    }
+
     /// `ioctl` commands of the family.
     fn ioctl(&self, task: &TaskRef, command: u32, arg: u64) -> Result {
         Err(Errno::ENOTTY)
@@ -241,6 +246,11 @@ impl File for SocketFile {
 
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
         self.0.ioctl(task, command, arg)
+    }
+
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        let events = PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP;
+        self.0.queue().map(|queue| alloc::vec![(queue.clone(), events)])
     }
 
     fn release(&self, _flags: OpenFlags) {

@@ -14,7 +14,7 @@ use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::sys::read_iovec,
-    io::{Sink, Source},
+    io::{IOV_MAX, Segments, Sink, Source},
     syscall::{Ctx, Fd, Syscall, UserAddr, UserPtr},
     syscalls,
     time::{TimeSpec, deadline_after},
@@ -68,6 +68,14 @@ fn sendmsg(ctx: &mut Ctx<'_>, fd: Fd, message: UserPtr<MessageHeader>, flags: u3
     send_one(ctx, &*socket, nonblocking, message, flags)
 }
 
+/// The buffers of a message. `EMSGSIZE` if there are too many.
+fn segments(header: &MessageHeader) -> Result<Segments> {
+    if header.vector_len > IOV_MAX as u64 {
+        return Err(Errno::EMSGSIZE);
+    }
+    read_iovec(UserPtr::new(header.vector), header.vector_len as usize)
+}
+
 fn send_one(
     ctx: &Ctx<'_>,
     socket: &dyn Socket,
@@ -84,7 +92,7 @@ fn send_one(
             Some(read_address(UserAddr(name), len.min(ADDRESS_MAX))?)
         }
     };
-    let segments = read_iovec(UserPtr::new(header.vector), header.vector_len as usize)?;
+    let segments = segments(&header)?;
     let mut message = read_control(ctx.task, &header)?;
     (message.to, message.how) = (to.as_deref(), how);
     let result = socket.send(ctx.task, &mut Source::segments(segments), message);
@@ -184,7 +192,7 @@ fn receive_one(
     flags: u32,
 ) -> Result {
     let mut header = message.read()?;
-    let segments = read_iovec(UserPtr::new(header.vector), header.vector_len as usize)?;
+    let segments = segments(&header)?;
     let mut got = socket.receive(ctx.task, &mut Sink::segments(segments), how(nonblocking, flags)?)?;
     let cloexec = flags & MSG_CMSG_CLOEXEC != 0;
     let (control, truncated) = write_control(ctx.task, &header, &mut got, socket.common(), cloexec)?;

@@ -1,6 +1,6 @@
 //! The pile of filters of a task.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
 
 use super::{
     bpf::{Data, Program},
@@ -125,19 +125,21 @@ impl Drop for Filter {
     }
 }
 
-/// Actions there are, for `SECCOMP_GET_ACTION_AVAIL`.
+/// Actions there are, the most severe first.
+const ACTIONS: [u32; 8] = [
+    ret::KILL_PROCESS,
+    ret::KILL_THREAD,
+    ret::TRAP,
+    ret::ERRNO,
+    ret::USER_NOTIF,
+    ret::TRACE,
+    ret::LOG,
+    ret::ALLOW,
+];
+
+/// Whether there is such an action, for `SECCOMP_GET_ACTION_AVAIL`.
 pub fn is_action(action: u32) -> bool {
-    let actions: Vec<u32> = alloc::vec![
-        ret::KILL_PROCESS,
-        ret::KILL_THREAD,
-        ret::TRAP,
-        ret::ERRNO,
-        ret::USER_NOTIF,
-        ret::TRACE,
-        ret::LOG,
-        ret::ALLOW,
-    ];
-    actions.contains(&action)
+    ACTIONS.contains(&action)
 }
 
 #[cfg(test)]
@@ -166,16 +168,7 @@ mod tests {
 
     #[test]
     fn the_most_severe_answer_counts_and_of_equal_ones_the_newest() {
-        let order = [
-            ret::KILL_PROCESS,
-            ret::KILL_THREAD,
-            ret::TRAP,
-            ret::ERRNO,
-            ret::USER_NOTIF,
-            ret::TRACE,
-            ret::LOG,
-        ];
-        for pair in order.windows(2) {
+        for pair in ACTIONS[..7].windows(2) {
             for (a, b) in [(pair[0], pair[1]), (pair[1], pair[0])] {
                 let f = pile(&[&[give(a)], &[give(b)]]);
                 assert_eq!(f.answer(&Data::default()).0, pair[0], "{a:#x} {b:#x}");

@@ -60,10 +60,23 @@ mod capabilities {
 /// The last capability's number (`/proc/sys/kernel/cap_last_cap`).
 pub const LAST_CAPABILITY: u32 = 40;
 
-/// `SECBIT_NO_SETUID_FIXUP`: changes of user ids leave capabilities alone.
-const NO_SETUID_FIXUP: u32 = 1 << 2;
-/// `SECBIT_KEEP_CAPS`: the permitted set survives the loss of user 0.
-const KEEP_CAPS: u32 = 1 << 4;
+/// The bits of `securebits` (capabilities(7)); each is followed by the one that locks it.
+pub mod securebits {
+    /// User 0 is not special.
+    pub const NOROOT: u32 = 1 << 0;
+    /// Changes of user ids leave capabilities alone.
+    pub const NO_SETUID_FIXUP: u32 = 1 << 2;
+    /// The permitted set survives the loss of user 0; cleared by execve.
+    pub const KEEP_CAPS: u32 = 1 << 4;
+    /// Nothing is added to the ambient set.
+    pub const NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+    /// All that lock.
+    pub const LOCKS: u32 = 0xaa;
+    /// All.
+    pub const ALL: u32 = 0xff;
+}
+
+use securebits::{KEEP_CAPS, NO_SETUID_FIXUP};
 
 /// Who a task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +172,28 @@ impl Credentials {
     /// Whether `gid` is its effective group or one of the supplementary ones.
     pub fn in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.contains(&gid)
+    }
+
+    /// The capability changes a change of the file system's user id brings: those that matter to files.
+    pub fn fix_capabilities_after_setfsuid(&mut self, old: &Credentials) {
+        const OF_FILES: Capabilities = Capabilities::CHOWN
+            .union(Capabilities::MKNOD)
+            .union(Capabilities::DAC_OVERRIDE)
+            .union(Capabilities::DAC_READ_SEARCH)
+            .union(Capabilities::FOWNER)
+            .union(Capabilities::FSETID)
+            .union(Capabilities::LINUX_IMMUTABLE)
+            .union(Capabilities::MAC_OVERRIDE);
+        if self.securebits & NO_SETUID_FIXUP != 0 {
+            return;
+        }
+        let Some(root) = self.root_uid() else { return };
+        if old.fsuid == root && self.fsuid != root {
+            self.effective -= OF_FILES;
+        }
+        if old.fsuid != root && self.fsuid == root {
+            self.effective |= self.permitted & OF_FILES;
+        }
     }
 
     /// The capability changes a change of user ids brings (capabilities(7), "Effect of user ID changes").

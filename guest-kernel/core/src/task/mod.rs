@@ -17,6 +17,7 @@
 //! Lock order: the tree lock ([`PidTable`]) → one process's `links` → a task's own spin locks. The tree lock
 //! is held to change who is whose parent, child, thread or group member, and to walk those relations.
 
+mod capability;
 pub mod clone;
 pub mod credentials;
 pub mod exit;
@@ -26,6 +27,7 @@ mod kcmp;
 pub mod limits;
 mod membarrier;
 pub mod pid;
+mod prctl;
 pub mod process;
 pub mod rseq;
 mod sched_calls;
@@ -364,6 +366,8 @@ pub const SYSCALLS: &[&[Syscall]] = &[
     exit::SYSCALLS,
     wait::SYSCALLS,
     ids::SYSCALLS,
+    capability::SYSCALLS,
+    prctl::SYSCALLS,
     ioprio::SYSCALLS,
     kcmp::SYSCALLS,
     limits::SYSCALLS,

@@ -11,8 +11,11 @@ macro_rules! areas {
 }
 
 areas! {
+    capabilities
     clone
     core
+    fcntl
+    files
     cputime
     debug
     futex
@@ -31,9 +34,15 @@ areas! {
     sched
     seccomp
     signal
+    unix
 }
 
 mod efault;
+
+/// What the program says of itself when a test executes it again.
+pub fn probe() {
+    capabilities::say_capabilities();
+}
 
 /// Every test, in order. One that is about a call the sandbox's kernel does not have yet is not tried.
 pub fn all() -> impl Iterator<Item = &'static Test> {

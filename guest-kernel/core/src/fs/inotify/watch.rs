@@ -291,6 +291,10 @@ impl File for InotifyFile {
         }
     }
 
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        Some(alloc::vec![(self.0.waiters.clone(), PollEvents::IN | PollEvents::RDNORM)])
+    }
+
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         if let Some(table) = table {
             table.register(&self.0.waiters);

@@ -17,7 +17,7 @@ mod fifo;
 mod ring;
 mod splice;
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use ringfence_hal::PAGE_SIZE;
@@ -311,6 +311,13 @@ impl File for PipeEnd {
         let bytes = self.pipe.ring.lock().bytes();
         UserPtr::<i32>::new(arg).write(&(bytes as i32))?;
         Ok(0)
+    }
+
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        self.pipe.polled.store(true, Ordering::Relaxed);
+        let read = self.reads.then(|| (self.pipe.read_queue.clone(), READABLE));
+        let write = self.writes.then(|| (self.pipe.write_queue.clone(), WRITABLE));
+        Some(read.into_iter().chain(write).collect())
     }
 
     /// Setting: `EBUSY` if it holds more, `EPERM` beyond [`MAX_SIZE`] without CAP_SYS_RESOURCE, `EINVAL`.

@@ -10,7 +10,7 @@ use super::{Entry, Node, Scope, Text, dir, file, text::emit, writable};
 use crate::{
     drivers,
     errno::{Errno, Result},
-    fs::{aio, dentry, fd_table::NR_OPEN, inotify, pipe},
+    fs::{aio, dentry, fd_table::NR_OPEN, inotify, leases, pipe},
     ipc,
     mm::{self, commit},
     random,
@@ -84,6 +84,8 @@ const FS: &[Entry] = &[
         emit!(out, "0\t0\t{}\n", i64::MAX);
         Ok(())
     }),
+    number!("lease-break-time", leases::BREAK_TIME),
+    fixed!("leases-enable", 1),
     fixed!("nr_open", NR_OPEN),
     dir("inotify", INOTIFY),
     dir("mqueue", MQUEUE),

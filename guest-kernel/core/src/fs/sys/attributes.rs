@@ -3,7 +3,9 @@
 use super::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Caller, at_flags, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FileType, Path, SetAttributes, WalkFlags, access::cap, inotify, types::Timestamp},
+    fs::{
+        Access, FileType, Path, SetAttributes, WalkFlags, access::cap, file_caps, inotify, types::Timestamp,
+    },
     ns::user::IdKind,
     syscall::{Ctx, Fd, Syscall, UserPtr, UserStr, args::Mode},
     syscalls,
@@ -80,6 +82,9 @@ fn do_chown(caller: &Caller<'_>, place: &Path, uid: u32, gid: u32) -> Result {
     if m.kind == FileType::Regular && m.mode & 0o6000 != 0 {
         let group = if m.mode & 0o010 != 0 { 0o2000 } else { 0 };
         change.mode = Some(m.mode & !(0o4000 | group));
+    }
+    if m.kind == FileType::Regular && inode.get_xattr(file_caps::NAME).is_ok() {
+        inode.remove_xattr(file_caps::NAME)?;
     }
     self::change(place, &change)
 }
@@ -162,6 +167,9 @@ fn utimensat(ctx: &mut Ctx<'_>, dirfd: Fd, path: UserStr, times: UserPtr<TimeSpe
         None => [Time::Now; 2],
         Some(t) => [Time::from_timespec(t.read()?)?, Time::from_timespec(t.index(1).read()?)?],
     };
+    if times == [Time::Omit; 2] {
+        return Ok(0); // not even the path is looked at
+    }
     let caller = Caller::new(ctx)?;
     if path.is_null() && dirfd != Fd::CWD {
         if flags != 0 {

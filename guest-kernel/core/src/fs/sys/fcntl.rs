@@ -9,7 +9,9 @@ use crate::{
     errno::{Errno, Result},
     fs::{
         FdTable, FileRef, OpenFlags,
+        leases::{self, Lease},
         locks::{self, Owner, Record},
+        owner::Kind,
         tmpfs::TmpInode,
     },
     syscall::{Ctx, Fd, Syscall, UserPtr},
@@ -26,9 +28,16 @@ const F_SETLK: u32 = 6;
 const F_SETLKW: u32 = 7;
 const F_SETOWN: u32 = 8;
 const F_GETOWN: u32 = 9;
+const F_SETSIG: u32 = 10;
+const F_GETSIG: u32 = 11;
+const F_SETOWN_EX: u32 = 15;
+const F_GETOWN_EX: u32 = 16;
+const F_GETOWNER_UIDS: u32 = 17;
 const F_OFD_GETLK: u32 = 36;
 const F_OFD_SETLK: u32 = 37;
 const F_OFD_SETLKW: u32 = 38;
+const F_SETLEASE: u32 = 1024;
+const F_GETLEASE: u32 = 1025;
 const F_DUPFD_CLOEXEC: u32 = 1030;
 const F_SETPIPE_SZ: u32 = 1031;
 const F_GETPIPE_SZ: u32 = 1032;
@@ -56,7 +65,11 @@ fn fcntl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
         F_SETFD => files.set_close_on_exec(fd.0, arg & FD_CLOEXEC != 0).map(|()| 0),
         F_GETFL => Ok(file.flags().bits() as usize),
         F_SETFL => {
-            file.set_status_flags(OpenFlags::from_bits_truncate(arg as u32));
+            let flags = OpenFlags::from_bits_truncate(arg as u32);
+            if (flags ^ file.flags()).contains(OpenFlags::ASYNC) {
+                file.set_async(fd.0, flags.contains(OpenFlags::ASYNC)); // others do not keep it
+            }
+            file.set_status_flags(flags);
             Ok(0)
         }
         F_GETLK | F_OFD_GETLK => get_lock(ctx, &files, &file, UserPtr::new(arg), command == F_OFD_GETLK),
@@ -67,10 +80,39 @@ fn fcntl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
             set_lock(ctx, &files, &file, UserPtr::new(arg), command == F_OFD_SETLKW, true)
         }
         F_SETOWN => {
-            file.set_owner(arg as i32);
-            Ok(0)
+            let who = arg as i32;
+            let pid = who.checked_abs().ok_or(Errno::EINVAL)?;
+            let kind = if who < 0 { Kind::Group } else { Kind::Process };
+            file.owner().set(ctx.task, kind, pid).map(|()| 0)
         }
-        F_GETOWN => Ok(file.owner() as isize as usize),
+        F_GETOWN => Ok(match file.owner().get(ctx.task) {
+            (Kind::Group, pid) => -(pid as isize) as usize,
+            (_, pid) => pid as usize,
+        }),
+        F_SETOWN_EX => {
+            let [kind, pid] = UserPtr::<[i32; 2]>::new(arg).read()?;
+            let kinds = [Kind::Thread, Kind::Process, Kind::Group];
+            let kind = kinds.into_iter().find(|k| *k as i32 == kind).ok_or(Errno::EINVAL)?;
+            file.owner().set(ctx.task, kind, pid).map(|()| 0)
+        }
+        F_GETOWN_EX => {
+            let (kind, pid) = file.owner().get(ctx.task);
+            UserPtr::new(arg).write(&[kind as i32, pid]).map(|()| 0)
+        }
+        F_GETOWNER_UIDS => UserPtr::new(arg).write(&file.owner().uids(ctx.task)).map(|()| 0),
+        F_SETSIG => file.owner().set_signal(arg).map(|()| 0),
+        F_GETSIG => Ok(file.owner().signal().into()),
+        F_SETLEASE => {
+            let wanted = match arg as i32 {
+                0 => Some(Lease::Read),
+                1 => Some(Lease::Write),
+                2 => None,
+                _ => return Err(Errno::EINVAL),
+            };
+            file.owner().set_fd(fd.0);
+            leases::set(ctx.task, &file, wanted).map(|()| 0)
+        }
+        F_GETLEASE => Ok(leases::get(&file).map_or(F_UNLCK as usize, |l| l as usize)),
         F_SETPIPE_SZ => file.pipe_size(ctx.task, Some(u64::from(arg as u32))),
         F_GETPIPE_SZ => file.pipe_size(ctx.task, None),
         F_ADD_SEALS if !file.flags().writable() => Err(Errno::EPERM),
@@ -190,6 +232,6 @@ fn flock(ctx: &mut Ctx<'_>, fd: Fd, operation: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    72 fcntl(fd: Fd, command: u32, arg: u64) Partial "no leases, notification or F_SETSIG; F_SETOWN is kept but sends nothing";
+    72 fcntl(fd: Fd, command: u32, arg: u64) Partial "no F_NOTIFY; sockets signal input only";
     73 flock(fd: Fd, operation: u32) Full "";
 };

@@ -1,7 +1,7 @@
 //! ioctl: the commands every file has; the others go to the file.
 
 use crate::{
-    errno::Result,
+    errno::{Errno, Result},
     fs::{FileType, OpenFlags},
     syscall::{Ctx, Fd, Syscall, UserPtr},
     syscalls,
@@ -28,7 +28,11 @@ fn ioctl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
         FIOCLEX => files.set_close_on_exec(fd.0, true).map(|()| 0),
         FIONCLEX => files.set_close_on_exec(fd.0, false).map(|()| 0),
         FIONBIO => switch(OpenFlags::NONBLOCK),
-        FIOASYNC => switch(OpenFlags::ASYNC),
+        FIOASYNC => {
+            let on = UserPtr::<i32>::new(arg).read()? != 0;
+            let same = on == file.flags().contains(OpenFlags::ASYNC);
+            if same || file.set_async(fd.0, on) { Ok(0) } else { Err(Errno::ENOTTY) }
+        }
         FIONREAD if file.kind() == FileType::Regular && file.seekable() => {
             let left = file.inode().size().saturating_sub(file.position());
             UserPtr::<i32>::new(arg).write(&i32::try_from(left).unwrap_or(i32::MAX))?;

@@ -171,5 +171,5 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     265 linkat(old_dirfd: Fd, old: UserStr, new_dirfd: Fd, new: UserStr, flags: u32) Full "";
     266 symlinkat(target: UserStr, dirfd: Fd, path: UserStr) Full "";
     267 readlinkat(dirfd: Fd, path: UserStr, buf: UserAddr, size: usize) Full "";
-    316 renameat2(old_dirfd: Fd, old: UserStr, new_dirfd: Fd, new: UserStr, flags: u32) Partial "no RENAME_WHITEOUT";
+    316 renameat2(old_dirfd: Fd, old: UserStr, new_dirfd: Fd, new: UserStr, flags: u32) Full "";
 };

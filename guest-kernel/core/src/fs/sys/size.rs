@@ -3,7 +3,11 @@
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FallocateMode, FileType, SetAttributes, WalkFlags, file::check_size_limit, inotify},
+    fs::{
+        Access, FallocateMode, FileType, SetAttributes, WalkFlags,
+        file::{check_size_limit, remove_privileges},
+        inotify, leases,
+    },
     syscall::{Ctx, Fd, Syscall, UserStr},
     syscalls,
 };
@@ -23,6 +27,8 @@ fn truncate(ctx: &mut Ctx<'_>, path: UserStr, length: i64) -> Result {
     if size > inode.size() {
         check_size_limit(ctx.task, size)?;
     }
+    leases::break_for(ctx.task, &**inode, 0, true, false)?;
+    remove_privileges(&**inode, ctx.task)?;
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
     inotify::modified(place.dentry());
     Ok(0)
@@ -44,7 +50,7 @@ fn fallocate(ctx: &mut Ctx<'_>, fd: Fd, mode: u32, offset: i64, length: i64) -> 
     {
         return Err(Errno::EOPNOTSUPP);
     }
-    ctx.task.files()?.get(fd.0)?.fallocate(mode, offset, length)?;
+    ctx.task.files()?.get(fd.0)?.fallocate(ctx.task, mode, offset, length)?;
     Ok(0)
 }
 
@@ -75,5 +81,5 @@ pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     77 ftruncate(fd: Fd, length: i64) Full "";
     187 readahead(fd: Fd, offset: i64, count: usize) Full "";
     221 fadvise64(fd: Fd, offset: i64, length: i64, advice: u32) Full "";
-    285 fallocate(fd: Fd, mode: u32, offset: i64, length: i64) Partial "no COLLAPSE, INSERT or UNSHARE range; punched pages of a file keep their memory";
+    285 fallocate(fd: Fd, mode: u32, offset: i64, length: i64) Partial "as on tmpfs: no COLLAPSE, INSERT or UNSHARE range";
 };

@@ -8,7 +8,7 @@ use ringfence_hal as hal;
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
-    fs::{Access, FileType, Path, WalkFlags, access::cap, inode::XattrFlags, inotify},
+    fs::{Access, FileType, Path, WalkFlags, access::cap, file_caps, inode::XattrFlags, inotify},
     io::Sink,
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
@@ -41,6 +41,10 @@ fn check(ctx: &Ctx<'_>, place: &Path, name: &[u8], want: Access) -> Result<()> {
     if write {
         place.mount().check_writable()?;
     }
+    if name == file_caps::NAME && write {
+        let m = inode.metadata();
+        return if subject.capable_over(cap::SETFCAP, m.uid, m.gid) { Ok(()) } else { Err(Errno::EPERM) };
+    }
     if name.starts_with(b"security.") {
         return if write && !subject.capable(cap::SYS_ADMIN) { Err(Errno::EPERM) } else { Ok(()) };
     }
@@ -71,7 +75,11 @@ fn out(buf: UserAddr, size: usize, value: &[u8]) -> Result {
 fn get(ctx: &Ctx<'_>, place: &Path, attribute: UserStr, buf: UserAddr, size: usize) -> Result {
     let name = name(attribute)?;
     check(ctx, place, &name, Access::READ)?;
-    out(buf, size, &place.inode()?.get_xattr(&name)?)
+    let mut value = place.inode()?.get_xattr(&name)?;
+    if name == file_caps::NAME {
+        value = file_caps::to_show(&Caller::new(ctx)?.subject(), value)?;
+    }
+    out(buf, size, &value)
 }
 
 fn set(ctx: &Ctx<'_>, place: &Path, attribute: UserStr, value: UserAddr, size: usize, flags: u32) -> Result {
@@ -82,6 +90,9 @@ fn set(ctx: &Ctx<'_>, place: &Path, attribute: UserStr, value: UserAddr, size: u
     }
     let mut bytes = vec![0; size];
     hal::user::copy_in(&mut bytes, value.0)?;
+    if name == file_caps::NAME && !bytes.is_empty() {
+        bytes = file_caps::to_store(&**place.inode()?, &Caller::new(ctx)?.subject(), &bytes)?;
+    }
     check(ctx, place, &name, Access::WRITE)?;
     place.inode()?.set_xattr(&name, &bytes, flags)?;
     inotify::inode_changed(place.dentry());

@@ -11,7 +11,10 @@
 //! Invariant: bytes of a frame behind the end of the file are zero, unless a mapping wrote there.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
 
 use ringfence_hal as hal;
 use ringfence_hal::Frame;
@@ -241,9 +244,17 @@ impl FileData {
         fs.release_pages(self.pages.remove(first..u64::MAX));
     }
 
-    pub(super) fn fallocate(&self, fs: &Shared, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+    /// The pages it returns were punched out: the caller tells the mappers while it holds the returned lock.
+    pub(super) fn fallocate(
+        &self,
+        fs: &Shared,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+    ) -> Result<(Option<Range<u64>>, MutexGuard<'_, ()>)> {
+        let mut punched = None;
         let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        let _guard = self.write.lock();
+        let guard = self.write.lock();
         let (size, seals) = (self.size(), self.seals.load(Ordering::Relaxed));
         let keep = mode.contains(FallocateMode::KEEP_SIZE);
         if mode.intersects(FallocateMode::PUNCH_HOLE | FallocateMode::ZERO_RANGE) {
@@ -251,7 +262,11 @@ impl FileData {
                 return Err(Errno::EPERM);
             }
             self.opened_for_writing();
-            self.zero(fs, offset, end.min(size.max(offset)))?;
+            let end = end.min(size.max(offset));
+            self.zero(fs, offset, end)?;
+            if mode.contains(FallocateMode::PUNCH_HOLE) {
+                punched = self.punch(fs, offset, end, size);
+            }
         }
         if !keep && end > size && seals & SEAL_GROW != 0 {
             return Err(Errno::EPERM);
@@ -262,7 +277,20 @@ impl FileData {
         if !keep {
             self.size.fetch_max(end, Ordering::AcqRel);
         }
-        Ok(())
+        Ok((punched, guard))
+    }
+
+    /// Gives back the frames of whole pages of a hole where the origin has nothing: which those were.
+    fn punch(&self, fs: &Shared, start: u64, end: u64, size: u64) -> Option<Range<u64>> {
+        let origin = self.origin_len.load(Ordering::Relaxed).div_ceil(PAGE);
+        // The last page goes whole if all of the file in it does.
+        let last = if end == size { end.div_ceil(PAGE) } else { end / PAGE };
+        let pages = start.div_ceil(PAGE).max(origin)..last;
+        if pages.is_empty() {
+            return None;
+        }
+        fs.release_pages(self.pages.remove(pages.clone()));
+        Some(pages)
     }
 
     fn preallocate(&self, fs: &Shared, first: u64, last: u64) -> Result<()> {
@@ -278,7 +306,7 @@ impl FileData {
     }
 
     /// Makes bytes zero. The frames stay, because mappings have them; a page that has none and is the
-    /// origin's gets a zero one. (Linux frees them; the memory comes back with the file.)
+    /// origin's gets a zero one.
     fn zero(&self, fs: &Shared, start: u64, end: u64) -> Result<()> {
         let mut at = start;
         while at < end {

@@ -21,9 +21,11 @@ use crate::{
         XATTR_LIST_MAX,
         access::{self, Access, Subject},
         file::File,
+        file_caps,
         inode::{
             DirEntry, FallocateMode, Inode, InodeRef, NewInode, NewKind, RenameFlags, SeekTarget, XattrFlags,
         },
+        leases::OpenCounts,
         types::{DeviceId, FileType, Metadata, OpenFlags, SetAttributes, Timestamp},
     },
     io::{Sink, Source},
@@ -58,6 +60,10 @@ struct Attributes {
     mtime: Timestamp,
     ctime: Timestamp,
     btime: Option<Timestamp>,
+    /// There is a `security.capability`; known of an origin's once it was opened for writing.
+    capabilities: bool,
+    /// It has no name yet and may get one.
+    linkable: bool,
 }
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -75,6 +81,7 @@ pub struct TmpInode {
     xattrs: SpinLock<Option<Xattrs>>,
     origin: Option<InodeRef>,
     pinned: AtomicBool,
+    opens: OpenCounts,
 }
 
 impl TmpInode {
@@ -103,6 +110,8 @@ impl TmpInode {
             mtime: now,
             ctime: now,
             btime: Some(now),
+            capabilities: false,
+            linkable: false,
         };
         Ok(Arc::new_cyclic(|this| TmpInode {
             fs: fs.clone(),
@@ -115,6 +124,7 @@ impl TmpInode {
             xattrs: SpinLock::new(Some(Xattrs::new())),
             origin: None,
             pinned: AtomicBool::new(false),
+            opens: OpenCounts::default(),
         }))
     }
 
@@ -136,6 +146,8 @@ impl TmpInode {
             mtime: m.mtime,
             ctime: m.ctime,
             btime: m.btime,
+            capabilities: false,
+            linkable: false,
         };
         Arc::new_cyclic(|this| TmpInode {
             fs: fs.clone(),
@@ -148,6 +160,7 @@ impl TmpInode {
             xattrs: SpinLock::new(None),
             origin: Some(origin),
             pinned: AtomicBool::new(false),
+            opens: OpenCounts::default(),
         })
     }
 
@@ -260,18 +273,6 @@ impl TmpInode {
         Ok(())
     }
 
-    /// `relatime`: the access time is kept only as fresh as the modification time. Not for what is unchanged
-    /// since the image was made: reading must not make it differ.
-    fn accessed(&self) {
-        if self.origin.is_some() && !self.pinned.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut a = self.attributes.lock();
-        if a.atime <= a.mtime {
-            a.atime = Timestamp::now();
-        }
-    }
-
     fn own<'a>(&self, inode: &'a InodeRef) -> Result<&'a TmpInode> {
         let any: &dyn Any = &**inode;
         any.downcast_ref::<TmpInode>().filter(|i| Arc::ptr_eq(&i.fs, &self.fs)).ok_or(Errno::EXDEV)
@@ -375,8 +376,13 @@ impl Inode for TmpInode {
         }
     }
 
-    fn has_set_id(&self) -> bool {
-        self.attributes.lock().mode & 0o6000 != 0
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        Some(&self.opens)
+    }
+
+    fn has_privileges(&self) -> bool {
+        let a = self.attributes.lock();
+        a.capabilities || a.mode & 0o6000 != 0
     }
 
     fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
@@ -428,10 +434,15 @@ impl Inode for TmpInode {
         Ok(inode)
     }
 
-    fn create_unnamed(&self, new: &NewInode<'_>) -> Result<InodeRef> {
+    fn create_unnamed(&self, new: &NewInode<'_>, linkable: bool) -> Result<InodeRef> {
         let inode = TmpInode::create(&self.fs, new)?;
         inode.make_unnamed();
+        inode.attributes.lock().linkable = linkable;
         Ok(inode)
+    }
+
+    fn linkable(&self) -> bool {
+        self.attributes.lock().linkable
     }
 
     fn link(&self, name: &[u8], target: &InodeRef) -> Result<()> {
@@ -442,6 +453,7 @@ impl Inode for TmpInode {
         }
         self.directory()?.insert(name, inode)?;
         target.add_links(1);
+        target.attributes.lock().linkable = false;
         self.names_changed(0);
         Ok(())
     }
@@ -516,19 +528,38 @@ impl Inode for TmpInode {
             && flags.writable()
         {
             data.opened_for_writing();
+            if let Some(origin) = &self.origin
+                && self.xattrs.lock().is_none()
+                && origin.get_xattr(file_caps::NAME).is_ok()
+            {
+                self.attributes.lock().capabilities = true;
+            }
         }
         Ok(None)
     }
 
+    /// `relatime`, but for what was read last more than a day ago: the access time is kept only as fresh as the
+    /// last change. Not for what is unchanged since the image was made: reading must not make it differ.
+    fn accessed(&self) {
+        if self.origin.is_some() && !self.pinned.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut a = self.attributes.lock();
+        if a.atime <= a.mtime || a.atime <= a.ctime {
+            a.atime = Timestamp::now();
+        }
+    }
+
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result {
-        self.accessed();
         self.file()?.read(offset, sink)
     }
 
     fn write_at(&self, offset: u64, source: &mut Source<'_>) -> Result {
         self.pin();
         let (_, n) = self.file()?.write(&self.fs, Some(offset), source)?;
-        self.content_changed();
+        if n > 0 {
+            self.content_changed();
+        }
         Ok(n)
     }
 
@@ -541,7 +572,12 @@ impl Inode for TmpInode {
 
     fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         self.pin();
-        self.file()?.fallocate(&self.fs, mode, offset, len)?;
+        let data = self.file()?;
+        let (punched, guard) = data.fallocate(&self.fs, mode, offset, len)?;
+        if let Some(pages) = punched {
+            data.mappers.drop_shared_pages(self, pages);
+        }
+        drop(guard);
         self.content_changed();
         Ok(())
     }
@@ -591,7 +627,9 @@ impl Inode for TmpInode {
             self.fs.release_pages((bytes / 4096).max(before) - xattr_pages(Some(all)));
             Ok(())
         })??;
-        self.attributes.lock().ctime = Timestamp::now();
+        let mut a = self.attributes.lock();
+        a.capabilities |= name == file_caps::NAME;
+        a.ctime = Timestamp::now();
         Ok(())
     }
 
@@ -604,7 +642,9 @@ impl Inode for TmpInode {
             removed
         })?
         .ok_or(Errno::ENODATA)?;
-        self.attributes.lock().ctime = Timestamp::now();
+        let mut a = self.attributes.lock();
+        a.capabilities &= name != file_caps::NAME;
+        a.ctime = Timestamp::now();
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The master: a program's, or the kernel's own that it relays to the host.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 
 use super::{
     devpts, ioctl,
@@ -13,7 +13,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{File, FileRef, OpenFile, OpenFlags, anon::anonymous_path},
     io::{Sink, Source},
-    sync::{Interruptible, PollEvents, PollTable, wait_event},
+    sync::{Interruptible, PollEvents, PollTable, Queue, wait_event},
     task::ProcessGroup,
 };
 
@@ -161,6 +161,10 @@ impl File for Master {
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         self.pair.poll_master(table)
+    }
+
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        Some(alloc::vec![(self.pair.master_queue.clone(), PollEvents::IN | PollEvents::RDNORM)])
     }
 
     fn ioctl(&self, file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {

@@ -1,6 +1,6 @@
 //! The slave: what programs have as their terminal.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 
 use super::{
     ioctl,
@@ -13,7 +13,7 @@ use crate::{
     fs::{File, OpenFile},
     io::{Sink, Source},
     signal::Signal,
-    sync::{Interruptible, PollEvents, PollTable, WaitError, wait_event},
+    sync::{Interruptible, PollEvents, PollTable, Queue, WaitError, wait_event},
     time::deadline_after,
 };
 
@@ -166,6 +166,10 @@ impl File for Slave {
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         self.pair.poll_slave(table)
+    }
+
+    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
+        Some(alloc::vec![(self.pair.slave_queue.clone(), PollEvents::IN | PollEvents::RDNORM)])
     }
 
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {

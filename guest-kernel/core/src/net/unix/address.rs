@@ -57,11 +57,12 @@ impl Address {
     }
 }
 
-/// Where a bound socket is found: abstract names, and inodes by device and number.
+/// Where a bound socket is found: abstract names, of which each type of socket has its own, and inodes by device
+/// and number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     /// In a network namespace.
-    Abstract(u64, Vec<u8>),
+    Abstract(u64, u32, Vec<u8>),
     Inode(u64, u64),
 }
 
@@ -77,23 +78,20 @@ fn insert(key: Key, socket: &Weak<UnixSocket>) -> Result<()> {
     Ok(())
 }
 
-/// Gives `socket`, of network namespace `net_ns`, a name; a path is made in the file system.
-pub(super) fn bind(
-    task: &TaskRef,
-    socket: &Weak<UnixSocket>,
-    net_ns: u64,
-    address: Option<Address>,
-) -> Result<Address> {
+/// Gives `socket` a name; a path is made in the file system.
+pub(super) fn bind(task: &TaskRef, socket: &UnixSocket, address: Option<Address>) -> Result<Address> {
+    let abstract_key = |name: &[u8]| Key::Abstract(socket.net_ns(), socket.kind as u32, name.to_vec());
+    let socket = &socket.me;
     match address {
         None => loop {
             let name = alloc::format!("{:05x}", crate::random::next_u64() & 0xf_ffff).into_bytes();
-            match insert(Key::Abstract(net_ns, name.clone()), socket) {
+            match insert(abstract_key(&name), socket) {
                 Err(Errno::EADDRINUSE) => {}
                 outcome => return outcome.map(|()| Address::Abstract(name)),
             }
         },
         Some(Address::Abstract(name)) => {
-            insert(Key::Abstract(net_ns, name.clone()), socket)?;
+            insert(abstract_key(&name), socket)?;
             Ok(Address::Abstract(name))
         }
         Some(Address::Path(path)) => {
@@ -117,10 +115,10 @@ fn inode_key(place: &Path) -> Result<Key> {
     Ok(Key::Inode(m.dev, m.ino))
 }
 
-/// The socket of a name, for a socket of network namespace `net_ns`. `ECONNREFUSED` if nobody has it.
-pub(super) fn find(task: &TaskRef, net_ns: u64, address: &Address) -> Result<Arc<UnixSocket>> {
+/// The socket of a name, for `socket`. `ECONNREFUSED` if nobody has it, `EPROTOTYPE` if it is of another type.
+pub(super) fn find(task: &TaskRef, socket: &UnixSocket, address: &Address) -> Result<Arc<UnixSocket>> {
     let key = match address {
-        Address::Abstract(name) => Key::Abstract(net_ns, name.clone()),
+        Address::Abstract(name) => Key::Abstract(socket.net_ns(), socket.kind as u32, name.clone()),
         Address::Path(path) => {
             let credentials = task.credentials();
             let fs = task.fs()?;
@@ -134,8 +132,8 @@ pub(super) fn find(task: &TaskRef, net_ns: u64, address: &Address) -> Result<Arc
             inode_key(&place)?
         }
     };
-    let found = BOUND.lock().get(&key).and_then(Weak::upgrade);
-    found.ok_or(Errno::ECONNREFUSED)
+    let found = BOUND.lock().get(&key).and_then(Weak::upgrade).ok_or(Errno::ECONNREFUSED)?;
+    if found.kind == socket.kind { Ok(found) } else { Err(Errno::EPROTOTYPE) }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl UnixSocket {
         if self.with(|s| s.name.is_some()) {
             return Err(Errno::EINVAL);
         }
-        let name = address::bind(task, &self.me, self.net_ns(), address)?;
+        let name = address::bind(task, self, address)?;
         self.with(|s| s.name = Some(Address::encode(Some(&name))));
         Ok(())
     }
@@ -60,7 +60,7 @@ impl UnixSocket {
             }
             Ok(())
         })?;
-        self.wake();
+        self.wake_others();
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl UnixSocket {
             old.wake();
         }
         drop(lost);
-        self.wake();
+        self.wake_others();
     }
 
     pub(super) fn connect_to(&self, task: &TaskRef, to: &[u8], nonblocking: bool) -> Result<()> {
@@ -98,10 +98,7 @@ impl UnixSocket {
         }
         let to = Address::decode(to)?.ok_or(Errno::EINVAL)?;
         self.autobind(task)?;
-        let target = address::find(task, self.net_ns(), &to)?;
-        if target.kind != self.kind {
-            return Err(Errno::EPROTOTYPE);
-        }
+        let target = address::find(task, self, &to)?;
         if self.kind == Kind::Datagram {
             self.may_send_to(&target)?;
             self.change_peer(Some(target.me.clone()));
@@ -146,7 +143,7 @@ impl UnixSocket {
             s.identity = listener;
         });
         target.wake();
-        self.wake();
+        self.wake_others();
         Ok(())
     }
 
@@ -173,7 +170,7 @@ impl UnixSocket {
                     .map_err(wait_error(deadline))??
             }
         };
-        self.wake(); // clients may wait for a place
+        self.wake_others(); // clients may wait for a place
         Ok(socket)
     }
 }

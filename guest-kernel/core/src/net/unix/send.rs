@@ -106,13 +106,7 @@ impl UnixSocket {
         let files = InFlight::new(task, message.files)?;
         let bytes = take_bytes(source, total)?;
         let target = match to {
-            Some(to) => {
-                let target = address::find(task, self.net_ns(), &to)?;
-                if target.kind != self.kind {
-                    return Err(Errno::EPROTOTYPE);
-                }
-                target
-            }
+            Some(to) => address::find(task, self, &to)?,
             None => match peer.flatten() {
                 Some(target) => target,
                 None if self.kind == Kind::Datagram => {

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub read_shut: bool,
     pub write_shut: bool,
     pub closed: bool,
+    /// The name of the peer, which is gone.
+    pub gone: Option<Name>,
     /// The peer went with bytes of ours unread.
     pub reset: bool,
 }
@@ -128,8 +130,14 @@ impl UnixSocket {
         self.kind == Kind::Stream
     }
 
+    /// Something to read or to accept, or the end.
     pub(super) fn wake(&self) {
         self.queue.wake_all(PollEvents::empty());
+    }
+
+    /// What concerns this side's own doing, and those who wait to send here.
+    pub(super) fn wake_others(&self) {
+        self.queue.wake_all(WRITABLE);
     }
 
     /// The socket at the other end, if it is still there.
@@ -203,9 +211,6 @@ impl Socket for UnixSocket {
     fn shutdown(&self, read: bool, write: bool) -> Result<()> {
         let peer = self.other();
         let connectionless = self.kind == Kind::Datagram;
-        if self.with(|s| s.peer.is_none() && s.backlog.is_none()) && !connectionless {
-            return Err(Errno::ENOTCONN);
-        }
         self.with(|s| {
             s.read_shut |= read;
             s.write_shut |= write;
@@ -217,7 +222,7 @@ impl Socket for UnixSocket {
             });
             peer.wake();
         }
-        self.wake();
+        self.wake_others();
         Ok(())
     }
 
@@ -226,7 +231,9 @@ impl Socket for UnixSocket {
     }
 
     fn peer_name(&self) -> Result<Name> {
-        Ok(self.other().ok_or(Errno::ENOTCONN)?.name())
+        let (peer, gone) = self.with(|s| (s.peer.clone(), s.gone.clone()));
+        let peer = peer.ok_or(Errno::ENOTCONN)?;
+        Ok(peer.upgrade().map_or_else(|| gone.unwrap_or_else(|| Address::encode(None)), |p| p.name()))
     }
 
     fn send(&self, task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {
@@ -262,7 +269,7 @@ impl Socket for UnixSocket {
 
     fn options_changed(&self) {
         if let Some(peer) = self.other() {
-            peer.wake(); // there may be room now
+            peer.wake_others(); // there may be room now
         }
     }
 
@@ -298,6 +305,10 @@ impl Socket for UnixSocket {
         })
     }
 
+    fn queue(&self) -> Option<&Queue> {
+        Some(&self.queue)
+    }
+
     fn ioctl(&self, _task: &TaskRef, command: u32, arg: u64) -> Result {
         const SIOCINQ: u32 = 0x541b;
         const SIOCOUTQ: u32 = 0x5411;
@@ -312,9 +323,9 @@ impl Socket for UnixSocket {
     }
 
     fn close(&self) {
-        let (messages, backlog, peer) = self.with(|s| {
+        let (messages, backlog, peer, name) = self.with(|s| {
             s.closed = true;
-            (s.inbox.clear(), s.backlog.take(), s.peer.take())
+            (s.inbox.clear(), s.backlog.take(), s.peer.take(), s.name.clone())
         });
         let peer = peer.and_then(|p| p.upgrade());
         if let Some(peer) = peer.filter(|_| self.kind != Kind::Datagram) {
@@ -322,6 +333,7 @@ impl Socket for UnixSocket {
                 s.read_shut = true;
                 s.write_shut = true;
                 s.reset |= !messages.is_empty();
+                s.gone = name;
             });
             peer.wake();
         }

@@ -16,7 +16,8 @@ impl Mm {
     /// Locks `range`; with `on_fault`, pages are not made present.
     ///
     /// # Errors
-    /// ENOMEM (a hole, or over the limit), EPERM (the limit is 0).
+    /// ENOMEM (a hole, over the limit, or a page that nobody can have: PROT_NONE, beyond the end of a file), EAGAIN (no
+    /// memory for it), EPERM (the limit is 0).
     pub(super) fn lock(
         &self,
         range: Range<u64>,
@@ -44,10 +45,12 @@ impl Mm {
         layout.vmas.update(range.clone(), |vma| lock_flags(&mut vma.flags, on_fault));
         drop(layout);
         if !on_fault {
-            // A page that cannot be had (PROT_NONE, beyond the end of a file) does not undo the lock.
-            if self.populate(range, None, between) == Err(Errno::ENOMEM) {
-                return Err(Errno::EAGAIN);
-            }
+            // The range stays locked whatever comes now.
+            return match self.populate(range, None, between) {
+                Err(Errno::ENOMEM) => Err(Errno::EAGAIN),
+                Err(Errno::EFAULT | Errno::EACCES) => Err(Errno::ENOMEM),
+                Ok(()) | Err(_) => Ok(()),
+            };
         }
         Ok(())
     }

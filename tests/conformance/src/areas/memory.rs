@@ -395,6 +395,8 @@ fn locking(t: &mut T) {
     show!(t, mlock, hole() - 4096, 8192);
     show!(t, mlock, at, 0);
     show!(t, mlock, u64::MAX - 4095, 4096);
+    must!(mprotect, at + 28672, 4096, libc::PROT_NONE);
+    show!(t, mlock, at + 28672, 4096);
     show!(t, munlock, at, 32768);
     show!(t, munlock, hole(), 4096);
     show!(t, munlockall);

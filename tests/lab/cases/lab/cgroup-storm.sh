@@ -1,6 +1,6 @@
 # Control groups under attack: members fork, exit, sleep, eat and are moved, frozen, throttled, killed, while groups and
 # controllers come and go. Afterwards nothing is left, and the counts are zero.
-#: timeout 300
+#: timeout 600
 cat > /tmp/storm.py <<'P'
 import os, random, signal, sys, time
 seed = int(sys.argv[1]); seconds = float(sys.argv[2]); rnd = random.Random(seed)

@@ -12,7 +12,7 @@ use super::image;
 use crate::host::{self, as_root, run_quietly};
 
 /// Part of the cache's key: raise it when the recipe below changes.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// The date of its files, 2020-01-01: there are no dates before 1980 in a zip archive.
 const DATE: u32 = 1_577_836_800;
@@ -30,7 +30,7 @@ const BEFORE: &str = r#"mkdir -p "$1/etc/postgresql-common"
     echo create_main_cluster = false > "$1/etc/postgresql-common/createcluster.conf""#;
 
 /// Run in it afterwards: the sources of a project for `make` in `/usr/src/lua`, and packages for a local repository in
-/// `/srv/repository`.
+/// `/srv/repository`. Debian's package of Python's tests lacks `test_sqlite3`, which its source has.
 const AFTER: &str = r#"set -e
     export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
     mkdir -p "$1/usr/src/lua" "$1/srv/repository"
@@ -38,6 +38,10 @@ const AFTER: &str = r#"set -e
     apt-get source --download-only lua5.4
     tar -xf lua5.4_*.orig.tar.gz -C lua --strip-components=1
     rm -f lua5.4_*
+    apt-get source --download-only --tar-only python3.11
+    tar -xf python3.11_*.orig.tar.* -C "$1/usr/lib/python3.11/test" --strip-components=3 \
+        --wildcards '*/Lib/test/test_sqlite3'
+    rm -f python3.11_*
     cd "$1/srv/repository"
     apt-get download jq libjq1 libonig5"#;
 

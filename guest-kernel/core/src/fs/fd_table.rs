@@ -10,7 +10,7 @@ use core::ops::RangeInclusive;
 
 use super::{
     file::{self, FileRef},
-    locks,
+    inotify, locks,
 };
 use crate::{
     errno::{Errno, Result},
@@ -182,9 +182,10 @@ impl FdTable {
         Ok(file)
     }
 
-    /// What closing means besides dropping: record locks of this table on the file go.
+    /// What closing means besides dropping: record locks of this table on the file go, and its `F_NOTIFY`.
     fn closed(&self, file: &FileRef) {
         locks::closed_by_table(file, self.identity());
+        inotify::closed_by_table(file, self.identity());
     }
 
     /// What record locks know this table by.

@@ -61,6 +61,8 @@ const POLL_OUT: i32 = 2;
 const POLL_MSG: i32 = 3;
 /// A bit of `si_band` that no poll has.
 const POLLMSG: u32 = 0x400;
+/// `si_band` of `POLL_MSG`.
+const MESSAGE: u32 = PollEvents::IN.union(PollEvents::RDNORM).bits() | POLLMSG;
 /// `SI_SIGIO`: for signals whose codes mean something else.
 const SI_SIGIO: i32 = -5;
 
@@ -126,7 +128,13 @@ impl Owner {
 
     /// A lease is being broken.
     pub(super) fn lease_breaks(&self) {
-        self.send(POLL_MSG, (PollEvents::IN | PollEvents::RDNORM).bits() | POLLMSG);
+        self.send(POLL_MSG, MESSAGE);
+    }
+
+    /// Something happened in the directory `fd`.
+    pub(super) fn directory_changed(&self, fd: i32) {
+        let state = State { fd, ..*self.state.lock() };
+        send(&state, POLL_MSG, MESSAGE);
     }
 
     /// The descriptor signals tell.
@@ -135,29 +143,33 @@ impl Owner {
     }
 
     fn send(&self, reason: i32, band: u32) {
-        let s = *self.state.lock();
-        if s.pid == 0 {
-            return;
+        let state = *self.state.lock();
+        send(&state, reason, band);
+    }
+}
+
+fn send(s: &State, reason: i32, band: u32) {
+    if s.pid == 0 {
+        return;
+    }
+    // Who wakes a queue is no task, perhaps.
+    let kernel = kernel();
+    match s.kind {
+        Kind::Thread => {
+            if let Ok(task) = kernel.pids.task(s.pid)
+                && allowed(s, &task.credentials())
+            {
+                send_with(s, reason, band, |info| signal::send_to_task(&task, info));
+            }
         }
-        // Who wakes a queue is no task, perhaps.
-        let kernel = kernel();
-        match s.kind {
-            Kind::Thread => {
-                if let Ok(task) = kernel.pids.task(s.pid)
-                    && allowed(&s, &task.credentials())
-                {
-                    send_with(&s, reason, band, |info| signal::send_to_task(&task, info));
-                }
+        Kind::Process => {
+            if let Ok(process) = kernel.pids.process(s.pid) {
+                send_to_process(s, reason, band, &process);
             }
-            Kind::Process => {
-                if let Ok(process) = kernel.pids.process(s.pid) {
-                    send_to_process(&s, reason, band, &process);
-                }
-            }
-            Kind::Group => {
-                let Ok(group) = kernel.pids.group(s.pid) else { return };
-                kernel.pids.members(&group).iter().for_each(|p| send_to_process(&s, reason, band, p));
-            }
+        }
+        Kind::Group => {
+            let Ok(group) = kernel.pids.group(s.pid) else { return };
+            kernel.pids.members(&group).iter().for_each(|p| send_to_process(s, reason, band, p));
         }
     }
 }

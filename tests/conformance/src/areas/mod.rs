@@ -14,6 +14,7 @@ areas! {
     capabilities
     clone
     core
+    dnotify
     fcntl
     files
     cputime

@@ -156,6 +156,11 @@ pub fn unlinked(dir: &Dentry, victim: &Arc<Dentry>) {
     gone_if_last(victim, 1);
 }
 
+/// What else a rename is for `F_NOTIFY`.
+fn within(old: &Dentry, new: &Dentry) -> Events {
+    if core::ptr::eq(old, new) { Events::RENAME } else { Events::empty() }
+}
+
 /// `moved` left `old_dir` as `old_name` and is in `new_dir`; `replaced` was there under its new name.
 pub fn renamed(
     old_dir: &Dentry,
@@ -170,7 +175,7 @@ pub fn renamed(
     let Some(inode) = moved.inode() else { return };
     let directory = directory_bit(inode);
     let cookie = COOKIE.fetch_add(1, Ordering::Relaxed);
-    name_event(old_dir, old_name, Events::MOVED_FROM | directory, cookie);
+    name_event(old_dir, old_name, Events::MOVED_FROM | directory | within(old_dir, new_dir), cookie);
     name_event(new_dir, &moved.name(), Events::MOVED_TO | directory, cookie);
     if let Some(victim) = replaced.inode() {
         notify(key_of(victim), Events::ATTRIB | directory_bit(victim), 0, None, false);
@@ -193,7 +198,7 @@ pub fn renamed_pair(
         let Some(inode) = moved.inode() else { continue };
         let directory = directory_bit(inode);
         let cookie = COOKIE.fetch_add(1, Ordering::Relaxed);
-        name_event(from, name, Events::MOVED_FROM | directory, cookie);
+        name_event(from, name, Events::MOVED_FROM | directory | within(from, to), cookie);
         name_event(to, &moved.name(), Events::MOVED_TO | directory, cookie);
         notify(key_of(inode), Events::MOVE_SELF | directory, 0, None, false);
     }

@@ -14,6 +14,7 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | `directory` | `F_NOTIFY`: a signal instead of an event |
 //! | `hooks` | what the VFS calls |
 //! | `queue` | events and their order |
 //! | `watch` | the table, instances, limits |
@@ -21,6 +22,7 @@
 //!
 //! Lock order: the table, then an instance's state; neither is held over a wake-up or a drop of an inode.
 
+mod directory;
 mod hooks;
 mod queue;
 mod sys;
@@ -28,6 +30,7 @@ mod watch;
 
 use bitflags::bitflags;
 
+pub(super) use directory::{closed_by_table, watch as watch_directory};
 pub use hooks::changed_by_itself;
 pub(super) use hooks::{
     accessed, attributes_changed, closed, created, inode_changed, linked, modified, opened, renamed,
@@ -78,6 +81,8 @@ bitflags! {
         const EXCL_UNLINK = 0x0400_0000;
         /// Fail if there is a watch.
         const MASK_CREATE = 0x1000_0000;
+        /// As an event: a name changed within the directory. Not for inotify.
+        const RENAME = 0x1000_0000;
         /// Add to the events asked for.
         const MASK_ADD = 0x2000_0000;
         /// The event is about a directory.

@@ -13,6 +13,7 @@ use ringfence_hal as hal;
 
 use super::{
     Events,
+    directory::Directory,
     queue::{Event, EventQueue, put},
 };
 use crate::{
@@ -57,14 +58,30 @@ pub(super) fn key_of(inode: &InodeRef) -> Key {
     (m.dev, m.ino)
 }
 
+/// Whom a watch tells.
+enum Target {
+    /// An inotify instance, which knows the watch by a number; and the user it counts for.
+    Instance(Weak<Inotify>, i32, u32),
+    /// The owner of an open directory (`F_NOTIFY`).
+    Directory(Directory),
+}
+
 /// One watch.
 struct Watch {
-    wd: i32,
     mask: Events,
-    uid: u32,
-    instance: Weak<Inotify>,
+    target: Target,
     /// Keeps the number from being used for another inode.
     inode: InodeRef,
+}
+
+impl Watch {
+    /// Its number, if it is one of `instance`.
+    fn number(&self, instance: &Weak<Inotify>) -> Option<i32> {
+        match &self.target {
+            Target::Instance(of, wd, _) if of.ptr_eq(instance) => Some(*wd),
+            _ => None,
+        }
+    }
 }
 
 static TABLE: Once<SpinLock<HashMap<Key, Vec<Watch>>>> = Once::new();
@@ -143,14 +160,13 @@ impl Inotify {
         let key = key_of(inode);
         let keep = mask & (Events::ALL | Events::ONESHOT | Events::EXCL_UNLINK | Events::UNMOUNT);
         let mut table = table().lock();
-        if let Some(watch) =
-            table.get_mut(&key).and_then(|list| list.iter_mut().find(|w| w.instance.ptr_eq(&self.this)))
-        {
+        let list = table.get_mut(&key).into_iter().flatten();
+        if let Some((watch, wd)) = list.filter_map(|w| w.number(&self.this).map(|wd| (w, wd))).next() {
             if mask.contains(Events::MASK_CREATE) {
                 return Err(Errno::EEXIST);
             }
             watch.mask = if mask.contains(Events::MASK_ADD) { watch.mask | keep } else { keep };
-            return Ok(watch.wd);
+            return Ok(wd);
         }
         charge(self.uid, |u| &mut u.1, &limits().user_watches, Errno::ENOSPC)?;
         let mut state = self.state.lock();
@@ -165,17 +181,15 @@ impl Inotify {
         state.last_wd = wd;
         state.watches.insert(wd, key);
         drop(state);
-        let watch =
-            Watch { wd, mask: keep, uid: self.uid, instance: self.this.clone(), inode: inode.clone() };
-        table.entry(key).or_default().push(watch);
-        WATCHES.fetch_add(1, Ordering::Relaxed);
+        let target = Target::Instance(self.this.clone(), wd, self.uid);
+        insert(&mut table, key, Watch { mask: keep, target, inode: inode.clone() });
         Ok(wd)
     }
 
     /// Ends a watch. `EINVAL`.
     pub fn unwatch(&self, wd: i32) -> Result<()> {
         let key = self.state.lock().watches.get(&wd).copied().ok_or(Errno::EINVAL)?;
-        let removed = take(key, |w| w.wd == wd && w.instance.ptr_eq(&self.this));
+        let removed = take(key, |w| w.number(&self.this) == Some(wd));
         end(removed, None);
         Ok(())
     }
@@ -192,7 +206,7 @@ impl Drop for Inotify {
     fn drop(&mut self) {
         let watches = core::mem::take(&mut self.state.lock().watches);
         for key in watches.into_values() {
-            drop(take(key, |w| w.instance.ptr_eq(&self.this)));
+            drop(take(key, |w| w.number(&self.this).is_some()));
         }
         release(self.uid, |u| &mut u.0, 1);
     }
@@ -201,8 +215,15 @@ impl Drop for Inotify {
 impl Drop for Watch {
     fn drop(&mut self) {
         WATCHES.fetch_sub(1, Ordering::Relaxed);
-        release(self.uid, |u| &mut u.1, 1);
+        if let Target::Instance(_, _, uid) = self.target {
+            release(uid, |u| &mut u.1, 1);
+        }
     }
+}
+
+fn insert(table: &mut HashMap<Key, Vec<Watch>>, key: Key, watch: Watch) {
+    table.entry(key).or_default().push(watch);
+    WATCHES.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Takes watches out of the table.
@@ -219,36 +240,65 @@ fn take(key: Key, which: impl Fn(&Watch) -> bool) -> Vec<Watch> {
 /// Tells the instances of `watches`, which left the table, of their end; `first` goes before it.
 fn end(watches: Vec<Watch>, first: Option<Events>) {
     for watch in watches {
-        let Some(instance) = watch.instance.upgrade() else { continue };
+        let Target::Instance(instance, wd, _) = &watch.target else { continue };
+        let (Some(instance), wd) = (instance.upgrade(), *wd) else { continue };
         if let Some(mask) = first.filter(|m| m.intersects(watch.mask | Events::UNMOUNT)) {
-            instance.push(Event { wd: watch.wd, mask, cookie: 0, name: None });
+            instance.push(Event { wd, mask, cookie: 0, name: None });
         }
-        instance.state.lock().watches.remove(&watch.wd);
-        instance.push(Event { wd: watch.wd, mask: Events::IGNORED, cookie: 0, name: None });
+        instance.state.lock().watches.remove(&wd);
+        instance.push(Event { wd, mask: Events::IGNORED, cookie: 0, name: None });
     }
 }
 
-/// Queues `mask` at all instances that watch `key` for it.
+/// Tells all that watch `key` for `mask`.
 pub(super) fn notify(key: Key, mask: Events, cookie: u32, name: Option<&Arc<[u8]>>, unlinked: bool) {
     let mut to: Vec<(Arc<Inotify>, i32)> = Vec::new();
+    let mut directories: Vec<Directory> = Vec::new();
     let mut once = false;
     {
         let table = table().lock();
         for watch in table.get(&key).into_iter().flatten() {
             let excluded = unlinked && watch.mask.contains(Events::EXCL_UNLINK);
-            if watch.mask.intersects(mask & Events::ALL) && !excluded {
+            if watch.mask.intersects(mask & (Events::ALL | Events::RENAME)) && !excluded {
                 once |= watch.mask.contains(Events::ONESHOT);
-                to.extend(watch.instance.upgrade().map(|i| (i, watch.wd)));
+                match &watch.target {
+                    Target::Instance(instance, wd, _) => to.extend(instance.upgrade().map(|i| (i, *wd))),
+                    Target::Directory(directory) => directories.push(directory.clone()),
+                }
             }
         }
     }
+    let said = mask & !Events::RENAME;
     for (instance, wd) in &to {
-        instance.push(Event { wd: *wd, mask, cookie, name: name.cloned() });
+        instance.push(Event { wd: *wd, mask: said, cookie, name: name.cloned() });
     }
+    directories.iter().for_each(Directory::tell);
     if once {
         let hit = |w: &Watch| w.mask.contains(Events::ONESHOT) && w.mask.intersects(mask);
         end(take(key, hit), None);
     }
+}
+
+/// Has `directory` told of `mask` in `inode`, also; without `ONESHOT` if it was so or is asked for without.
+pub(super) fn watch_directory(inode: &InodeRef, mask: Events, directory: Directory) {
+    let key = key_of(inode);
+    let mut table = table().lock();
+    for watch in table.get_mut(&key).into_iter().flatten() {
+        if let Target::Directory(old) = &mut watch.target
+            && old.is_of(&directory)
+        {
+            let once = watch.mask & mask & Events::ONESHOT;
+            watch.mask = ((watch.mask | mask) & !Events::ONESHOT) | once;
+            *old = directory;
+            return;
+        }
+    }
+    insert(&mut table, key, Watch { mask, target: Target::Directory(directory), inode: inode.clone() });
+}
+
+/// Ends what [`watch_directory`] began.
+pub(super) fn unwatch_directory(inode: &InodeRef, which: impl Fn(&Directory) -> bool) {
+    drop(take(key_of(inode), |w| matches!(&w.target, Target::Directory(d) if which(d))));
 }
 
 /// The inode is gone for good.
@@ -321,7 +371,7 @@ impl File for InotifyFile {
         let table = table().lock();
         for (wd, key) in &watches {
             let list = table.get(key).into_iter().flatten();
-            for w in list.filter(|w| w.wd == *wd && w.instance.ptr_eq(&self.0.this)) {
+            for w in list.filter(|w| w.number(&self.0.this) == Some(*wd)) {
                 let mask = (w.mask & !Events::ONESHOT).bits();
                 let ino = w.inode.ino();
                 let _ = writeln!(

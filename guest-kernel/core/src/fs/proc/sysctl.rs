@@ -79,6 +79,7 @@ const FS: &[Entry] = &[
         emit!(out, "{}\n", aio::IN_USE.load(Ordering::Relaxed));
         Ok(())
     }),
+    fixed!("dir-notify-enable", 1),
     fixed!("file-max", i64::MAX),
     file("file-nr", |_, out| {
         emit!(out, "0\t0\t{}\n", i64::MAX);

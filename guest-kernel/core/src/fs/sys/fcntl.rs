@@ -8,7 +8,7 @@ use super::open_files_limit;
 use crate::{
     errno::{Errno, Result},
     fs::{
-        FdTable, FileRef, OpenFlags,
+        FdTable, FileRef, OpenFlags, inotify,
         leases::{self, Lease},
         locks::{self, Owner, Record},
         owner::Kind,
@@ -38,6 +38,7 @@ const F_OFD_SETLK: u32 = 37;
 const F_OFD_SETLKW: u32 = 38;
 const F_SETLEASE: u32 = 1024;
 const F_GETLEASE: u32 = 1025;
+const F_NOTIFY: u32 = 1026;
 const F_DUPFD_CLOEXEC: u32 = 1030;
 const F_SETPIPE_SZ: u32 = 1031;
 const F_GETPIPE_SZ: u32 = 1032;
@@ -113,6 +114,7 @@ fn fcntl(ctx: &mut Ctx<'_>, fd: Fd, command: u32, arg: u64) -> Result {
             leases::set(ctx.task, &file, wanted).map(|()| 0)
         }
         F_GETLEASE => Ok(leases::get(&file).map_or(F_UNLCK as usize, |l| l as usize)),
+        F_NOTIFY => inotify::watch_directory(ctx.task, &files, &file, fd.0, arg).map(|()| 0),
         F_SETPIPE_SZ => file.pipe_size(ctx.task, Some(u64::from(arg as u32))),
         F_GETPIPE_SZ => file.pipe_size(ctx.task, None),
         F_ADD_SEALS if !file.flags().writable() => Err(Errno::EPERM),
@@ -232,6 +234,6 @@ fn flock(ctx: &mut Ctx<'_>, fd: Fd, operation: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    72 fcntl(fd: Fd, command: u32, arg: u64) Partial "no F_NOTIFY; sockets signal input only";
+    72 fcntl(fd: Fd, command: u32, arg: u64) Partial "sockets signal input only";
     73 flock(fd: Fd, operation: u32) Full "";
 };

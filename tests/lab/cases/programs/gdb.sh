@@ -61,6 +61,13 @@ gdb -ex 'break factorial if n == 2' -ex run -ex bt -ex 'print n' -ex next -ex st
 echo "== watched by steps"
 gdb -ex 'set can-use-hw-watchpoints 0' -ex "$quiet" -ex 'break 36' -ex run -ex 'watch counter' -ex continue -ex continue \
     -ex 'info watchpoints' -ex delete -ex continue main
+echo "== watched by debug registers"
+gdb -ex "$quiet" -ex 'break 36' -ex run -ex 'watch counter' -ex 'continue' -ex 'info watchpoints' -ex continue -ex delete \
+    -ex continue main
+gdb -ex "$quiet" -ex 'break main' -ex run -ex 'watch counter' -ex continue -ex continue main | grep -E '^(Hardware|Old|New|Thread)'
+gdb -ex "$quiet" -ex 'break main' -ex run -ex 'rwatch counter if counter > 104' -ex 'awatch counter if counter > 106' -ex continue \
+    -ex continue -ex 'delete 2' -ex continue main | grep -E '^(Hardware|Old|New|Value|counter)'
+gdb -ex "$quiet" -ex 'break main' -ex run -ex 'hbreak handler' -ex continue -ex bt -ex 'info breakpoints' -ex kill main
 echo "== changed"
 gdb -ex "$quiet" -ex 'break 30' -ex run -ex 'set var result = 77' -ex 'print factorial(6)' -ex 'print (long)$sp % 16' -ex stepi \
     -ex 'nexti 2' -ex 'set counter = 1000' -ex 'tbreak handler' -ex continue -ex return -ex 'break 38' -ex continue \

@@ -55,8 +55,10 @@ impl Memory {
             Memory::Random => {
                 let mut chunk = [0u8; 256];
                 while sink.remaining() > 0 {
-                    random::fill(&mut chunk);
-                    sink.put_some(&chunk)?;
+                    let n = sink.remaining().min(chunk.len());
+                    let bytes = chunk.get_mut(..n).unwrap_or_default();
+                    random::fill(bytes);
+                    sink.put_some(bytes)?;
                 }
             }
         }

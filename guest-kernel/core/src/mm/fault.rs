@@ -170,24 +170,12 @@ impl Mm {
         let first = vma.start.max(page - page % window);
         let last = vma.end.min(page - page % window + window);
         let rights = page_rights(vma.prot) - Prot::WRITE;
-        let mut mapped = 0;
-        for neighbour in (first..last).step_by(PAGE_SIZE as usize) {
-            let index = vma.page_index(neighbour);
-            if neighbour == page {
-                continue;
-            }
-            if index >= pages_in_object {
-                break;
-            }
-            if let Some(frame) = object.cached_page(index) {
-                match self.space.map_new(neighbour, frame, rights) {
-                    Ok(()) => mapped += 1,
-                    Err(MapError::Present) => {}
-                    Err(MapError::OutOfMemory) => break,
-                }
-            }
-        }
-        mapped
+        let index = vma.page_index(first);
+        let count = ((last - first) / PAGE_SIZE).min(pages_in_object.saturating_sub(index));
+        let mut frames = [const { None }; FAULT_AROUND as usize];
+        let Some(frames) = frames.get_mut(..count as usize) else { return 0 };
+        object.cached_pages(index, frames);
+        self.space.map_around(first, frames, rights) as i64
     }
 
     /// Enlarges the rights of a page that is mapped. `Again`: there is no entry, or it changed meanwhile.

@@ -18,7 +18,7 @@ use crate::{
 /// A sequence of pages that can be mapped: the page cache of an inode, a shared-memory object, the vDSO.
 ///
 /// # Contract
-/// - [`page`](Self::page) and [`cached_page`](Self::cached_page) are called with a spin lock of an
+/// - [`page`](Self::page), [`cached_page`](Self::cached_page) and [`cached_pages`](Self::cached_pages) are called with a spin lock of an
 ///   [`Mm`](super::Mm) held: they may take the object's own page spin lock, but must not sleep, and must not
 ///   take any lock that is held over a copy from or to user memory (an inode's mutex): that copy faults and
 ///   takes the lock of the `Mm`.
@@ -35,6 +35,13 @@ pub trait Mappable: Any + Send + Sync {
     /// the neighbours of a faulting page.
     fn cached_page(&self, _index: u64) -> Option<hal::Frame> {
         None
+    }
+
+    /// The same of the pages from `first` on, which are put into `pages`.
+    fn cached_pages(&self, first: u64, pages: &mut [Option<hal::Frame>]) {
+        for (index, page) in (first..).zip(pages) {
+            *page = self.cached_page(index);
+        }
     }
 
     /// The first index from `index` on that may be cached: what lies between need not be looked at.

@@ -322,7 +322,7 @@ impl Drop for Mm {
     /// The last user is gone: gives all pages back now, even if a thread that is being torn down still holds the
     /// (then empty) page tables.
     fn drop(&mut self) {
-        self.space.unmap(0..USER_END);
+        self.space.clear();
         commit::add(-(self.layout.get_mut().committed as i64));
     }
 }

@@ -50,6 +50,24 @@ impl PageTree {
         self.chunks.lock().get(index).cloned()
     }
 
+    /// Puts the frames from `first` on that are there into `frames`.
+    pub fn get_many(&self, first: u64, frames: &mut [Option<Frame>]) {
+        let chunks = self.chunks.lock();
+        let (mut at, mut rest) = (first, frames);
+        while !rest.is_empty() {
+            let in_chunk = (CHUNK - at % CHUNK).min(rest.len() as u64) as usize;
+            let (now, later) = rest.split_at_mut(in_chunk);
+            let from = (at % CHUNK) as usize;
+            if let Some(found) =
+                chunks.map.get(&(at / CHUNK)).and_then(|chunk| chunk.frames.get(from..from + in_chunk))
+            {
+                now.clone_from_slice(found);
+            }
+            at += in_chunk as u64;
+            rest = later;
+        }
+    }
+
     /// The frame at `index`; if there is none, the one that `make` makes.
     pub fn get_or_insert_with(&self, index: u64, make: impl FnOnce() -> Result<Frame>) -> Result<Frame> {
         if let Some(frame) = self.get(index) {
@@ -190,6 +208,19 @@ mod tests {
         assert_eq!(tree.count(), 1);
         assert_eq!(tree.get(70).map(|f| f.pfn()), Some(a.pfn()));
         assert!(tree.get(71).is_none());
+    }
+
+    #[test]
+    fn many_at_once_are_those_of_each_index() {
+        let tree = PageTree::new();
+        for i in [60, 63, 64, 70] {
+            tree.insert(i, frame());
+        }
+        let mut frames: [Option<Frame>; 16] = Default::default();
+        tree.get_many(58, &mut frames);
+        for (i, frame) in frames.iter().enumerate() {
+            assert_eq!(frame.as_ref().map(Frame::pfn), tree.get(58 + i as u64).map(|f| f.pfn()), "{i}");
+        }
     }
 
     #[test]

@@ -57,6 +57,10 @@ impl Mappable for SharedMemory {
         self.pages.get(index)
     }
 
+    fn cached_pages(&self, first: u64, pages: &mut [Option<Frame>]) {
+        self.pages.get_many(first, pages);
+    }
+
     fn next_cached(&self, index: u64) -> Option<u64> {
         self.pages.next_present(index)
     }

@@ -67,8 +67,10 @@ fn getrandom(ctx: &mut Ctx<'_>, buf: UserAddr, len: usize, flags: u32) -> Result
     let mut sink = Sink::user(buf.0, len.min(crate::io::MAX_RW_COUNT));
     let mut chunk = [0u8; 256];
     while sink.remaining() > 0 {
-        crate::random::fill(&mut chunk);
-        if let Err(e) = sink.put_some(&chunk) {
+        let n = sink.remaining().min(chunk.len());
+        let bytes = chunk.get_mut(..n).unwrap_or_default();
+        crate::random::fill(bytes);
+        if let Err(e) = sink.put_some(bytes) {
             return if sink.done() > 0 { Ok(sink.done()) } else { Err(e) };
         }
         if sink.done().is_multiple_of(1 << 16) {

@@ -2,8 +2,9 @@
 //!
 //! A four-level tree whose kernel half is the same in every space. Entries are changed under a spin lock.
 //! A leaf entry that is not zero owns one reference to its frame, whether the processor sees it or not
-//! (`PROT_NONE` keeps the frame and clears only the present bit). A table page counts its used entries in its frame's
-//! metadata, and is freed when the last one goes.
+//! (`PROT_NONE` keeps the frame and clears only the present bit). A table page counts its used entries (of the root: those of
+//! the user half) in its frame's metadata, and is freed when the last one goes: all zero, so that it need not be cleared when it
+//! is used again.
 //!
 //! Nothing is released before every CPU has forgotten it: what an operation removes is collected in a
 //! [`Gather`], flushed ([`tlb::flush`]), and only then dropped.
@@ -100,7 +101,7 @@ impl Gather {
             }
         }
         for t in self.tables {
-            frames::free_page(t);
+            frames::free_zeroed_page(t);
         }
     }
 }
@@ -139,8 +140,39 @@ fn used(phys: u64) -> &'static core::sync::atomic::AtomicU32 {
     &meta(phys >> 12).refs
 }
 
-fn add_used(phys: u64) {
-    used(phys).store(used(phys).load(Relaxed) + 1, Relaxed);
+/// Counts entry `at` of the table at `phys` as used.
+#[inline]
+fn add_used(phys: u64, at: usize) {
+    let m = meta(phys >> 12);
+    m.refs.store(m.refs.load(Relaxed) + 1, Relaxed);
+    m.prev.store(m.prev.load(Relaxed) | 1 << (at / GROUP), Relaxed);
+}
+
+/// Entries that share a bit of their table's `prev`: set if one of them is or was in use.
+const GROUP: usize = 16;
+
+/// The first used entry from `from` on of the table `t` at `phys`; 512 if there is none.
+#[inline]
+fn next_used(phys: u64, t: &Table, from: usize) -> usize {
+    let mut at = from;
+    while let Some(entry) = t.0.get(at)
+        && entry.load(Relaxed) == 0
+    {
+        // Tables are mostly empty.
+        at = match (meta(phys >> 12).prev.load(Relaxed) >> (at / GROUP)).trailing_zeros() as usize {
+            0 => at + 1,
+            groups => (at / GROUP + groups) * GROUP,
+        };
+    }
+    at.min(512)
+}
+
+/// Makes the frame at `phys` count as a table without entries.
+fn no_entries(phys: u64) {
+    let m = meta(phys >> 12);
+    m.refs.store(0, Relaxed);
+    m.next.store(0, Relaxed);
+    m.prev.store(0, Relaxed);
 }
 
 /// Adds a page to those set aside for splitting the large pages of the table at `table`.
@@ -170,6 +202,7 @@ impl AddressSpace {
     /// An empty space.
     pub fn new() -> Result<Arc<Self>, OutOfMemory> {
         let root = frames::alloc_page_zeroed(true).ok_or(OutOfMemory)?;
+        no_entries(root);
         // SAFETY: just allocated for this.
         let t = unsafe { table(root) };
         for (i, e) in kernel_entries() {
@@ -232,12 +265,10 @@ impl AddressSpace {
                         self.prune(va);
                         return Err(MapError::OutOfMemory);
                     };
-                    meta(new >> 12).next.store(0, Relaxed);
+                    no_entries(new);
                     slot.store(new | LINK, Relaxed);
                     self.tables.fetch_add(1, Relaxed);
-                    if level != 3 {
-                        add_used(phys);
-                    }
+                    add_used(phys, index(va, level));
                     // SAFETY: just allocated.
                     (new, unsafe { table(new) })
                 }
@@ -252,7 +283,7 @@ impl AddressSpace {
         let mut gather = Gather::new();
         self.unlink_empty(va, &mut gather);
         for t in gather.tables {
-            frames::free_page(t);
+            frames::free_zeroed_page(t);
         }
     }
 
@@ -273,9 +304,7 @@ impl AddressSpace {
             slot.store(0, Relaxed);
             self.tables.fetch_sub(1, Relaxed);
             gather.tables.push(phys);
-            if let Some((parent, ..)) = path.last() {
-                sub_used(*parent);
-            }
+            sub_used(path.last().map_or(self.root, |&(parent, ..)| parent));
         }
     }
 
@@ -302,6 +331,7 @@ impl AddressSpace {
             entry.store((old & !LARGE) + i as u64 * PAGE, Relaxed);
         }
         used(leaf).store(HUGE_PAGES as u32, Relaxed);
+        meta(leaf >> 12).prev.store(u32::MAX, Relaxed);
         slot.store(leaf | LINK, core::sync::atomic::Ordering::Release);
         self.huge.fetch_sub(1, Relaxed);
     }
@@ -344,14 +374,24 @@ impl AddressSpace {
                 va = (va & !(span - 1)) + span;
                 continue;
             }
-            let end = ((va & !0x1f_ffff) + 0x20_0000).min(range.end);
-            while va < end {
-                let entry = &t.0[index(va, 0)];
-                if entry.load(Relaxed) != 0 && !f(va, phys, entry) {
+            let base = va & !(HUGE - 1);
+            let end = base + HUGE.min(range.end - base);
+            // Entries not met yet: when there are none, the rest of the table is empty.
+            let mut left = used(phys).load(Relaxed);
+            let mut at = index(va, 0);
+            while left != 0 {
+                at = next_used(phys, t, at);
+                va = base + at as u64 * PAGE;
+                if va >= end {
+                    break;
+                }
+                if !f(va, phys, &t.0[at]) {
                     return va + PAGE;
                 }
-                va += PAGE;
+                left -= 1;
+                at += 1;
             }
+            va = end;
         }
         va.min(range.end)
     }
@@ -367,9 +407,35 @@ impl AddressSpace {
         }
         // Somebody is about to access it: spare the processor the write of the bit.
         slot.store(entry_for(frame, prot) | ACCESSED, Relaxed);
-        add_used(phys);
+        add_used(phys, index(va, 0));
         self.resident.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Maps those of `frames` that are there at the pages from `va` on, in the same 2 MiB, unless something is mapped there;
+    /// takes them, and answers how many.
+    pub fn map_around(&self, va: u64, frames: &mut [Option<Frame>], prot: Prot) -> usize {
+        if frames.is_empty() {
+            return 0;
+        }
+        let end = va.saturating_add((frames.len() * PAGE_SIZE) as u64);
+        check(&(va..end));
+        assert!((end - 1) >> 21 == va >> 21, "frames for several tables");
+        let _guard = self.lock.lock();
+        let Ok((phys, t)) = self.leaf_or_new(va) else { return 0 };
+        let mut mapped = 0;
+        for (at, frame) in (index(va, 0)..).zip(frames) {
+            let slot = &t.0[at];
+            if slot.load(Relaxed) == 0
+                && let Some(frame) = frame.take()
+            {
+                slot.store(entry_for(frame, prot) | ACCESSED, Relaxed);
+                add_used(phys, at);
+                mapped += 1;
+            }
+        }
+        self.resident.fetch_add(mapped, Relaxed);
+        mapped
     }
 
     /// Whether a large page could be mapped around `va`: nothing is mapped in its 2 MiB.
@@ -410,7 +476,7 @@ impl AddressSpace {
         used(aside).store(0, Relaxed);
         deposit(phys, aside);
         slot.store(entry, Relaxed);
-        add_used(phys);
+        add_used(phys, index(va, 1));
         self.resident.fetch_add(HUGE_PAGES, Relaxed);
         self.tables.fetch_add(1, Relaxed);
         self.huge.fetch_add(1, Relaxed);
@@ -523,7 +589,6 @@ impl AddressSpace {
                     }
                     if sub_used(phys) {
                         self.unlink_empty(va, &mut gather);
-                        // The walk looks at the rest of the unlinked table: empty, and not freed before the flush.
                     }
                     !gather.is_full()
                 });
@@ -537,6 +602,32 @@ impl AddressSpace {
             gather.release();
         }
         pages
+    }
+
+    /// Unmaps everything. Nobody maps or runs in this space any more; processors may still have it loaded.
+    pub fn clear(&self) {
+        loop {
+            let mut trees: ArrayVec<u64, 16> = ArrayVec::new_const();
+            {
+                let _guard = self.lock.lock();
+                let mut at = 0;
+                while used(self.root).load(Relaxed) != 0 && !trees.is_full() {
+                    at = next_used(self.root, self.top(), at);
+                    trees.push(self.top().0[at].swap(0, Relaxed) & ADDRESS);
+                    sub_used(self.root);
+                }
+            }
+            if trees.is_empty() {
+                break;
+            }
+            tlb::flush(self, 0..USER_END, true);
+            for tree in trees {
+                free_tables(tree, 2);
+            }
+        }
+        self.resident.store(0, Relaxed);
+        self.tables.store(1, Relaxed);
+        self.huge.store(0, Relaxed);
     }
 
     /// Gives the pages of the range the protection `prot`, except that write permission is only taken away: adding it is
@@ -659,7 +750,7 @@ impl AddressSpace {
             let owned = core::mem::ManuallyDrop::new(unsafe { frame_of(e) });
             core::mem::forget(Frame::clone(&owned));
             slot.store(e & !DIRTY, Relaxed);
-            add_used(phys);
+            add_used(phys, index(va, 0));
             pages += 1;
             true
         });
@@ -698,7 +789,7 @@ impl AddressSpace {
                     let slot = &t.0[index(target, 0)];
                     assert!(slot.load(Relaxed) == 0, "move_range over mapped pages");
                     slot.store(e, Relaxed);
-                    add_used(to_phys);
+                    add_used(to_phys, index(target, 0));
                     sub_used(phys);
                     moved = true;
                     true
@@ -745,6 +836,9 @@ impl AddressSpace {
 impl Drop for AddressSpace {
     fn drop(&mut self) {
         tlb::evict(self);
+        for (i, _) in kernel_entries() {
+            self.top().0[i].store(0, Relaxed);
+        }
         free_tables(self.root, 3);
     }
 }
@@ -753,18 +847,11 @@ impl Drop for AddressSpace {
 fn free_tables(phys: u64, level: u32) {
     // SAFETY: a table of the tree that is going away.
     let t = unsafe { &*window_ptr::<Table>(phys) };
-    let user_half = if level == 3 { 256 } else { 512 };
-    // The root does not count its entries.
-    let mut left = if level == 3 { u32::MAX } else { used(phys).load(Relaxed) };
-    for entry in &t.0[..user_half] {
-        if left == 0 {
-            break;
-        }
-        let e = entry.load(Relaxed);
-        if e == 0 {
-            continue;
-        }
-        left -= 1;
+    let mut at = 0;
+    for _ in 0..used(phys).load(Relaxed) {
+        at = next_used(phys, t, at);
+        let e = t.0[at].load(Relaxed);
+        t.0[at].store(0, Relaxed);
         if level == 0 {
             // SAFETY: the entry's reference; the tree goes away.
             drop(unsafe { frame_of(e) });
@@ -777,5 +864,5 @@ fn free_tables(phys: u64, level: u32) {
         }
     }
     used(phys).store(0, Relaxed);
-    frames::free_page(phys);
+    frames::free_zeroed_page(phys);
 }

@@ -319,6 +319,11 @@ pub mod frames {
         }
     }
 
+    /// Page frames there are.
+    pub fn total() -> usize {
+        stats().total
+    }
+
     /// Has `hook` called when the kernel's own allocations use up the reserve. Here they are not counted: never.
     pub fn on_low(_hook: fn()) {}
 

@@ -103,6 +103,21 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Maps those of `frames` that are there at the pages from `va` on, unless something is mapped there; takes them, and
+    /// answers how many.
+    pub fn map_around(&self, va: u64, frames: &mut [Option<Frame>], prot: Prot) -> usize {
+        let mut mapped = 0;
+        for (page, frame) in (0..).zip(frames) {
+            let va = va + page * PAGE;
+            if !self.tree().pages.contains_key(&va)
+                && let Some(frame) = frame.take()
+            {
+                mapped += usize::from(self.map_new(va, frame, prot).is_ok());
+            }
+        }
+        mapped
+    }
+
     /// Whether a large page could be mapped around `va`: nothing is mapped in its 2 MiB.
     pub fn can_map_huge(&self, va: u64) -> bool {
         let base = va & !(HUGE - 1);
@@ -194,6 +209,11 @@ impl AddressSpace {
             keys.iter().filter_map(|va| pages.remove(va)).collect()
         };
         removed.len()
+    }
+
+    /// Unmaps everything.
+    pub fn clear(&self) {
+        self.unmap(0..crate::USER_END);
     }
 
     /// Changes the protection of the mapped pages in a range. Write permission is only ever removed: a page

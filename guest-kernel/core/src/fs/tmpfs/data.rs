@@ -358,10 +358,25 @@ impl FileData {
         if let Some(frame) = self.pages.get(index) {
             return Some(frame);
         }
-        let origin = self.origin.as_ref()?;
+        self.origin_page(self.origin.as_ref()?, index)
+    }
+
+    /// A page of what the file was made from, as long as they are the same.
+    fn origin_page(&self, origin: &Origin, index: u64) -> Option<Frame> {
         let untouched =
             !self.writable.load(Ordering::Acquire) && self.origin_len.load(Ordering::Acquire) == self.size();
         if untouched { origin.pages.as_ref()?.page(index, false).ok() } else { None }
+    }
+
+    /// Puts the pages from `first` on for which [`FileData::page`] needs no memory into `pages`.
+    pub(super) fn cached_pages(&self, first: u64, pages: &mut [Option<Frame>]) {
+        self.pages.get_many(first, pages);
+        let Some(origin) = &self.origin else { return };
+        for (index, page) in (first..).zip(pages) {
+            if page.is_none() {
+                *page = self.origin_page(origin, index);
+            }
+        }
     }
 
     pub(super) fn allow_seals(&self) {

@@ -673,6 +673,12 @@ impl Mappable for TmpInode {
         self.file().ok()?.cached_page(index)
     }
 
+    fn cached_pages(&self, first: u64, pages: &mut [Option<Frame>]) {
+        if let Ok(file) = self.file() {
+            file.cached_pages(first, pages);
+        }
+    }
+
     fn next_cached(&self, index: u64) -> Option<u64> {
         self.file().ok()?.next_cached(index)
     }

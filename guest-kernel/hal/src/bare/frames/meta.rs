@@ -25,7 +25,7 @@ pub mod state {
 
 /// Flags in [`Meta::flags`].
 pub mod flag {
-    /// Has been in use since boot: its content is not known to be zero.
+    /// Its content is not known to be zero: it has been in use since boot, and not given back as a page of zeroes.
     pub const DIRTY: u8 = 1;
     /// The host backs it: it has been in use since it was last reported free.
     pub const TOUCHED: u8 = 2;
@@ -41,7 +41,7 @@ pub struct Meta {
     /// Links of the free list (or of the slab list) the frame is in; 0 is the end. Of a [`Frame`](super::Frame):
     /// who is charged for it.
     pub next: AtomicU32,
-    /// See `next`.
+    /// See `next`. Of a page table: which groups of its entries have been used.
     pub prev: AtomicU32,
     /// One of [`state`].
     pub state: AtomicU8,

@@ -6,7 +6,8 @@
 //!
 //! * **User allocations leave a reserve.** [`Frame`]s, page tables and stacks fail while fewer than
 //!   [`reserve`] frames are free; the heap, which cannot fail without ending the sandbox, may use them.
-//! * **Zero is known.** RAM arrives zeroed, and a frame that was never used is not cleared again ([`meta`]).
+//! * **Zero is known.** RAM arrives zeroed, and a frame that was never used is not cleared again ([`meta`]), nor is a page
+//!   table that was given back empty.
 //! * Lock order: page tables, then the allocator; nothing is locked inside it.
 
 mod buddy;
@@ -206,6 +207,12 @@ pub(super) fn free_page(phys: u64) {
     });
 }
 
+/// Gives a single frame back that is all zero again.
+pub(super) fn free_zeroed_page(phys: u64) {
+    meta::meta(phys >> 12).change(0, flag::DIRTY);
+    free_page(phys);
+}
+
 /// 2^order contiguous frames, zeroed if asked for; the physical address.
 pub(super) fn alloc_block(order: usize, zeroed: bool, user: bool) -> Option<u64> {
     if order == 0 {
@@ -245,6 +252,11 @@ pub(super) fn free_block(phys: u64, order: usize) {
     BUDDY.lock().free(phys >> 12, order);
 }
 
+/// Page frames there are.
+pub fn total() -> usize {
+    TOTAL.load(Ordering::Relaxed)
+}
+
 /// Counts of page frames now.
 pub fn stats() -> Stats {
     let mut free = BUDDY.lock().free_count();
@@ -255,7 +267,7 @@ pub fn stats() -> Stats {
         user += cpu.user_pages.load(Ordering::Relaxed);
     }
     Stats {
-        total: TOTAL.load(Ordering::Relaxed),
+        total: total(),
         free,
         touched: TOUCHED.load(Ordering::Relaxed),
         user: usize::try_from(user).unwrap_or(0),

@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mark.h"
+
 static long loops;
 static int pipe_fds[2], back_fds[2], epoll_fd;
 static volatile int handled;
@@ -227,9 +229,11 @@ static void measure(size_t which, int repeats) {
     printf("%s", OPERATIONS[which].name);
     for (int i = 0; i < repeats; i++) {
         struct timespec a, b;
+        MARK_BEGIN();
         clock_gettime(CLOCK_MONOTONIC, &a);
         OPERATIONS[which].run();
         clock_gettime(CLOCK_MONOTONIC, &b);
+        MARK_END();
         double ns = (b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec);
         printf(" %.1f", ns / loops);
     }

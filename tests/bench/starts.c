@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mark.h"
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -28,6 +30,7 @@ int main(int argc, char **argv) {
     int runs = atoi(argv[2]);
     for (int repeat = atoi(argv[1]); repeat > 0; repeat--) {
         double start = now(), idle_before = idle();
+        MARK_BEGIN();
         for (int i = 0; i < runs; i++) {
             int status;
             pid_t child = vfork();
@@ -42,6 +45,7 @@ int main(int argc, char **argv) {
                 return 1;
             }
         }
+        MARK_END();
         printf("%.0f %.0f\n", (now() - start) / runs, (idle() - idle_before) / runs);
         fflush(stdout);
     }

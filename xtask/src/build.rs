@@ -28,6 +28,22 @@ pub fn build_static(package: &str) -> Result<PathBuf> {
     Ok(host::target_dir().join(STATIC_TARGET).join("release").join(package))
 }
 
+/// Builds a package that is a shared library for this machine, and says where it is.
+pub fn build_library(package: &str) -> Result<PathBuf> {
+    host::run(host::cargo().args(["build", "--quiet", "--release", "--package", package]))?;
+    Ok(host::target_dir().join("release").join(format!("lib{}.so", package.replace('-', "_"))))
+}
+
+/// Builds the guest kernel alone, with its symbols.
+pub fn build_guest() -> Result<PathBuf> {
+    host::ensure_targets()?;
+    let target = "x86_64-unknown-none";
+    let options =
+        ["build", "--quiet", "--profile", "guest", "--target", target, "--package", "ringfence-guest"];
+    host::run(host::cargo().args(options))?;
+    Ok(host::target_dir().join(target).join("guest/ringfence-guest"))
+}
+
 /// `cargo xtask build`: builds `ringfence`, checks that it is static and small, and puts it at
 /// `target/ringfence/ringfence`.
 pub fn build() -> Result<PathBuf> {

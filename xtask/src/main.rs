@@ -8,6 +8,7 @@ mod demo;
 mod host;
 mod lab;
 mod measure;
+mod profile;
 mod syscalls;
 mod test;
 
@@ -39,6 +40,8 @@ enum Task {
     Syscalls,
     /// Measure everything docs/performance.md says, and write it anew
     Measure(measure::Options),
+    /// Count every instruction of an operation by function and call path (docs/lab.md)
+    Profile(profile::Options),
     /// Run `ringfence run ARGS`: here where KVM is usable, else in the lab
     Run {
         /// What `ringfence run` shall get
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => conformance::fuzz_main(&options),
         Task::Syscalls => syscalls::write(),
         Task::Measure(options) => measure::main(&options),
+        Task::Profile(options) => profile::main(&options),
         Task::Run { arguments } => build::run(&arguments),
         Task::Lab { command } => lab::main(command),
     };

@@ -38,7 +38,7 @@ pub fn main(options: &Options) -> Result<u8> {
     if !options.no_build {
         build::build_static("ringfence")?;
     }
-    let bench = Bench { lab: Lab::new(LabOptions { icount: true }) };
+    let bench = Bench { lab: Lab::new(LabOptions { icount: true, ..LabOptions::default() }) };
     let result = bench.report();
     bench.lab.down()?;
     let report = result?;
@@ -93,13 +93,15 @@ struct Pss {
     image: u64,
 }
 
-struct Bench {
-    lab: Lab,
+/// A lab that counts instructions, with what measures in it.
+pub struct Bench {
+    /// The lab.
+    pub lab: Lab,
 }
 
 impl Bench {
     /// Runs a shell command in the lab; its output.
-    fn shell(&self, command: &str) -> Result<String> {
+    pub fn shell(&self, command: &str) -> Result<String> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let streams = Streams {
             stdin: Box::new(std::io::empty()),
@@ -117,18 +119,24 @@ impl Bench {
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
-    fn report(&self) -> Result<Report> {
+    /// Puts `ringfence` and the measuring programs into the lab.
+    pub fn prepare(&self) -> Result<()> {
         let mut session = self.lab.session()?;
         push_programs(&mut session, false)?;
-        for name in ["operations", "starts"] {
-            let source = host::checkout().join(format!("tests/bench/{name}.c"));
-            session.push(&source, Path::new(&format!("/tmp/{name}.c")))?;
+        for name in ["operations.c", "starts.c", "mark.h"] {
+            let source = host::checkout().join("tests/bench").join(name);
+            session.push(&source, &Path::new("/tmp").join(name))?;
         }
         drop(session);
         host::say("compiling the programs in the lab");
         self.shell(
             "cd /tmp && for p in operations starts; do gcc -O2 -static -pthread -o $p $p.c || exit; done",
         )?;
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Report> {
+        self.prepare()?;
         let mut report = Report { text: HEAD.to_owned(), missed: Vec::new() };
         self.size(&mut report)?;
         self.operations(&mut report)?;
@@ -148,7 +156,7 @@ impl Bench {
     }
 
     /// `operations ARGUMENTS` in a sandbox; it goes in by standard input.
-    fn in_sandbox(options: &str, arguments: &str) -> String {
+    pub fn in_sandbox(options: &str, arguments: &str) -> String {
         format!(
             "ringfence run --image {IMAGE} {options} -- sh -c \
              'cat > /tmp/operations && chmod +x /tmp/operations && exec /tmp/operations {arguments}' < /tmp/operations"

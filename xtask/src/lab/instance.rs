@@ -34,6 +34,8 @@ const ICOUNT_LIFE: u32 = 2 * 60 * 60;
 pub struct Options {
     /// One CPU, and one nanosecond of its time is one instruction.
     pub icount: bool,
+    /// With that: instructions between two marks are counted by call path, into [`Lab::profile`].
+    pub profile: bool,
 }
 
 /// A lab of this checkout, up or not.
@@ -45,12 +47,22 @@ pub struct Lab {
 impl Lab {
     /// The lab with these options.
     pub fn new(options: Options) -> Lab {
-        Lab::named(if options.icount { "icount" } else { "main" }, options)
+        let name = match options {
+            Options { profile: true, .. } => "profile",
+            Options { icount: true, .. } => "icount",
+            _ => "main",
+        };
+        Lab::named(name, options)
     }
 
     /// Another lab of this checkout.
     pub fn named(name: &str, options: Options) -> Lab {
         Lab { options, directory: host::target_dir().join("lab").join(name) }
+    }
+
+    /// Where the profiler writes.
+    pub fn profile(&self) -> PathBuf {
+        self.directory.join("profile.raw")
     }
 
     /// Whether its QEMU runs.
@@ -188,6 +200,10 @@ impl Lab {
             kernel_arguments += " nokaslr norandmaps";
             qemu.args(["-icount", "shift=0,sleep=off", "-seed", "42"]);
             qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
+        }
+        if self.options.profile {
+            let profiler = build::build_library("ringfence-lab-profiler")?.display().to_string();
+            qemu.arg("-plugin").arg(format!("{},out=profile.raw", profiler.replace(',', ",,")));
         }
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "file:console.log"]);
         let _ = fs::remove_file(self.directory.join("monitor"));

@@ -70,11 +70,14 @@ pub struct Which {
     /// The lab with one CPU that counts instructions: its time is its instruction count
     #[arg(long)]
     icount: bool,
+    /// The one that `cargo xtask profile` uses
+    #[arg(long)]
+    profile: bool,
 }
 
 impl Which {
     fn lab(&self) -> Lab {
-        let options = Options { icount: self.icount };
+        let options = Options { icount: self.icount || self.profile, profile: self.profile };
         match &self.name {
             Some(name) => Lab::named(name, options),
             None => Lab::new(options),

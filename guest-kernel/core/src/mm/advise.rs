@@ -117,18 +117,37 @@ impl Mm {
         covered(&layout, range)
     }
 
-    /// `MADV_REMOVE`: holes in the objects of shared writable mappings.
-    fn remove(&self, range: Range<u64>) -> Result<()> {
-        let mut at = range.start;
-        let mut hole = false;
+    /// Goes through the mappings in `range`: `look` sees each and which part of it that is, `act` gets what `look` has found,
+    /// when no lock is held any more.
+    ///
+    /// # Errors
+    /// The first of either, which ends the walk; ENOMEM after the last if something in `range` is not mapped.
+    pub(super) fn each_part<T>(
+        &self,
+        range: Range<u64>,
+        look: impl Fn(&Vma, &Range<u64>) -> Result<T>,
+        mut act: impl FnMut(T, Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let (mut at, mut hole) = (range.start, false);
         while at < range.end {
             let layout = self.layout.read();
             let Some(vma) = layout.vmas.find_at_or_after(at).filter(|v| v.start < range.end) else {
                 hole = true;
                 break;
             };
-            hole |= vma.start > at;
-            let (first, last) = (vma.start.max(at), vma.end.min(range.end));
+            let part = vma.start.max(at)..vma.end.min(range.end);
+            hole |= part.start > at;
+            let found = look(vma, &part)?;
+            drop(layout);
+            at = part.end;
+            act(found, part)?;
+        }
+        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// `MADV_REMOVE`: holes in the objects of shared writable mappings.
+    fn remove(&self, range: Range<u64>) -> Result<()> {
+        let look = |vma: &Vma, part: &Range<u64>| {
             let Backing::Object { object, offset, .. } = &vma.backing else { return Err(Errno::EINVAL) };
             if vma.flags.contains(VmFlags::LOCKED) {
                 return Err(Errno::EINVAL);
@@ -136,12 +155,11 @@ impl Mm {
             if !vma.flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE) {
                 return Err(Errno::EACCES);
             }
-            let (object, offset) = (object.clone(), offset + (first - vma.start));
-            drop(layout);
-            object.punch(offset, offset + (last - first))?;
-            at = last;
-        }
-        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
+            Ok((object.clone(), offset + (part.start - vma.start)))
+        };
+        self.each_part(range, look, |(object, offset), part| {
+            object.punch(offset, offset + (part.end - part.start))
+        })
     }
 
     /// One byte for each page of `range`, from `first` on as many as fit: 1 if a touch would not need to make or
@@ -162,33 +180,17 @@ impl Mm {
 
     /// Writes back shared mappings in `range`. Objects are written back without the lock.
     pub(super) fn sync(&self, range: Range<u64>, write_back: bool, invalidate: bool) -> Result<()> {
-        let mut at = range.start;
-        let mut hole = false;
-        while at < range.end {
-            let layout = self.layout.read();
-            let Some(vma) = layout.vmas.find_at_or_after(at).filter(|v| v.start < range.end) else {
-                hole = true;
-                break;
-            };
-            hole |= vma.start > at;
-            if invalidate && vma.flags.contains(VmFlags::LOCKED) {
-                return Err(Errno::EBUSY);
+        let look = |vma: &Vma, part: &Range<u64>| match &vma.backing {
+            _ if invalidate && vma.flags.contains(VmFlags::LOCKED) => Err(Errno::EBUSY),
+            Backing::Object { object, offset, .. } if vma.is_shared() && write_back => {
+                Ok(Some((object.clone(), offset + (part.start - vma.start))))
             }
-            let first = vma.start.max(at);
-            let last = vma.end.min(range.end);
-            let target = match &vma.backing {
-                Backing::Object { object, offset, .. } if vma.is_shared() && write_back => {
-                    Some((object.clone(), offset + (first - vma.start)))
-                }
-                _ => None,
-            };
-            drop(layout);
-            if let Some((object, offset)) = target {
-                object.sync(offset, offset + (last - first))?;
-            }
-            at = last;
-        }
-        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
+            _ => Ok(None),
+        };
+        self.each_part(range, look, |target, part| match target {
+            Some((object, offset)) => object.sync(offset, offset + (part.end - part.start)),
+            None => Ok(()),
+        })
     }
 }
 

@@ -135,34 +135,24 @@ impl Mm {
     /// # Errors
     /// EINVAL (nothing to make them of, or not for such a mapping), ENOMEM (a hole, or no memory), EINTR (`between`).
     pub(super) fn collapse(&self, range: Range<u64>, between: &mut dyn FnMut() -> bool) -> Result<()> {
-        let (mut at, mut hole) = (range.start, false);
-        while at < range.end {
-            let layout = self.layout.read();
-            let Some(vma) = layout.vmas.find_at_or_after(at).filter(|v| v.start < range.end) else {
-                hole = true;
-                break;
-            };
-            hole |= vma.start > at;
-            let (start, end) = (vma.start.max(at), vma.end.min(range.end));
-            let may = self.may_collapse(vma);
-            drop(layout);
-            let (first, last) = (start.next_multiple_of(HUGE_SIZE), end & !(HUGE_SIZE - 1));
-            if !may || last < first {
-                return Err(Errno::EINVAL);
-            }
-            let mut complete = true;
-            for base in (first..last).step_by(HUGE_SIZE as usize) {
-                complete &= self.collapse_one(base)?;
-                if !between() {
-                    return Err(Errno::EINTR);
+        self.each_part(
+            range,
+            |vma, _| Ok(self.may_collapse(vma)),
+            |may, part| {
+                let (first, last) = (part.start.next_multiple_of(HUGE_SIZE), part.end & !(HUGE_SIZE - 1));
+                if !may || last < first {
+                    return Err(Errno::EINVAL);
                 }
-            }
-            if !complete {
-                return Err(Errno::EINVAL);
-            }
-            at = end;
-        }
-        if hole { Err(Errno::ENOMEM) } else { Ok(()) }
+                let mut complete = true;
+                for base in (first..last).step_by(HUGE_SIZE as usize) {
+                    complete &= self.collapse_one(base)?;
+                    if !between() {
+                        return Err(Errno::EINTR);
+                    }
+                }
+                if complete { Ok(()) } else { Err(Errno::EINVAL) }
+            },
+        )
     }
 
     /// Whether there is a large page at `base` now.

@@ -6,17 +6,15 @@
 //! it), and if one that does not pass is not explained in `tests/conformance/known-differences.md`. What calls newer than
 //! the lab's Linux have to say is written down in `tests/conformance/expected/NAME`.
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::lab::{Lab, Streams, TimedOut, push_programs};
+use crate::lab::{Job, Lab, execute, words};
 use crate::test::Tally;
 use crate::{build, host};
 
@@ -101,7 +99,7 @@ pub fn fuzz_minute(lab: &Lab) -> Result<Tally> {
 /// Random system calls in a sandbox: its kernel must not panic or hang, and must answer afterwards.
 fn fuzz(options: &FuzzOptions, lab: &Lab) -> Result<Tally> {
     let shared = Options { guest: options.guest.clone(), ..Options::default() };
-    push(&shared, lab)?;
+    let files = files(&shared)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seed = options.seed.unwrap_or_else(|| now.map_or(1, |now| now.subsec_nanos()));
     let arguments = match options.round {
@@ -113,7 +111,7 @@ fn fuzz(options: &FuzzOptions, lab: &Lab) -> Result<Tally> {
     let seconds = options.minutes * 60 + 240;
     let sandbox = format!("--cpus {} --timeout {seconds}s --loglevel error", options.cpus);
     let patience = Duration::from_secs(options.minutes * 60) + PATIENCE;
-    let said = execute(lab, &in_sandbox(&shared, &sandbox, &arguments), patience)?;
+    let said = said_by(lab, &files, &in_sandbox(&shared, &sandbox, &arguments), patience)?;
     let good =
         said.lines().any(|line| line.starts_with("=== fuzz: ") && line.ends_with("the kernel answers"));
     let rounds: Vec<&str> = said.lines().filter(|line| line.starts_with("round ")).collect();
@@ -147,34 +145,29 @@ pub fn main(options: &Options) -> Result<u8> {
 
 /// Runs the tests in `lab` and judges them.
 pub fn run(options: &Options, lab: &Lab) -> Result<Tally> {
-    push(options, lab)?;
+    let files = files(options)?;
     if let Some(seconds) = options.stress {
         let arguments = format!("stress {seconds} {}", options.case);
         let patience = Duration::from_secs(seconds) + PATIENCE;
-        let said = execute(lab, &in_sandbox(options, "--cpus 4", &arguments), patience)?;
+        let said = said_by(lab, &files, &in_sandbox(options, "--cpus 4", &arguments), patience)?;
         print!("{said}");
         return Ok(Tally::one(said.contains("=== stress: ") && said.contains(", 0 differ")));
     }
-    let mut native = collect(lab, options, in_lab)?;
+    let mut native = collect(lab, &files, options, in_lab)?;
     for (name, outcome) in &mut native {
         if let Ok(transcript) = fs::read_to_string(folder().join("expected").join(name)) {
             *outcome = Outcome { transcript, ending: "pass".to_owned() };
         }
     }
-    let sandbox = collect(lab, options, |arguments| in_sandbox(options, "--cpus 2", arguments))?;
+    let sandbox = collect(lab, &files, options, |arguments| in_sandbox(options, "--cpus 2", arguments))?;
     judge(options, &native, &sandbox)
 }
 
-/// Brings the program, and the caller's guest kernel, into the lab.
-fn push(options: &Options, lab: &Lab) -> Result<()> {
-    let program = build::build_static(PACKAGE)?;
-    let mut session = lab.session()?;
-    push_programs(&mut session, false)?;
-    session.push(&program, Path::new(PROGRAM))?;
-    if let Some(guest) = &options.guest {
-        session.push(guest, Path::new(GUEST))?;
-    }
-    Ok(())
+/// The program and the caller's guest kernel, and where they are in the lab.
+fn files(options: &Options) -> Result<Vec<(PathBuf, &'static str)>> {
+    let mut files = vec![(build::build_static(PACKAGE)?, PROGRAM)];
+    files.extend(options.guest.clone().map(|guest| (guest, GUEST)));
+    Ok(files)
 }
 
 /// The command that runs the program, which it gets on its standard input, as `sh` sees it.
@@ -203,13 +196,14 @@ struct Outcome {
 /// the test at which that happened.
 fn collect(
     lab: &Lab,
+    files: &[(PathBuf, &'static str)],
     options: &Options,
     command: impl Fn(&str) -> String,
 ) -> Result<BTreeMap<String, Outcome>> {
     let mut outcomes = BTreeMap::new();
     let mut arguments = format!("run {}", options.case);
     for _ in 0..20 {
-        let said = execute(lab, &command(&arguments), PATIENCE)?;
+        let said = said_by(lab, files, &command(&arguments), PATIENCE)?;
         let (last, done) = parse(&said, &mut outcomes);
         if done {
             return Ok(outcomes);
@@ -251,23 +245,16 @@ fn parse(said: &str, outcomes: &mut BTreeMap<String, Outcome>) -> (Option<String
     }
 }
 
-fn execute(lab: &Lab, command: &str, patience: Duration) -> Result<String> {
-    let mut output = Vec::new();
-    let streams = Streams {
-        stdin: Box::new(Cursor::new(Vec::new())),
-        output: Box::new(|_, bytes| {
-            output.extend_from_slice(bytes);
-            Ok(())
-        }),
-        timeout: Some(patience),
-    };
-    let words: Vec<OsString> = ["bash", "-c", command].iter().map(OsString::from).collect();
-    match lab.session()?.run(&words, streams) {
-        Ok(_) => {}
-        Err(error) if error.is::<TimedOut>() => host::say("no end: the kernel hangs"),
-        Err(error) => return Err(error),
+/// All that a command of `bash` says.
+fn said_by(lab: &Lab, files: &[(PathBuf, &'static str)], command: &str, timeout: Duration) -> Result<String> {
+    let command = words(&["bash", "-c", &format!("exec 2>&1; {command}")]);
+    let outcome = execute(lab, &Job { command: &command, stdin: &[], files, timeout })?;
+    match outcome.code {
+        Some(0) => {}
+        Some(code) => host::say(&format!("ended with exit code {code}")),
+        None => host::say(&format!("no end: {}", String::from_utf8_lossy(&outcome.stderr))),
     }
-    Ok(String::from_utf8_lossy(&output).into_owned())
+    Ok(String::from_utf8_lossy(&outcome.stdout).into_owned())
 }
 
 fn judge(

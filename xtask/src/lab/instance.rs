@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::client::Session;
-use super::{cpio, image, programs};
+use super::{cpio, image, post_mortem, programs};
 use crate::{build, host};
 
 /// Commands that can run at once.
@@ -118,6 +118,19 @@ impl Lab {
         Ok(session)
     }
 
+    /// Whether it still answers after a command did not end, and what can be found out about that.
+    pub fn post_mortem(&self) -> (bool, String) {
+        match self.connect(Duration::from_secs(60)).and_then(post_mortem::ask) {
+            Ok(said) => (true, said),
+            Err(error) => {
+                let console = fs::read_to_string(self.directory.join("console.log")).unwrap_or_default();
+                let registers = self.socket("monitor").and_then(post_mortem::registers);
+                let registers = registers.unwrap_or_else(|error| format!("{error:#}"));
+                (false, format!("{error:#}\n{registers}\n{}", last_lines(&console)))
+            }
+        }
+    }
+
     fn port_lock(&self, port: usize) -> PathBuf {
         self.directory.join(format!("p{port}.lock"))
     }
@@ -132,17 +145,20 @@ impl Lab {
     }
 
     fn connect(&self, patience: Duration) -> Result<Session> {
-        // Paths of sockets are short; that of a checkout may not be.
-        let directory = File::open(&self.directory)?;
-        let here = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         for port in 0..PORTS {
             if let Some(lock) = host::try_lock(&self.port_lock(port))? {
-                let stream =
-                    UnixStream::connect(here.join(format!("p{port}"))).context("connecting to the lab")?;
-                return Session::begin(stream, lock, patience);
+                return Session::begin(self.socket(&format!("p{port}"))?, lock, patience);
             }
         }
         bail!("{PORTS} commands run in the lab already; wait for one to end")
+    }
+
+    /// A connection to one of QEMU's sockets.
+    fn socket(&self, name: &str) -> Result<UnixStream> {
+        // Paths of sockets are short; that of a checkout may not be.
+        let directory = File::open(&self.directory)?;
+        let here = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        UnixStream::connect(here.join(name)).context("connecting to the lab")
     }
 
     /// Starts QEMU and waits for the first session: once more if the machine hangs at boot.
@@ -169,10 +185,7 @@ impl Lab {
             let _ = qemu.wait();
             if attempt == 2 {
                 let console = fs::read_to_string(self.directory.join("console.log")).unwrap_or_default();
-                let tail: Vec<&str> = console.lines().rev().take(20).collect();
-                for line in tail.iter().rev() {
-                    eprintln!("    {line}");
-                }
+                eprintln!("{}", last_lines(&console));
                 return Err(error.context("the lab does not start"));
             }
             host::say(&format!("the lab did not start ({error:#}): once more"));
@@ -261,4 +274,10 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// The last twenty lines of what a console said, set in.
+fn last_lines(console: &str) -> String {
+    let lines: Vec<String> = console.lines().map(|line| format!("    {line}")).collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }

@@ -5,8 +5,10 @@
 //! checkout), [`client`] runs commands in them, over [`ringfence_lab_agent`]'s wire format.
 mod client;
 mod cpio;
+mod execute;
 mod image;
 mod instance;
+mod post_mortem;
 pub mod programs;
 mod terminal;
 
@@ -17,7 +19,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-pub use client::{Session, Streams, TimedOut};
+use client::TimedOut;
+pub use client::{Session, Streams};
+pub use execute::{Job, Outcome, execute};
 pub use image::debian as debian_image;
 pub use instance::{Lab, Options};
 
@@ -149,6 +153,11 @@ pub fn push_programs(session: &mut Session, build: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The words of a command.
+pub fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
 }
 
 fn bytes(words: &[OsString]) -> Vec<Vec<u8>> {

@@ -2,27 +2,16 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::case::{self, Case, Place};
 use super::{Options, Tally, python};
 use crate::host;
-use crate::lab::{Lab, Streams, TimedOut, push_programs};
-
-/// What a run of a case gave.
-struct Outcome {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    /// `None`: it did not end in its time.
-    code: Option<u8>,
-    took: Duration,
-}
+use crate::lab::{Job, Lab, Outcome, execute, words};
 
 /// Where cases are.
 const CASES: &str = "tests/lab/cases";
@@ -99,16 +88,15 @@ pub fn fuzz() -> Result<Tally> {
 
 /// Runs one case and says in a line (and, if it failed, in more) what happened.
 fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
-    let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };
     if case.place == Place::Lab {
         if native_only {
             return Ok((true, "(not run: it needs sandboxes)".to_owned()));
         }
-        let outcome = execute(lab, case, &words(&["bash", "-c", &case.script]))?;
+        let outcome = run_command(lab, case, &words(&["bash", "-c", &case.script]))?;
         let passed = outcome.code == Some(case.exit);
         let mut report = format!("({:.1} s)", outcome.took.as_secs_f64());
         if !passed {
-            report += &format!("\n    {}, expected {}", outcome.ending(), case.exit);
+            report += &format!("\n    {}, expected {}", ending(&outcome), case.exit);
             report += &indent(&outcome.stdout);
             report += &indent(&outcome.stderr);
         }
@@ -117,10 +105,10 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
     let program = ["/bin/sh", "-c", &case.script];
     let natively: &[&str] =
         if case.place == Place::Programs { &["native", "--programs"] } else { &["native"] };
-    let native = execute(lab, case, &words(&[natively, &program].concat()))?;
+    let native = run_command(lab, case, &words(&[natively, &program].concat()))?;
     let mut report = format!("(native {:.1} s", native.took.as_secs_f64());
     if native.code != Some(case.exit) {
-        report += &format!(")\n    natively: {}, expected {}", native.ending(), case.exit);
+        report += &format!(")\n    natively: {}, expected {}", ending(&native), case.exit);
         report += &indent(&native.stderr);
         return Ok((false, report));
     }
@@ -132,11 +120,11 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
     command.extend(case.options.iter().map(OsString::from));
     command.push("--".into());
     command.extend(words(&program));
-    let sandbox = execute(lab, case, &command)?;
+    let sandbox = run_command(lab, case, &command)?;
     report += &format!(", sandbox {:.1} s)", sandbox.took.as_secs_f64());
     let mut passed = sandbox.code == native.code;
     if !passed {
-        report += &format!("\n    natively {}, in the sandbox {}", native.ending(), sandbox.ending());
+        report += &format!("\n    natively {}, in the sandbox {}", ending(&native), ending(&sandbox));
     }
     let directory = failures.join(case.name.replace('/', "-"));
     if let Some(module) = python::module(case) {
@@ -161,34 +149,15 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
     Ok((passed, report))
 }
 
-impl Outcome {
-    fn ending(&self) -> String {
-        match self.code {
-            Some(code) => format!("exit code {code}"),
-            None => format!("no end after {} s", self.took.as_secs()),
-        }
+fn ending(outcome: &Outcome) -> String {
+    match outcome.code {
+        Some(code) => format!("exit code {code}"),
+        None => format!("no end after {} s", outcome.took.as_secs()),
     }
 }
 
-fn execute(lab: &Lab, case: &Case, command: &[OsString]) -> Result<Outcome> {
-    let mut session = lab.session()?;
-    push_programs(&mut session, false)?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let start = Instant::now();
-    let streams = Streams {
-        stdin: Box::new(Cursor::new(case.stdin.clone())),
-        output: Box::new(|is_error, bytes| {
-            if is_error { &mut stderr } else { &mut stdout }.extend_from_slice(bytes);
-            Ok(())
-        }),
-        timeout: Some(case.timeout),
-    };
-    let code = match session.run(command, streams) {
-        Ok(code) => Some(code),
-        Err(error) if error.is::<TimedOut>() => None,
-        Err(error) => return Err(error),
-    };
-    Ok(Outcome { stdout, stderr, code, took: start.elapsed() })
+fn run_command(lab: &Lab, case: &Case, command: &[OsString]) -> Result<Outcome> {
+    execute(lab, &Job { command, stdin: &case.stdin, files: &[], timeout: case.timeout })
 }
 
 fn filter(case: &Case, bytes: &[u8]) -> Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub struct Session {
     id: u64,
     stream: UnixStream,
     reader: FrameReader<UnixStream>,
+    /// The lab is sent pings while a command runs.
+    pings: bool,
     _port: File,
 }
 
@@ -83,11 +85,11 @@ impl Window {
 
 impl Session {
     /// Says hello on a fresh connection. `port` is the lock that makes it ours.
-    pub fn begin(stream: UnixStream, port: File, patience: Duration) -> Result<Session> {
+    pub fn begin(stream: UnixStream, port: File, patience: Duration, pings: bool) -> Result<Session> {
         let mut id = [0; 8];
         File::open("/dev/urandom")?.read_exact(&mut id)?;
         let reader = FrameReader::new(stream.try_clone()?);
-        let mut session = Session { id: u64::from_le_bytes(id), stream, reader, _port: port };
+        let mut session = Session { id: u64::from_le_bytes(id), stream, reader, pings, _port: port };
         session.stream.set_write_timeout(Some(patience.max(Duration::from_millis(1))))?;
         session.stream.write_all(&[0; wire::PREAMBLE]).context("the lab does not listen")?;
         session.send(Kind::Hello, &[])?;
@@ -171,6 +173,11 @@ impl Session {
         let writer = Arc::new(Mutex::new(self.stream.try_clone()?));
         started(Resizer { id: self.id, writer: writer.clone() });
         let (id, input) = (self.id, window.clone());
+        let (_over, is_over) = mpsc::channel::<()>();
+        if self.pings {
+            let writer = writer.clone();
+            thread::spawn(move || ping(id, &writer, &is_over));
+        }
         thread::spawn(move || feed(&mut streams.stdin, id, &writer, &input));
         let result = loop {
             let frame = match self.next(deadline) {
@@ -198,6 +205,17 @@ impl Session {
         window.give(0, true);
         let _ = self.stream.shutdown(Shutdown::Both);
         result
+    }
+}
+
+/// Interrupts the lab once in a while until the command is over: QEMU 7.2 can lose an interrupt of the lab's timer while a
+/// sandbox runs (docs/lab.md), and any other brings it back.
+fn ping(id: u64, writer: &Mutex<UnixStream>, is_over: &mpsc::Receiver<()>) {
+    while is_over.recv_timeout(Duration::from_secs(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let mut stream = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if wire::write_frame(&mut *stream, id, Kind::Ping, &[]).is_err() {
+            return;
+        }
     }
 }
 

@@ -147,7 +147,9 @@ impl Lab {
     fn connect(&self, patience: Duration) -> Result<Session> {
         for port in 0..PORTS {
             if let Some(lock) = host::try_lock(&self.port_lock(port))? {
-                return Session::begin(self.socket(&format!("p{port}"))?, lock, patience);
+                let stream = self.socket(&format!("p{port}"))?;
+                // What comes from outside would make the lab that counts instructions count differently each time.
+                return Session::begin(stream, lock, patience, !self.options.icount);
             }
         }
         bail!("{PORTS} commands run in the lab already; wait for one to end")

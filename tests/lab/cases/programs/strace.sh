@@ -45,7 +45,7 @@ traced $target; kill -CONT $target; sleep 1; kill $target; wait $target; echo "t
 sleep 1000 & target=$!
 strace -p $target -o log & tracer=$!
 traced $target
-while [ -e /proc/$tracer/fd/0 ]; do kill -INT $tracer; sleep 0.5; done
+kill -INT $tracer
 wait $tracer; echo "let go: $?"; grep -c TracerPid:.0 /proc/$target/status; kill $target; wait $target
 echo "== injected"
 strace -e inject=openat:error=EACCES:when=3+ -o log cat file 2> error; grep -c INJECTED log; cat error
@@ -55,4 +55,4 @@ strace -e inject=write:signal=KILL:when=2 -o log sh -c 'echo 1; echo 2; echo 3';
 strace -e inject=write:delay_enter=100000 -o log sh -c 'echo slow'
 echo "== counts"
 strace -c -o log ls / > /dev/null; grep -oE ' (openat|getdents64|write|mmap|execve)$' log | sort; grep -c total log
-strace -f -c -U calls,errors,name -o log sh -c 'cat missing; cat file; rm file' 2> /dev/null; grep -E ' (execve|unlinkat)$' log
+strace -f -c -U calls,errors,name -o log sh -c 'cat missing; cat file; rm file' 2> /dev/null; grep -E ' (execve|unlinkat)$' log | sort

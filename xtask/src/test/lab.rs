@@ -109,6 +109,7 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
     let mut report = format!("(native {:.1} s", native.took.as_secs_f64());
     if native.code != Some(case.exit) {
         report += &format!(")\n    natively: {}, expected {}", ending(&native), case.exit);
+        report += &indent(&native.stdout);
         report += &indent(&native.stderr);
         return Ok((false, report));
     }
@@ -137,10 +138,10 @@ fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Resul
         for _ in 0..2 {
             let Some(alone) = python::again(case, &differences.tests) else { break };
             let program = ["/bin/sh", "-c", &alone.script];
-            let native = execute(lab, &alone, &words(&[natively, &program].concat()))?;
+            let native = run_command(lab, &alone, &words(&[natively, &program].concat()))?;
             command.pop();
             command.push(alone.script.clone().into());
-            let sandbox = execute(lab, &alone, &command)?;
+            let sandbox = run_command(lab, &alone, &command)?;
             found.add(&native.stdout, &sandbox.stdout);
             report += &format!(", {} again", differences.tests.len());
             differences = found.compare(module)?;

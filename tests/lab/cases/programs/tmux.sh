@@ -5,6 +5,7 @@ export TERM=xterm HOME=/tmp LANG=C.UTF-8
 cd /tmp
 tmux -f /dev/null new-session -d -s one -x 80 -y 24 'PS1="$ " exec sh'; echo "new: $?"
 wait_for() { for try in $(seq 150); do tmux capture-pane -p -t "$1" | grep -q -- "$2" && return; sleep 0.2; done; echo "no $2 in $1"; tmux capture-pane -p -t "$1"; }
+wait_for one '^[$]'
 tmux send-keys -t one 'echo $((6 * 7)) "$TERM"; tty | cut -d/ -f1-3' Enter; wait_for one /dev/pts
 tmux capture-pane -p -t one | grep -vE '^ *$' | head -4
 tmux split-window -t one -h 'exec cat'; tmux send-keys -t one.1 'into cat' Enter; wait_for one.1 'into cat'

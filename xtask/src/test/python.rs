@@ -17,7 +17,7 @@ use crate::host;
 
 /// The modules, and how long each may take (in seconds) on either side.
 const MODULES: &[(&str, u32)] = &[
-    ("test_concurrent_futures", 3000),
+    ("test_concurrent_futures", 5400),
     ("test_epoll", 600),
     ("test_faulthandler", 900),
     ("test_fcntl", 600),
@@ -25,8 +25,8 @@ const MODULES: &[(&str, u32)] = &[
     ("test_grp", 600),
     ("test_io", 3000),
     ("test_mmap", 600),
-    ("test_multiprocessing_fork", 3000),
-    ("test_multiprocessing_spawn", 3000),
+    ("test_multiprocessing_fork", 5400),
+    ("test_multiprocessing_spawn", 5400),
     ("test_os", 900),
     ("test_pathlib", 600),
     ("test_poll", 600),

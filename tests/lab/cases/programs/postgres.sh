@@ -32,7 +32,7 @@ select count(*) from t where s like '%a%';
 listen x; notify x, 'payload';
 select pg_advisory_lock(1), pg_try_advisory_lock(1);
 END
-as pgbench -i -q 2>&1 | grep -c done
+as pgbench -i -q 2>&1 | grep -c '^done in'
 as pgbench -c 4 -j 2 -t 250 2>/dev/null | grep -E 'transactions actually|failed'
 as psql -Atc 'select count(*), sum(delta) = (select sum(bbalance) from pgbench_branches) from pgbench_history'
 as psql -Atc 'select pg_backend_pid(), pg_sleep(600)' > backend 2>&1 & client=$!

@@ -17,7 +17,7 @@ echo "== children"
 strace -f -e trace=execve,exit_group -o log sh -c '/bin/true; /bin/false; echo done'
 sed -E 's/^[0-9]+ +//' log | grep -E 'execve|exit' | sort
 strace -e trace=%process -f -o log python3 -c 'import subprocess; print(subprocess.run(["true"]).returncode)'
-grep -oE '(vfork|clone|execve|wait4|exit_group|SIGCHLD)' log | sort | uniq -c
+grep -oE '(vfork|clone|execve|wait4|exit_group)\(|SIGCHLD' log | sort | uniq -c
 strace -ff -o each sh -c 'true & /bin/true; wait'; ls each.* | wc -l
 strace -f --seccomp-bpf -e trace=chdir,getcwd -o log sh -c '(cd / && /bin/pwd); cd /usr; /bin/pwd; true'
 sed -E 's/^[0-9]+ +//' log | grep -vE '^strace|exited|SIGCHLD' | sort

@@ -5,9 +5,9 @@
 //! has used since its last sample counts as that. User and system time as programs see them are the exact sum, divided
 //! as the samples are, and never go back ([`Split`]).
 //!
-//! A task is due for a *tick* after every 10 ms of CPU time it used, or after another 1.5% up to a second: not by the wall
-//! clock, so a sandbox that is idle, or that computes in short bursts, sees next to none. At a tick the timers
-//! on its CPU time are looked at, too (`time::cpu`); they may want the next one earlier.
+//! A task is due for a *tick* after every 40 ms of CPU time it used, or after another sixteenth up to a second: not by the wall
+//! clock, so a sandbox that is idle, or that computes in short bursts, sees none. At a tick the timers
+//! and limits on its CPU time are looked at, too (`time::cpu`); they may want the next one earlier.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ use super::{SchedState, load, runqueue};
 use crate::{TaskRef, sync::SpinLock};
 
 /// CPU time from tick to tick: at least, and at most.
-const TICK_NS: u64 = 10_000_000;
+const TICK_NS: u64 = 40_000_000;
 const TICK_MAX_NS: u64 = 1_000_000_000;
 
 /// User and system time as last shown, in nanoseconds.
@@ -101,7 +101,7 @@ pub(super) fn interrupted(task: &TaskRef, now: u64, kernel: bool) -> u64 {
     what.fetch_add(since, Ordering::Relaxed);
     runqueue::sampled(since, kernel);
     if used >= samples.due.load(Ordering::Relaxed) {
-        let regular = (used / 64).clamp(TICK_NS, TICK_MAX_NS);
+        let regular = (used / 16).clamp(TICK_NS, TICK_MAX_NS);
         samples.due.store(used.saturating_add(regular), Ordering::Relaxed);
         load::tick(now);
         if let Some(more) = crate::time::cpu_time_tick(task) {

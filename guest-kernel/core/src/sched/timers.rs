@@ -2,7 +2,9 @@
 //!
 //! The hardware is programmed (a VM exit) only when the nearest deadline comes closer. A cancelled timer
 //! leaves it armed: one early interrupt that finds nothing due is cheaper than re-programming at every
-//! cancellation, because most time-outs are cancelled.
+//! cancellation, because most time-outs are cancelled. The same goes for slices: tasks that take turns begin one at every
+//! switch, and the interrupt that comes for the first of them finds a later one. It sets the hardware to a slice from then,
+//! whether or not one counts at that moment, since the next switch would do so.
 
 use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ringfence_hal as hal;
 use ringfence_hal::{PerCpu, sync::Once};
 
-use super::{cputime, runqueue};
+use super::{SLICE_NS, cputime, runqueue};
 use crate::{Sentry, sync::SpinLock};
 
 /// What happens when a timer is due; called with interrupts off and no lock held, must not block.
@@ -31,6 +33,8 @@ struct Cpu {
     timers: BTreeMap<Key, Arc<dyn TimerTarget>>,
     /// When the running task's slice ends; `u64::MAX` while nobody waits for the CPU.
     slice_end: u64,
+    /// A slice has begun since the last interrupt.
+    sliced: bool,
     /// When the running task has its tick (see `cputime`); `u64::MAX` while the CPU is idle.
     tick: u64,
     /// What the hardware is set to; `u64::MAX` is off.
@@ -40,8 +44,13 @@ struct Cpu {
 impl Cpu {
     /// Programs the hardware if the nearest deadline is earlier than what it is set to.
     fn arm(&mut self) {
-        let first =
-            self.timers.first_key_value().map_or(u64::MAX, |(k, _)| k.0).min(self.slice_end).min(self.tick);
+        self.arm_before(u64::MAX);
+    }
+
+    /// The same, to `latest` if no deadline is nearer.
+    fn arm_before(&mut self, latest: u64) {
+        let timer = self.timers.first_key_value().map_or(u64::MAX, |(k, _)| k.0);
+        let first = timer.min(self.slice_end).min(self.tick).min(latest);
         if first < self.armed {
             self.armed = first;
             hal::time::set_deadline(Some(first));
@@ -56,7 +65,13 @@ fn cpus() -> &'static PerCpu<SpinLock<Cpu>> {
     CPUS.call_once(|| {
         PerCpu::new(|_| {
             let never = u64::MAX;
-            SpinLock::new(Cpu { timers: BTreeMap::new(), slice_end: never, tick: never, armed: never })
+            SpinLock::new(Cpu {
+                timers: BTreeMap::new(),
+                slice_end: never,
+                sliced: false,
+                tick: never,
+                armed: never,
+            })
         })
     })
 }
@@ -90,6 +105,7 @@ impl Drop for Timer {
 pub(super) fn set_slice(now: u64, length: Option<u64>, tick: u64) {
     let mut c = cpus().get().lock();
     c.slice_end = length.map_or(u64::MAX, |l| now.saturating_add(l));
+    c.sliced |= length.is_some();
     c.tick = tick;
     c.arm();
 }
@@ -99,6 +115,7 @@ pub(super) fn arm_slice(length: u64) {
     let mut c = cpus().get().lock();
     if c.slice_end == u64::MAX {
         c.slice_end = hal::time::now().saturating_add(length);
+        c.sliced = true;
         c.arm();
     }
 }
@@ -145,7 +162,8 @@ pub fn on_timer_interrupt(kernel: bool) {
         }
         c.tick = tick.unwrap_or(u64::MAX);
         c.armed = u64::MAX;
-        c.arm();
+        let next_slice = core::mem::take(&mut c.sliced).then(|| now.saturating_add(SLICE_NS));
+        c.arm_before(next_slice.unwrap_or(u64::MAX));
         over
     };
     if slice_over {

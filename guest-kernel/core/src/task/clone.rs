@@ -130,7 +130,7 @@ fn check(r: &Request) -> Result<()> {
 fn tasks_max() -> u64 {
     const FRAMES_A_TASK: usize = 8 * 4;
     const FEWEST: usize = 128;
-    (hal::frames::stats().total / FRAMES_A_TASK).max(FEWEST) as u64
+    (hal::frames::total() / FRAMES_A_TASK).max(FEWEST) as u64
 }
 
 /// Makes and starts a task.

@@ -96,7 +96,7 @@ pub fn count() -> usize {
 
 /// CPUs that run.
 pub fn online() -> usize {
-    local::all().count()
+    local::online()
 }
 
 /// Starts all other CPUs and returns at once; they come up in the background.

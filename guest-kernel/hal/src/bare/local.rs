@@ -10,7 +10,7 @@ use crate::cpu::MAX;
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::null;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The block of one CPU. The first fields are used by the entry code.
 #[repr(C, align(128))]
@@ -114,10 +114,13 @@ impl Local {
     pub fn publish(&'static self) {
         let id = self.id.get();
         LOCALS[id].store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+        ONLINE.fetch_add(1, Ordering::Release);
     }
 }
 
 static BOOT: Local = Local::new();
+/// How many of `LOCALS` are there.
+static ONLINE: AtomicUsize = AtomicUsize::new(0);
 static LOCALS: [AtomicPtr<Local>; MAX] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX];
 
 /// The boot CPU's block.
@@ -141,6 +144,11 @@ pub fn of(cpu: usize) -> Option<&'static Local> {
     let p = LOCALS.get(cpu)?.load(Ordering::Acquire);
     // SAFETY: blocks are published by `publish` and never freed.
     unsafe { p.as_ref() }
+}
+
+/// How many CPUs have started.
+pub fn online() -> usize {
+    ONLINE.load(Ordering::Acquire)
 }
 
 /// All CPUs that have started.

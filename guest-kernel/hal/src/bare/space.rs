@@ -148,21 +148,36 @@ fn add_used(phys: u64, at: usize) {
     m.prev.store(m.prev.load(Relaxed) | 1 << (at / GROUP), Relaxed);
 }
 
-/// Entries that share a bit of their table's `prev`: set if one of them is or was in use.
+/// Entries that share a bit of their table's `prev`: set if one of them is in use, or was when they were last looked through.
 const GROUP: usize = 16;
 
-/// The first used entry from `from` on of the table `t` at `phys`; 512 if there is none.
+/// The first used entry from `from` on of the table `t` at `phys`; 512 if there is none. Under the lock.
 #[inline]
 fn next_used(phys: u64, t: &Table, from: usize) -> usize {
+    let groups = &meta(phys >> 12).prev;
     let mut at = from;
     while let Some(entry) = t.0.get(at)
         && entry.load(Relaxed) == 0
     {
+        if !at.is_multiple_of(GROUP) {
+            at += 1;
+            continue;
+        }
         // Tables are mostly empty.
-        at = match (meta(phys >> 12).prev.load(Relaxed) >> (at / GROUP)).trailing_zeros() as usize {
-            0 => at + 1,
-            groups => (at / GROUP + groups) * GROUP,
-        };
+        let group = at / GROUP;
+        let used = groups.load(Relaxed);
+        let empty = (used >> group).trailing_zeros() as usize;
+        if empty != 0 {
+            at += empty * GROUP;
+            continue;
+        }
+        match t.0[at..at + GROUP].iter().position(|entry| entry.load(Relaxed) != 0) {
+            Some(i) => return at + i,
+            None => {
+                groups.store(used & !(1 << group), Relaxed);
+                at += GROUP;
+            }
+        }
     }
     at.min(512)
 }
@@ -379,7 +394,7 @@ impl AddressSpace {
             // Entries not met yet: when there are none, the rest of the table is empty.
             let mut left = used(phys).load(Relaxed);
             let mut at = index(va, 0);
-            while left != 0 {
+            while left != 0 && base + (at as u64) * PAGE < end {
                 at = next_used(phys, t, at);
                 va = base + at as u64 * PAGE;
                 if va >= end {

@@ -173,7 +173,6 @@ impl Epoll {
     fn collect(&self, max: usize, mut put: impl FnMut(usize, PollEvents, u64) -> Result<()>) -> Result {
         let _scan = self.scan.lock();
         let mut count = 0;
-        let mut again = Vec::new();
         let rounds = self.ready.len();
         let mut failed = None;
         for _ in 0..rounds {
@@ -189,17 +188,14 @@ impl Epoll {
                 continue;
             }
             if let Err(e) = put(count, events, item.data()) {
-                again.push(item);
+                self.ready.put_back(&item);
                 failed = Some(e);
                 break;
             }
             count += 1;
             if item.reported() {
-                again.push(item);
+                self.ready.put_back(&item); // behind those of this round
             }
-        }
-        for item in &again {
-            self.ready.put_back(item);
         }
         self.ready.pass_on();
         match failed {

@@ -84,13 +84,8 @@ fn wait(ctx: &mut Ctx<'_>, epfd: Fd, events: UserPtr<Event>, max: i32, deadline:
         .ok_or(Errno::EINVAL)?;
     let epoll = ctx.task.files()?.get(epfd.0)?.downcast::<Epoll>().ok_or(Errno::EINVAL)?;
     epoll.wait(ctx.task, max, deadline, |i, ready, data| {
-        let mut event = [0; 12];
-        for (to, from) in
-            event.iter_mut().zip(ready.bits().to_ne_bytes().into_iter().chain(data.to_ne_bytes()))
-        {
-            *to = from;
-        }
-        events.index(i).write(&event)
+        let ([a, b, c, d], [e, f, g, h, m, j, k, l]) = (ready.bits().to_ne_bytes(), data.to_ne_bytes());
+        events.index(i).write(&[a, b, c, d, e, f, g, h, m, j, k, l])
     })
 }
 

@@ -34,13 +34,29 @@ pub fn build_library(package: &str) -> Result<PathBuf> {
     Ok(host::target_dir().join("release").join(format!("lib{}.so", package.replace('-', "_"))))
 }
 
+/// The guest kernel in `ringfence`, with its symbols.
+pub fn embedded_guest(build: bool) -> Result<PathBuf> {
+    if build {
+        build_static("ringfence")?;
+    }
+    let outputs = host::target_dir().join(STATIC_TARGET).join("release/build");
+    let kernels = fs::read_dir(&outputs)?.flatten().filter_map(|entry| {
+        let kernel = entry.path().join("out/guest-target/x86_64-unknown-none/guest/ringfence-guest");
+        Some((fs::metadata(&kernel).ok()?.modified().ok()?, kernel))
+    });
+    let newest = kernels.max().with_context(|| format!("no guest kernel in {}", outputs.display()))?;
+    Ok(newest.1)
+}
+
 /// Builds the guest kernel alone, with its symbols.
-pub fn build_guest() -> Result<PathBuf> {
+pub fn build_guest(build: bool) -> Result<PathBuf> {
     host::ensure_targets()?;
     let target = "x86_64-unknown-none";
     let options =
         ["build", "--quiet", "--profile", "guest", "--target", target, "--package", "ringfence-guest"];
-    host::run(host::cargo().args(options))?;
+    if build {
+        host::run(host::cargo().args(options))?;
+    }
     Ok(host::target_dir().join(target).join("guest/ringfence-guest"))
 }
 

@@ -1,13 +1,13 @@
 //! `cargo xtask profile OPERATION`: where the instructions of an operation go.
 //!
 //! The lab's profiler (tests/lab/profiler) counts all of them by call path while the benchmark's loop runs. Here the
-//! addresses get names: those of this checkout's guest kernel, which is built and booted for it, of the lab's Linux, and
-//! of the benchmark itself. Printed are the functions that cost most, by themselves and with what they call; the
+//! addresses get names: those of this checkout's guest kernel, which is built and booted for it, and of the lab's Linux. A whole
+//! start is measured with the kernel in `ringfence`, because it matters how that gets into memory. Printed are the functions that cost most, by themselves and with what they call; the
 //! folded stacks that flame graphs are drawn from are written to a file.
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -33,7 +33,13 @@ pub struct Options {
     top: usize,
     /// Profile this guest kernel, an ELF file with symbols, instead of building one
     #[arg(long)]
-    guest: Option<std::path::PathBuf>,
+    guest: Option<PathBuf>,
+    /// Do not build anything first
+    #[arg(long)]
+    no_build: bool,
+    /// With `start`: write guest-kernel/image/startup.ld, which puts what runs there together
+    #[arg(long)]
+    layout: bool,
 }
 
 const GUEST: &str = "/tmp/guest-kernel";
@@ -41,14 +47,16 @@ const GUEST: &str = "/tmp/guest-kernel";
 /// Profiles one operation.
 pub fn main(options: &Options) -> Result<u8> {
     host::ensure_packages(&["binutils"])?;
+    let whole = options.operation == "start";
     let guest = match &options.guest {
         Some(path) => path.clone(),
-        None => build::build_guest()?,
+        None if whole => build::embedded_guest(!options.no_build)?,
+        None => build::build_guest(!options.no_build)?,
     };
     let bench = Bench { lab: Lab::new(LabOptions { icount: true, profile: true }) };
     let fresh = !bench.lab.is_up()?;
     let _ = fs::remove_file(bench.lab.profile());
-    if fresh {
+    if fresh || whole {
         bench.prepare()?;
     }
     // What has no symbols is read in no more time than the kernel in `ringfence`.
@@ -64,11 +72,18 @@ pub fn main(options: &Options) -> Result<u8> {
         (_, true) => format!("/tmp/operations {name} {loops} 2"),
         (_, false) => Bench::in_sandbox("", &format!("{name} {loops} 2")),
     };
-    print!("{}", bench.shell(&format!("export RINGFENCE_GUEST_KERNEL={GUEST}; {command}"))?);
+    let embedded = whole && options.guest.is_none();
+    let kernel = if embedded { String::new() } else { format!("export RINGFENCE_GUEST_KERNEL={GUEST}; ") };
+    print!("{}", bench.shell(&(kernel + &command))?);
     let raw = fs::read_to_string(bench.lab.profile()).context("the profiler has written nothing")?;
+    if options.layout && whole {
+        let file = host::checkout().join("guest-kernel/image/startup.ld");
+        fs::write(&file, layout(&raw, &nm(&guest, "--no-demangle")?))?;
+        host::say(&format!("written: {}", file.display()));
+    }
     let mut symbols = Symbols::default();
     symbols.read(&bench.shell("cat /proc/kallsyms")?, "linux:");
-    symbols.read(&nm(&guest)?, "");
+    symbols.read(&nm(&guest, "--demangle")?, "");
     let profile = Profile::new(&raw, &symbols)?;
     profile.print(f64::from(loops), options.top);
     let file = bench.lab.profile().with_file_name(format!("{name}.folded"));
@@ -78,9 +93,59 @@ pub fn main(options: &Options) -> Result<u8> {
     Ok(0)
 }
 
-fn nm(elf: &Path) -> Result<String> {
-    host::run_quietly(Command::new("nm").args(["--demangle", "--defined-only"]).arg(elf))
+fn nm(elf: &Path, names: &str) -> Result<String> {
+    host::run_quietly(Command::new("nm").args([names, "--defined-only"]).arg(elf))
 }
+
+/// Lines of a linker script that name the sections of those functions of the guest kernel that ran. What changes from build to
+/// build in their names is left open; names that fit several functions then come last.
+fn layout(raw: &str, nm: &str) -> String {
+    let mut symbols = Symbols::default();
+    symbols.read(nm, "");
+    let mut patterns: BTreeMap<String, usize> = BTreeMap::new();
+    for line in raw.lines().filter(|line| line.starts_with("c ")) {
+        let pc = line.split(' ').nth(2).and_then(|pc| u64::from_str_radix(pc, 16).ok());
+        if let Some(pc) = pc.filter(|pc| GUEST_TEXT.contains(pc)) {
+            patterns.insert(pattern(&symbols.name(pc)), 0);
+        }
+    }
+    for name in symbols.0.values() {
+        if let Some(count) = patterns.get_mut(&pattern(name)) {
+            *count += 1;
+        }
+    }
+    let mut text = LAYOUT_HEAD.to_owned();
+    let (several, one): (Vec<_>, Vec<_>) = patterns.iter().partition(|(_, count)| **count > 1);
+    for (name, _) in one.into_iter().chain(several) {
+        let _ = writeln!(text, "*(.text.{name})");
+    }
+    text
+}
+
+/// A mangled name with `*` in place of hashes: of the function (the old way), of crates (`Cs…_`, the new one), of LTO.
+fn pattern(name: &str) -> String {
+    let name = name.split_once(".llvm.").map_or(name.to_owned(), |(name, _)| format!("{name}*"));
+    if let Some((path, hash)) = name.rsplit_once("17h").filter(|_| name.starts_with("_ZN"))
+        && hash.len() > 16
+    {
+        return format!("{path}17h*");
+    }
+    let mut parts = name.split("Cs");
+    let mut pattern = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('_').filter(|(hash, _)| hash.chars().all(|c| c.is_ascii_alphanumeric())) {
+            Some((_, rest)) => pattern.extend(["Cs*_", rest]),
+            None => pattern.extend(["Cs", part]),
+        }
+    }
+    pattern
+}
+
+const GUEST_TEXT: std::ops::Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_8100_0000;
+const LAYOUT_HEAD: &str = "\
+/* Functions that run from boot to the end of /bin/true, written by `cargo xtask profile start --layout`. Those whose names also others
+   have are the last. A name that is no more does no harm. */
+";
 
 /// Functions by address.
 #[derive(Default)]

@@ -112,12 +112,7 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
         }
     };
     let _ = channel.send(task, &ToHost::Started); // a host that is gone is noticed below
-    if let Some(rng) = devices.rng {
-        let _ = drivers::rng::start(rng); // the generator is seeded without it
-    }
-    if let Some(balloon) = devices.balloon {
-        let _ = drivers::balloon::start(balloon); // memory just stays with the guest
-    }
+    drivers::start_late(devices.rng, devices.balloon);
     listen(Server { channel: channel.clone(), vsock }, first.clone());
 
     let status = first.wait(task);

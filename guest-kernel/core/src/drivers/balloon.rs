@@ -4,7 +4,7 @@
 //! [`PERIOD_NS`], takes free blocks the host does not know about off the allocator, hands them to the device,
 //! and gives them back when the host has taken their memory. An idle guest frees nothing and arms no timer.
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ringfence_hal as hal;
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     TaskRef, sched,
-    sync::{Interruptible, Once, PollEvents, Queue, SpinLock, WaitQueue, wait_event, wait_event_any},
+    sync::{Interruptible, Once, PollEvents, Queue, SpinLock, WaitQueue, wait_event},
 };
 
 /// VIRTIO_BALLOON_F_REPORTING.
@@ -50,8 +50,30 @@ pub fn memory_freed() {
     }
 }
 
-/// Starts the driver and its task.
-pub fn start(transport: Transport) -> Result<(), Error> {
+/// What the driver's task does, for ever: sets the device up when there is something to report, then reports.
+pub fn run(task: &TaskRef, transport: Transport) -> Result<(), Error> {
+    let freed = FREED_QUEUE.call_once(WaitQueue::new);
+    wait_for_freed(task, freed);
+    let balloon = start(transport)?;
+    loop {
+        let mut pause = PERIOD_NS;
+        loop {
+            sched::sleep_ns(task, pause);
+            if !balloon.report(task) {
+                break;
+            }
+            pause = PAUSE_NS;
+        }
+        wait_for_freed(task, freed);
+    }
+}
+
+fn wait_for_freed(task: &TaskRef, freed: &Queue) {
+    let woken = || FREED.swap(false, Ordering::AcqRel).then_some(());
+    let _ = wait_event(task, freed, Interruptible::No, None, woken); // it always comes
+}
+
+fn start(transport: Transport) -> Result<Arc<Balloon>, Error> {
     let features = transport.negotiate(REPORTING, 0)?;
     let inflate = transport.queue(0, QUEUE_SIZE, features)?;
     let deflate = transport.queue(1, QUEUE_SIZE, features)?;
@@ -62,9 +84,7 @@ pub fn start(transport: Transport) -> Result<(), Error> {
     let balloon = Arc::new(Balloon { transport, queue: SpinLock::new(queue), done: WaitQueue::new() });
     super::register(gsi, balloon.clone());
     balloon.transport.start();
-    crate::task::spawn_kernel_task(b"reporter", Box::new(move |task| balloon.run(task)))
-        .map(drop)
-        .map_err(|_| Error::OutOfMemory)
+    Ok(balloon)
 }
 
 impl InterruptHandler for Balloon {
@@ -75,24 +95,6 @@ impl InterruptHandler for Balloon {
 }
 
 impl Balloon {
-    fn run(&self, task: &TaskRef) {
-        let freed = FREED_QUEUE.call_once(WaitQueue::new);
-        let settled = || None::<()>;
-        loop {
-            let woken = || FREED.swap(false, Ordering::AcqRel).then_some(());
-            let _ = wait_event(task, freed, Interruptible::No, None, woken);
-            let mut pause = PERIOD_NS;
-            loop {
-                let deadline = hal::time::now().saturating_add(pause);
-                let _ = wait_event_any(task, Interruptible::No, Some(deadline), settled); // always times out
-                if !self.report(task) {
-                    break;
-                }
-                pause = PAUSE_NS;
-            }
-        }
-    }
-
     /// Reports one round of blocks; true if there may be more.
     fn report(&self, task: &TaskRef) -> bool {
         let reported = hal::frames::report_free(MIN_ORDER, BLOCKS_PER_ROUND, |phys, len| {

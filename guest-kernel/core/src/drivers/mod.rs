@@ -18,9 +18,29 @@ pub mod rng;
 pub mod virtio;
 pub mod vsock;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
-use crate::sync::SpinLock;
+use virtio::Transport;
+
+use crate::{TaskRef, sched, sync::SpinLock, task::spawn_kernel_task};
+
+/// How long after the start of the first program the drivers that nobody waits for are started.
+const LATE_NS: u64 = 100_000_000;
+
+/// Starts what a program that ends at once can do without, each register of which would be an exit before its first
+/// instruction: the host's entropy (the generator is seeded already) and giving memory back.
+pub fn start_late(rng: Option<Transport>, balloon: Option<Transport>) {
+    let work = move |task: &TaskRef| {
+        sched::sleep_ns(task, LATE_NS);
+        if let Some(transport) = rng {
+            let _ = rng::start(transport); // what it would add is missing
+        }
+        if let Some(transport) = balloon {
+            let _ = balloon::run(task, transport); // memory stays with the guest
+        }
+    };
+    let _ = spawn_kernel_task(b"reporter", Box::new(work)); // as above
+}
 
 /// A driver that takes interrupts; called with interrupts off, must not block.
 pub trait InterruptHandler: Send + Sync {

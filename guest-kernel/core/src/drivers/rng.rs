@@ -1,6 +1,6 @@
 //! virtio-rng (virtio 1.2, section 5.4): entropy from the host.
 //!
-//! One request at the start, its answer mixed into the kernel's generator. The generator is seeded from the
+//! One request soon after the start, its answer mixed into the kernel's generator. The generator is seeded from the
 //! boot configuration before, so nobody waits for the answer.
 
 use alloc::sync::Arc;

@@ -127,7 +127,10 @@ impl Transport {
         let [desc, avail, used] = queue.addresses();
         for (at, addr) in [(reg::QUEUE_DESC, desc), (reg::QUEUE_DRIVER, avail), (reg::QUEUE_DEVICE, used)] {
             m.write32(at, addr as u32);
-            m.write32(at + 4, (addr >> 32) as u32);
+            // The reset in `negotiate` has made it zero (our VMM's does), and each write is an exit.
+            if addr >> 32 != 0 {
+                m.write32(at + 4, (addr >> 32) as u32);
+            }
         }
         m.write32(reg::QUEUE_READY, 1);
         Ok(queue)

@@ -4,7 +4,9 @@
 #: filter s/0x[0-9a-f]+/ADDRESS/g
 #: filter s/si_pid=[0-9]+/si_pid=PID/
 #: filter s/Process [0-9]+ (attached|detached)/Process PID \1/
+#: filter /^Terminated$/d
 #: filter s/\/\* [0-9]+ vars \*\//VARS/
+# The shell says "Terminated" of what it starts or not, as it happens to notice it; the codes are compared.
 mkdir /tmp/strace && cd /tmp/strace || exit
 echo text > file
 echo "== calls"

@@ -33,9 +33,12 @@ pub struct Options {
     /// A guest kernel to boot instead of the one in `ringfence`
     #[arg(long)]
     guest: Option<PathBuf>,
-    /// Run racy tests again and again for so many seconds, in a sandbox with 4 CPUs
+    /// Run the races again and again for so many seconds, in a sandbox with 4 CPUs
     #[arg(long)]
     stress: Option<u64>,
+    /// Which of them run together when; random if not given, and printed
+    #[arg(long, requires = "stress")]
+    seed: Option<u32>,
     /// Print the transcripts, too
     #[arg(long)]
     verbose: bool,
@@ -100,8 +103,7 @@ pub fn fuzz_minute(lab: &Lab) -> Result<Tally> {
 fn fuzz(options: &FuzzOptions, lab: &Lab) -> Result<Tally> {
     let shared = Options { guest: options.guest.clone(), ..Options::default() };
     let files = files(&shared)?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seed = options.seed.unwrap_or_else(|| now.map_or(1, |now| now.subsec_nanos()));
+    let seed = options.seed.unwrap_or_else(any_seed);
     let arguments = match options.round {
         Some(round) => format!("fuzz --round {round}"),
         None => format!("fuzz {seed} {}", options.minutes * 60),
@@ -128,6 +130,12 @@ fn fuzz(options: &FuzzOptions, lab: &Lab) -> Result<Tally> {
     Ok(Tally::one(good))
 }
 
+/// A seed nobody asked for.
+fn any_seed() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |now| now.subsec_nanos())
+}
+
 /// Where the lists are.
 pub fn folder() -> PathBuf {
     host::checkout().join("tests/conformance")
@@ -147,9 +155,13 @@ pub fn main(options: &Options) -> Result<u8> {
 pub fn run(options: &Options, lab: &Lab) -> Result<Tally> {
     let files = files(options)?;
     if let Some(seconds) = options.stress {
-        let arguments = format!("stress {seconds} {}", options.case);
+        let arguments =
+            format!("stress {seconds} {} {}", options.seed.unwrap_or_else(any_seed), options.case);
+        host::say(&arguments);
+        // With a log, a sandbox whose time is over says where its CPUs were.
+        let sandbox = format!("--cpus 4 --timeout {}s --loglevel error", seconds + 240);
         let patience = Duration::from_secs(seconds) + PATIENCE;
-        let said = said_by(lab, &files, &in_sandbox(options, "--cpus 4", &arguments), patience)?;
+        let said = said_by(lab, &files, &in_sandbox(options, &sandbox, &arguments), patience)?;
         print!("{said}");
         return Ok(Tally::one(said.contains("=== stress: ") && said.contains(", 0 differ")));
     }

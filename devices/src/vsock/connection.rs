@@ -82,16 +82,21 @@ impl Connection {
         connection
     }
 
-    /// Every packet carries the sender's credit.
+    /// Every packet carries the sender's credit. The guest's CPUs make packets side by side, so one with an older count
+    /// may come behind one with a newer; believing it would be to wait for credit that the guest has already told. Nor can
+    /// it have taken more than was sent.
     pub fn update_peer(&mut self, packet: &Header) {
         self.peer_alloc = packet.buf_alloc;
-        self.peer_fwd_cnt = Wrapping(packet.fwd_cnt);
+        let fwd_cnt = Wrapping(packet.fwd_cnt);
+        if fwd_cnt - self.peer_fwd_cnt <= self.sent - self.peer_fwd_cnt {
+            self.peer_fwd_cnt = fwd_cnt;
+        }
         if self.credit() > 0 {
             self.asked_for_credit = false;
         }
     }
 
-    /// Bytes the guest has room for. A guest that lies about its counters gets none.
+    /// Bytes the guest has room for.
     pub fn credit(&self) -> usize {
         let in_flight = (self.sent - self.peer_fwd_cnt).0;
         self.peer_alloc.saturating_sub(in_flight) as usize

@@ -257,6 +257,25 @@ fn the_guests_credit_is_respected_and_asked_for() {
 }
 
 #[test]
+fn an_older_count_that_comes_late_takes_no_credit_back() {
+    let (read, mut write) = pipe();
+    let mut guest = Guest::new();
+    guest.listen(PORT, Endpoint::stdio(Some(read.into()), None));
+    guest.give_buffers(16);
+    guest.send(Header { buf_alloc: 100, ..guest.header(op::REQUEST) }, &[]);
+    guest.expect(op::RESPONSE);
+    write.write_all(&pattern(100)).unwrap();
+    assert_eq!(guest.expect(op::RW).len, 100);
+    guest.expect(op::CREDIT_REQUEST);
+    // The reader tells what it took while another CPU answers the request with what it saw before.
+    for fwd_cnt in [100, 0] {
+        guest.send(Header { buf_alloc: 100, fwd_cnt, ..guest.header(op::CREDIT_UPDATE) }, &[]);
+    }
+    write.write_all(&pattern(80)).unwrap();
+    assert_eq!(guest.expect(op::RW).len, 80);
+}
+
+#[test]
 fn any_kind_of_input_descriptor() {
     let mut file = File::from(rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
     file.write_all(&pattern(10_000)).unwrap();

@@ -152,6 +152,21 @@ pub fn sleep_ms(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
+/// Waits until a process sleeps in a system call.
+pub fn asleep(pid: i64) {
+    for _ in 0..2000 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('R')) {
+            sleep_ms(3); // it may have been asleep on its way there
+            let again = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if again == stat {
+                return;
+            }
+        }
+        sleep_ms(1);
+    }
+}
+
 /// A path for the kernel.
 pub fn c(path: &str) -> CString {
     CString::new(path).expect("no NUL in a path")

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "conformance list                     the tests: name, calls it covers
 conformance run [PART] [--after NAME] every test, or those whose name contains PART
-conformance stress SECONDS [PART]    the racy ones, again and again, on all CPUs
+conformance stress SECONDS SEED [PART] the races, again and again, on all CPUs
 conformance fuzz SEED SECONDS        random calls; only in a sandbox
 conformance fuzz --round SEED        one round of it again
 conformance one NAME                 that one, in this process";
@@ -49,8 +49,8 @@ fn main() -> ExitCode {
         ["run", part] => runner::run(part, None),
         ["run", "--after", name] => runner::run("", Some(name)),
         ["run", part, "--after", name] => runner::run(part, Some(name)),
-        ["stress", seconds] => runner::stress(seconds, ""),
-        ["stress", seconds, part] => runner::stress(seconds, part),
+        ["stress", seconds, seed] => runner::stress(seconds, seed, ""),
+        ["stress", seconds, seed, part] => runner::stress(seconds, seed, part),
         ["fuzz", "--round", seed] => fuzz::again(seed),
         ["fuzz", seed, seconds] => fuzz::main(seed, seconds),
         ["--capabilities"] => {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::areas;
+use crate::fuzz::Random;
 use crate::helpers::signal_name;
 use crate::test::{SKIPPED, T, Test};
 
@@ -47,43 +48,50 @@ pub fn run(part: &str, after: Option<&str>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs tests again and again for so many seconds, as many at a time as there are CPUs: every run has to say
-/// the same. Good for tests whose name contains `race`, which is the default.
-pub fn stress(seconds: &str, part: &str) -> ExitCode {
+/// Runs the tests marked as races whose name contains `part`, or, if there is none, whatever tests do: each once alone, then
+/// for so many seconds as many at a time as there are CPUs, which ones by the seed. Each run has to say what the first did.
+pub fn stress(seconds: &str, seed: &str, part: &str) -> ExitCode {
     prepare();
-    let seconds: u64 = seconds.parse().unwrap_or(60);
-    let part = if part.is_empty() { "race" } else { part };
-    let tests: Vec<&Test> = areas::all().filter(|test| test.name().contains(part)).collect();
+    let (seconds, seed) = (seconds.parse().unwrap_or(60), seed.parse().unwrap_or(1));
+    let named = || areas::all().filter(|test| test.name().contains(part));
+    let mut tests: Vec<&Test> = named().filter(|test| test.race).collect();
+    if tests.is_empty() {
+        tests = named().collect();
+    }
+    let mut alone = Vec::new();
+    for test in &tests {
+        let start = Instant::now();
+        alone.push(execute(test, &format!("{PLACE}/{}", test.name())));
+        let outcome = alone.last().map_or("", |(_, outcome)| outcome);
+        println!("=== {} alone: {outcome}, {:.1} s", test.name(), start.elapsed().as_secs_f64());
+    }
+    let mut bad = alone.iter().filter(|(_, outcome)| outcome != "pass").count() as u64;
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let (runs, bad) = (AtomicU64::new(0), AtomicU64::new(0));
-    for (index, test) in tests.iter().enumerate() {
-        let name = test.name();
-        let (first, outcome) = execute(test, &format!("{PLACE}/{name}"));
-        println!("=== {name} {outcome}");
-        let share = deadline.saturating_duration_since(Instant::now()) / (tests.len() - index) as u32;
-        let until = Instant::now() + share;
-        std::thread::scope(|scope| {
-            for cpu in 0..cpus {
-                let (runs, bad, name, first, outcome) = (&runs, &bad, &name, &first, &outcome);
-                scope.spawn(move || {
-                    while Instant::now() < until {
-                        let (said, ended) = execute(test, &format!("{PLACE}/{name}.{cpu}"));
-                        runs.fetch_add(1, Ordering::Relaxed);
-                        if said != *first || ended != *outcome {
-                            bad.fetch_add(1, Ordering::Relaxed);
-                            println!(
-                                "{name} differs from its first run: {ended}\n{}",
-                                String::from_utf8_lossy(&said)
-                            );
-                        }
+    let (runs, differ) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for cpu in 0..if tests.is_empty() { 0 } else { cpus } {
+            let (tests, alone, runs, differ) = (&tests, &alone, &runs, &differ);
+            let mut random = Random::new(seed ^ (cpu as u64) << 32);
+            scope.spawn(move || {
+                while Instant::now() < deadline {
+                    let which = random.below(tests.len());
+                    let name = tests[which].name();
+                    let start = Instant::now();
+                    let (said, ended) = execute(tests[which], &format!("{PLACE}/{name}.{cpu}"));
+                    runs.fetch_add(1, Ordering::Relaxed);
+                    println!("{cpu}: {name} {:.1} s", start.elapsed().as_secs_f64());
+                    if (&said, &ended) != (&alone[which].0, &alone[which].1) {
+                        differ.fetch_add(1, Ordering::Relaxed);
+                        let said = String::from_utf8_lossy(&said);
+                        println!("{name} differs from its first run: {ended}\n{said}");
                     }
-                });
-            }
-        });
-    }
-    let bad = bad.into_inner();
-    println!("=== stress: {} runs of {} tests, {bad} differ", runs.into_inner(), tests.len());
+                }
+            });
+        }
+    });
+    bad += differ.into_inner();
+    println!("=== stress: {} runs of {} tests, seed {seed}, {bad} differ", runs.into_inner(), tests.len());
     ExitCode::from(u8::from(bad > 0 || tests.is_empty()))
 }
 

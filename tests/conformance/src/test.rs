@@ -20,6 +20,8 @@ pub struct Test {
     pub short: &'static str,
     /// The system calls it is about.
     pub calls: &'static [&'static str],
+    /// Whether it is a race: worth doing again and again on several CPUs, and saying the same each time.
+    pub race: bool,
     /// It.
     pub run: fn(&mut T),
 }
@@ -79,13 +81,14 @@ pub fn six(given: &[u64]) -> [u64; 6] {
     arguments
 }
 
-/// The tests of an area: `tests![name: call call, …]`.
+/// The tests of an area: `tests![name: call call, …]`; `#[race]` before the name of one that is a race.
 macro_rules! tests {
-    ($($name:ident: $($call:ident)+),* $(,)?) => {
+    ($($(#[$mark:ident])? $name:ident: $($call:ident)+),* $(,)?) => {
         &[$($crate::test::Test {
             area: module_path!(),
             short: stringify!($name),
             calls: &[$({ let _ = $crate::nr::$call; stringify!($call) }),+],
+            race: false $(|| matches!(stringify!($mark).as_bytes(), b"race"))?,
             run: $name,
         }),*]
     };

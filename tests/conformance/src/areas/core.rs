@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     content_of_threads: wait4,
     filters: wait4 madvise,
     of_nobody: wait4,
+    #[race]
     siblings_race: wait4,
 ];
 

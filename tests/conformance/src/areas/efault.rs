@@ -36,7 +36,8 @@ const NOT_THESE: &[&str] = &[
 
 macro_rules! every_test {
     ($($number:literal $name:ident $(($($kind:expr),*))?;)*) => {
-        &[$(Test { area: module_path!(), short: stringify!($name), calls: &[stringify!($name)], run: one::<$number> }),*]
+        &[$(Test { area: module_path!(), short: stringify!($name), calls: &[stringify!($name)], race: false,
+            run: one::<$number> }),*]
     };
 }
 

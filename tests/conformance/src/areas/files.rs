@@ -17,10 +17,12 @@ pub const TESTS: &[Test] = tests![
     whiteout: renameat2,
     unnamed: openat linkat,
     many_names: getdents64 openat unlink,
+    #[race]
     listing_while_removing: getdents64 unlink,
     times: utimensat,
     access_times: read,
     change_times: chmod linkat renameat,
+    #[race]
     appends_race: write,
     replaced_while_open: renameat,
     removed_while_open: unlink linkat,

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = tests![
     wake_op: futex,
     bad_arguments: futex,
     interrupted: futex,
+    #[race]
     between_processes_race: futex,
 ];
 

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = tests![
     switched_off: prctl,
     copies_across: read write,
     locked: mlock munlock,
+    #[race]
     parts_race: madvise fork mprotect,
 ];
 

@@ -19,6 +19,7 @@ areas! {
     files
     cputime
     debug
+    epoll
     futex
     huge
     mapping
@@ -35,6 +36,8 @@ areas! {
     sched
     seccomp
     signal
+    terminal
+    timers
     unix
 }
 

@@ -9,6 +9,7 @@ pub const TESTS: &[Test] = tests![
     capacity: write fcntl,
     nonblocking: pipe2 read write,
     polls: poll,
+    #[race]
     atomic_writes_race: write,
     fifo_open: openat mknod,
     bad_flags: pipe2,

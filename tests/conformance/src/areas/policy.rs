@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = tests![
     fifo_preempts_at_once: sched_setscheduler,
     fifo_yields_to_equals: sched_setscheduler sched_yield,
     fifo_cannot_take_the_machine: sched_setscheduler,
+    #[race]
     idle_policy_race: sched_setscheduler,
     inversion: futex,
     deadlock_of_locks: futex,

@@ -46,21 +46,6 @@ pub const TESTS: &[Test] = tests![
     queue_receive: mq_timedreceive,
 ];
 
-/// Waits until a process sleeps in a system call.
-fn asleep(pid: i64) {
-    for _ in 0..2000 {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('R')) {
-            sleep_ms(3); // it may have been asleep on its way there
-            let again = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if again == stat {
-                return;
-            }
-        }
-        sleep_ms(1);
-    }
-}
-
 /// Runs `block` in children and interrupts them.
 fn interrupt(t: &mut T, block: impl Fn() -> i64) {
     for (name, flags) in [("handler", 0), ("restarting handler", libc::SA_RESTART), ("stop", -1), ("ignored", -2)] {

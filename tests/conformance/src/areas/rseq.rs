@@ -8,9 +8,12 @@ use crate::test::Test;
 pub const TESTS: &[Test] = tests![
     registration: rseq,
     fields: rseq getcpu,
+    #[race]
     moved: rseq sched_setaffinity,
     aborted_by_signal: rseq,
+    #[race]
     aborted_by_preemption: rseq sched_yield,
+    #[race]
     aborted_by_barrier: rseq membarrier,
     not_in_section: rseq,
     broken_sections: rseq,

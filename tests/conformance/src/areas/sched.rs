@@ -8,7 +8,9 @@ use crate::test::Test;
 
 pub const TESTS: &[Test] = tests![
     affinity: sched_setaffinity sched_getaffinity,
+    #[race]
     affinity_race: sched_setaffinity getcpu,
+    #[race]
     affinity_storm_race: sched_setaffinity sched_yield,
 ];
 

@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = tests![
     timeouts: recvfrom sendto connect accept,
     peeking: recvfrom,
     not_sockets: bind,
+    #[race]
     readers_race: read,
 ];
 

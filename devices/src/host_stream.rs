@@ -2,30 +2,33 @@
 //!
 //! The event loop must never block on them, yet most are inherited: standard streams share their open file
 //! description with the shell and everything else on the terminal, and O_NONBLOCK belongs to the description.
-//! Setting it would make the *shell's* reads fail. So each descriptor is put in the best of these modes, once,
-//! when it is handed to us (later the process may not open files any more):
+//! Setting it would make the *shell's* reads fail. So each descriptor is in the best of these modes:
 //!
 //! | mode | for | how |
 //! |---|---|---|
-//! | `Nonblocking` | pipes, fifos, terminals; descriptors that already are | opened anew through `/proc/self/fd`, which makes a description of our own |
+//! | `Nonblocking` | descriptors that are: pipes, fifos and terminals opened anew by [`own_reader`], [`own_writer`] | plain `read` and `write` |
 //! | `Socket` | sockets | `MSG_DONTWAIT` on each call |
 //! | `AlwaysReady` | what epoll refuses: regular files, /dev/null, /dev/zero | plain `read` and `write`, which do not wait for a peer |
-//! | `Careful` | everything else, or when opening anew is not permitted | `poll` right before each call, writes of at most PIPE_BUF |
+//! | `Careful` | everything else | `poll` right before each call, writes of at most PIPE_BUF |
 //!
-//! A terminal is read only while we are its foreground process group. A program that does not read its standard
-//! input can run in the background of a shell; a relay that reads ahead for it would be stopped by SIGTTIN, and
-//! the sandbox with it.
+//! Opening anew goes through `/proc/self/fd` and makes a description of our own. It is for who has inherited the
+//! descriptor: the process with the devices may be in a jail, which has no procfs.
+//!
+//! A terminal is read only while the command on whose behalf that is done is in the terminal's foreground ([`Job`]).
+//! A program that does not read its standard input can run in the background of a shell; a relay that reads ahead
+//! for it would be stopped by SIGTTIN, or, in a jail and so in another session, would take the shell's input.
 //!
 //! `Careful` can block the loop only if another process takes the same bytes (or the same room) between the two
 //! calls. A regular file is never opened anew: its offset and O_APPEND belong to the shared description.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode as FileMode, OFlags, Stat, fcntl_getfl, fstat, open};
+use rustix::fs::{FileType, Mode as FileMode, OFlags, fcntl_getfl, fstat, open};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use rustix::process::getpgrp;
 use rustix::termios::{isatty, tcgetpgrp};
 
 /// POSIX: a write of this many bytes to a pipe that polls writable does not block.
@@ -44,42 +47,30 @@ enum Mode {
 pub(crate) struct HostStream {
     fd: OwnedFd,
     mode: Mode,
-    is_terminal: bool,
+    job: Option<Job>,
 }
 
 impl HostStream {
-    /// For reading.
-    pub(crate) fn reader(fd: OwnedFd) -> Self {
-        Self::new(fd, OFlags::RDONLY)
-    }
-
-    /// For writing.
-    pub(crate) fn writer(fd: OwnedFd) -> Self {
-        Self::new(fd, OFlags::WRONLY)
-    }
-
     /// A socket.
     pub(crate) fn socket(fd: OwnedFd) -> Self {
-        Self { fd, mode: Mode::Socket, is_terminal: false }
+        Self { fd, mode: Mode::Socket, job: None }
     }
 
-    fn new(fd: OwnedFd, access: OFlags) -> Self {
+    /// Any descriptor.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
         let nonblocking = fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK));
-        let is_terminal = isatty(&fd);
-        let stat = fstat(&fd).ok();
-        let mode = match stat.map(|s| FileType::from_raw_mode(s.st_mode)) {
-            Some(FileType::Socket) => Mode::Socket,
-            Some(FileType::RegularFile) => Mode::AlwaysReady,
+        let mode = match fstat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
+            Ok(FileType::Socket) => Mode::Socket,
+            Ok(FileType::RegularFile) => Mode::AlwaysReady,
             _ if nonblocking => Mode::Nonblocking,
-            Some(FileType::Fifo | FileType::CharacterDevice) => {
-                return match stat.and_then(|stat| open_anew(&fd, &stat, access)) {
-                    Some(own) => Self { fd: own, mode: Mode::Nonblocking, is_terminal },
-                    None => Self { fd, mode: Mode::Careful, is_terminal },
-                };
-            }
             _ => Mode::Careful,
         };
-        Self { fd, mode, is_terminal }
+        Self { fd, mode, job: None }
+    }
+
+    /// Is read only while `job` is in the foreground.
+    pub(crate) fn set_job(&mut self, job: Job) {
+        self.job = Some(job);
     }
 
     /// Marks a descriptor that epoll has refused.
@@ -93,7 +84,7 @@ impl HostStream {
 
     /// Reads what is there. `WouldBlock`: nothing now; 0: the end.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.is_terminal && tcgetpgrp(&self.fd).is_ok_and(|foreground| foreground != getpgrp()) {
+        if self.job.as_ref().is_some_and(|job| !job.is_in_foreground()) {
             // The next key pressed is another event, and another look.
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -143,14 +134,66 @@ impl AsFd for HostStream {
     }
 }
 
-/// Opens the same pipe or terminal again with a description of our own. `None` where that is impossible or
-/// would mean something else.
-fn open_anew(fd: &OwnedFd, stat: &Stat, access: OFlags) -> Option<OwnedFd> {
-    let is_char = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    // Opening a device can have effects of its own. A terminal's has none with O_NOCTTY; a pty master (5:2)
-    // would be a *new* pair.
-    if is_char && (!isatty(fd) || stat.st_rdev == rustix::fs::makedev(5, 2)) {
-        return None;
+/// The process group of a command and its terminal's foreground one, by `/proc/PID/stat` (proc_pid_stat(5)). The open file
+/// tells also a process that is neither in the command's session nor has a procfs.
+#[derive(Debug)]
+pub struct Job(File);
+
+impl Job {
+    /// The caller, if `terminal` is the one that controls it.
+    pub fn of_caller(terminal: BorrowedFd<'_>) -> Option<OwnedFd> {
+        tcgetpgrp(terminal).ok()?;
+        Some(File::open("/proc/self/stat").ok()?.into())
+    }
+
+    fn is_in_foreground(&self) -> bool {
+        let mut stat = [0; 512];
+        let found = self.0.read_at(&mut stat, 0).ok().and_then(|n| is_in_foreground(stat.get(..n)?));
+        found.unwrap_or(true)
+    }
+}
+
+impl From<OwnedFd> for Job {
+    fn from(stat: OwnedFd) -> Self {
+        Self(stat.into())
+    }
+}
+
+/// The name, the second field, can have anything in it. After it come state, parent, group, session, terminal and the
+/// terminal's foreground group, -1 without one.
+fn is_in_foreground(stat: &[u8]) -> Option<bool> {
+    let name_end = stat.iter().rposition(|&b| b == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace().skip(2);
+    let (group, foreground) = (fields.next()?, fields.nth(2)?);
+    Some(foreground == group || foreground == "-1")
+}
+
+/// The same pipe or terminal, opened anew for reading without waiting; anything else as it is.
+pub fn own_reader(fd: OwnedFd) -> OwnedFd {
+    own(fd, OFlags::RDONLY)
+}
+
+/// The same for writing.
+pub fn own_writer(fd: OwnedFd) -> OwnedFd {
+    own(fd, OFlags::WRONLY)
+}
+
+fn own(fd: OwnedFd, access: OFlags) -> OwnedFd {
+    if fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK)) {
+        return fd;
+    }
+    open_anew(&fd, access).unwrap_or(fd)
+}
+
+/// `None` where that is impossible or would mean something else.
+fn open_anew(fd: &OwnedFd, access: OFlags) -> Option<OwnedFd> {
+    let stat = fstat(fd).ok()?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => {}
+        // Opening a device can have effects of its own. A terminal's has none with O_NOCTTY; a pty master (5:2)
+        // would be a *new* pair.
+        FileType::CharacterDevice if isatty(fd) && stat.st_rdev != rustix::fs::makedev(5, 2) => {}
+        _ => return None,
     }
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -159,4 +202,31 @@ fn open_anew(fd: &OwnedFd, stat: &Stat, access: OFlags) -> Option<OwnedFd> {
         .ok()
         .filter(|new| (new.st_dev, new.st_ino, new.st_rdev) == (stat.st_dev, stat.st_ino, stat.st_rdev));
     same.map(|_| own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreground_is_told_from_background() {
+        let stat = |group: i32, foreground: i32| {
+            is_in_foreground(format!("7 (a) b (c) S 1 {group} 5 34816 {foreground} 4194304 1").as_bytes())
+        };
+        assert_eq!((stat(6, 6), stat(6, 9), stat(6, -1)), (Some(true), Some(false), Some(true)));
+        assert_eq!(is_in_foreground(b"7 (a S 1"), None);
+    }
+
+    #[test]
+    fn a_pipe_gets_a_description_of_our_own() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let own = own_reader(read.try_clone().unwrap());
+        assert!(fcntl_getfl(&own).unwrap().contains(OFlags::NONBLOCK));
+        assert!(!fcntl_getfl(&read).unwrap().contains(OFlags::NONBLOCK));
+        let own = own_writer(write.try_clone().unwrap());
+        assert!(fcntl_getfl(&own).unwrap().contains(OFlags::NONBLOCK));
+        let null: OwnedFd = File::open("/dev/null").unwrap().into();
+        let number = null.as_raw_fd();
+        assert_eq!(own_reader(null).as_raw_fd(), number);
+    }
 }

@@ -31,7 +31,7 @@
 //! the guest's RAM. `docs/devices.md` lists this per device.
 
 pub mod balloon;
-mod host_stream;
+pub mod host_stream;
 pub mod metrics;
 pub mod pmem;
 pub mod rate_limiter;

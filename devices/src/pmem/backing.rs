@@ -81,13 +81,22 @@ pub struct Backing {
 impl Backing {
     /// Opens and maps the image at `path`. The file gets a descriptor of our own that nobody else shares.
     pub fn open(path: &Path) -> Result<Self, BackingError> {
-        let open_error = |source| BackingError::Open { path: path.into(), source };
+        Self::new(Self::open_file(path)?, path)
+    }
+
+    /// Opens the image at `path`, to be mapped by this or another process.
+    pub fn open_file(path: &Path) -> Result<File, BackingError> {
         // O_NONBLOCK: opening a fifo by mistake must not hang.
-        let file = File::options()
+        File::options()
             .read(true)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(open_error)?;
+            .map_err(|source| BackingError::Open { path: path.into(), source })
+    }
+
+    /// Maps an open image; `path` is what it is called in messages.
+    pub fn new(file: File, path: &Path) -> Result<Self, BackingError> {
+        let open_error = |source| BackingError::Open { path: path.into(), source };
         let meta = file.metadata().map_err(open_error)?;
         let size = if meta.is_file() {
             meta.len()

@@ -116,7 +116,7 @@ impl Serial {
 
     /// Feeds the port from `fd`. Call it before the port is given to the event loop.
     pub fn set_input(&mut self, fd: OwnedFd) {
-        self.input = Some(HostStream::reader(fd));
+        self.input = Some(HostStream::new(fd));
     }
 
     /// The guest reads register `offset`.

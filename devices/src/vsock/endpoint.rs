@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use crate::host_stream::HostStream;
+use crate::host_stream::{HostStream, Job};
 
 /// What the host side of a connection is.
 #[derive(Debug)]
@@ -19,9 +19,18 @@ pub struct Endpoint {
 impl Endpoint {
     /// Inherited descriptors: `read` is relayed to the guest, the guest's bytes to `write`. They are duplicates
     /// the caller gives away; the caller should close (or replace by /dev/null) its own copies, or the other
-    /// side will not see an end before the process exits.
+    /// side will not see an end before the process exits, and open pipes and terminals anew first
+    /// ([`crate::host_stream::own_reader`]).
     pub fn stdio(read: Option<OwnedFd>, write: Option<OwnedFd>) -> Self {
-        Self { source: read.map(HostStream::reader), sink: write.map(HostStream::writer), internal: false }
+        Self { source: read.map(HostStream::new), sink: write.map(HostStream::new), internal: false }
+    }
+
+    /// Reads only while `job` is in the foreground of the terminal.
+    pub fn read_for(mut self, job: Option<Job>) -> Self {
+        if let (Some(source), Some(job)) = (&mut self.source, job) {
+            source.set_job(job);
+        }
+        self
     }
 
     /// A stream whose other end is returned, a blocking unix stream socket for a thread of this process.

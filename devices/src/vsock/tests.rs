@@ -324,6 +324,7 @@ fn descriptors_shared_with_others_keep_their_flags() {
 
 #[test]
 fn a_terminal_is_relayed_and_only_opened_anew_as_itself() {
+    use crate::host_stream::{own_reader, own_writer};
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&master).unwrap();
@@ -332,7 +333,8 @@ fn a_terminal_is_relayed_and_only_opened_anew_as_itself() {
     let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
     let mut user = File::from(master.try_clone().unwrap());
     let (input, output) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
-    let mut guest = Guest::connected(Endpoint::stdio(Some(input.into()), Some(output.into())));
+    let (input, output) = (own_reader(input.into()), own_writer(output.into()));
+    let mut guest = Guest::connected(Endpoint::stdio(Some(input), Some(output)));
     user.write_all(b"typed\n").unwrap();
     assert_eq!(guest.receive_soon().1, b"typed\n");
     guest.data(b"shown");
@@ -343,7 +345,7 @@ fn a_terminal_is_relayed_and_only_opened_anew_as_itself() {
     let flags = rustix::fs::fcntl_getfl(&slave).unwrap();
     assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
     // The master's own end is another file than its path; it must not become a new terminal.
-    let mut guest = Guest::connected(Endpoint::stdio(Some(master), None));
+    let mut guest = Guest::connected(Endpoint::stdio(Some(own_reader(master)), None));
     (&slave).write_all(b"from the slave").unwrap();
     assert_eq!(guest.receive_soon().1, b"from the slave");
 }

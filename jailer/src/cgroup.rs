@@ -64,12 +64,14 @@ fn own_place(cgroup: &str) -> Result<&str, String> {
 }
 
 impl Cgroup {
-    /// Makes it and sets the limits. Where the host cannot, and no parent was asked for, it is `Err` of a
-    /// warning in the outer `Ok`: the sandbox can run without, and its user is told so.
+    /// Makes it and sets the limits. Where the host cannot, and nobody insists, it is `Err` of a warning in the outer `Ok`: the sandbox can run without, and its user is told so.
     pub fn create(config: &JailConfig) -> Result<Result<Self, String>, JailError> {
         let made = place(config).and_then(|(root, path)| Self::make(&root, path, &config.limits));
         match (made, &config.cgroup_parent) {
             (Ok(cgroup), _) => Ok(Ok(cgroup)),
+            (Err(why), None) if config.require_cgroup => {
+                Err(JailError::Invalid(format!("the limits cannot be held: {why}")))
+            }
             (Err(why), None) => {
                 Ok(Err(format!("the sandbox has no cgroup, so no limits of cgroups hold: {why}")))
             }
@@ -115,6 +117,11 @@ impl Cgroup {
     /// The cgroup of a sandbox that is no more, if it has left one.
     pub fn left_by(config: &JailConfig) -> Option<Self> {
         let (_, path) = place(config).ok()?;
+        Self::at(path)
+    }
+
+    /// The cgroup with this directory, if it is there.
+    pub fn at(path: PathBuf) -> Option<Self> {
         Self::open(path).ok()
     }
 
@@ -131,14 +138,13 @@ impl Cgroup {
     fn try_remove(&self) -> io::Result<()> {
         let start = Instant::now();
         loop {
-            self.kill()?;
             match fs::remove_dir(&self.path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < LEAVE => {
-                    std::thread::sleep(RETRY);
-                }
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < LEAVE => {}
                 result => return result,
             }
+            self.kill()?;
+            std::thread::sleep(RETRY);
         }
     }
 

@@ -120,17 +120,15 @@ fn host_name(_: &Birth<'_>) -> io::Result<()> {
     Ok(rustix::system::sethostname(b"ringfence")?)
 }
 
-/// Sets the number of namespaces that can be made in this user namespace to none (namespaces(7)), so that the
-/// kernel code behind them is out of reach. A host whose `/proc/sys` is read-only keeps its limits; the VMM's
-/// system-call filter refuses to make namespaces in any case.
+/// Sets the number of user namespaces that can be made in this one to none (namespaces(7)), so that the kernel code
+/// behind namespaces is out of reach: those of other kinds need a capability, which a new user namespace would be the
+/// only way to. A host whose `/proc/sys` is read-only keeps its limit; the VMM's system-call filter refuses to make
+/// namespaces in any case.
 fn no_more_namespaces(_: &Birth<'_>) -> io::Result<()> {
-    for kind in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"] {
-        match std::fs::write(format!("/proc/sys/user/max_{kind}_namespaces"), "0") {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EROFS | libc::EACCES)) => {}
-            result => result?,
-        }
+    match std::fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EROFS | libc::EACCES)) => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
 /// Makes an empty, read-only tmpfs the root, and lets go of everything that was mounted before.

@@ -73,6 +73,9 @@ pub struct JailConfig {
     /// warned about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup_parent: Option<PathBuf>,
+    /// Refuse to start, rather than warn, where limits of cgroups cannot be held. A parent given above means it, too.
+    #[serde(default)]
+    pub require_cgroup: bool,
     /// What the sandbox can take from the host.
     #[serde(default)]
     pub limits: Limits,
@@ -81,7 +84,13 @@ pub struct JailConfig {
 impl JailConfig {
     /// A jail with every default.
     pub fn new(id: SandboxId) -> Self {
-        Self { id, identity: Identity::default(), cgroup_parent: None, limits: Limits::default() }
+        Self {
+            id,
+            identity: Identity::default(),
+            cgroup_parent: None,
+            require_cgroup: false,
+            limits: Limits::default(),
+        }
     }
 
     /// Refuses what could not work or would not protect.

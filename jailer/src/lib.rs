@@ -34,7 +34,8 @@ pub mod runtime;
 mod sys;
 
 pub use config::{Identity, JailConfig, Limits, SandboxId};
-pub use monitor::{Monitor, Outcome, Program};
+pub use monitor::{Monitor, Outcome, PATIENCE, Program};
+pub use sys::release_code;
 
 /// Why a jail could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
@@ -79,7 +79,7 @@ pub enum Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Said {
-    Started { warnings: Vec<String> },
+    Started { program: i32, warnings: Vec<String> },
     Refused(String),
     Failed { step: String, errno: i32 },
     Ended(Outcome),
@@ -89,6 +89,7 @@ enum Said {
 #[derive(Debug)]
 pub struct Monitor {
     pid: Pid,
+    program: Option<Pid>,
     link: OwnedFd,
     base: PathBuf,
     config: JailConfig,
@@ -120,9 +121,10 @@ impl Monitor {
             sys::exit(0)
         };
         drop((monitors_end, program));
-        let mut monitor = Self { pid, link, base: base.to_owned(), config, reaped: false };
+        let mut monitor = Self { pid, program: None, link, base: base.to_owned(), config, reaped: false };
         let said = monitor.receive();
-        if let Some(Said::Started { warnings }) = said {
+        if let Some(Said::Started { program, warnings }) = said {
+            monitor.program = Pid::from_raw(program);
             return Ok((monitor, warnings));
         }
         monitor.finish()?;
@@ -144,6 +146,11 @@ impl Monitor {
     /// The monitor's process.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The program's process, as the host numbers it. Somebody else's once the program has ended.
+    pub fn program(&self) -> Option<Pid> {
+        self.program
     }
 
     /// After the link has become readable: how the program ended. What it had on the host is gone then. `None`
@@ -206,6 +213,8 @@ fn watch(
     link: &OwnedFd,
 ) {
     sys::block_signals(true);
+    // For who looks at a list of processes; the name says nothing else.
+    let _ = rustix::thread::set_name(c"ringfence-mon");
     let last_words = match Jail::make(config, base) {
         Ok((jail, warnings)) => {
             let said = serve(&jail, warnings, program, link);
@@ -229,8 +238,12 @@ fn serve(
         Err(e) => return Said::Refused(format!("cannot prepare the sandbox: {e}")),
     };
     match birth(jail, program) {
-        Ok(vmm) => {
-            say(link, &Said::Started { warnings });
+        Ok((pid, vmm)) => {
+            let mut ours = jail.runtime.locks();
+            ours.extend([link.as_fd(), vmm.as_fd()]);
+            ours.extend(jail.cgroup.as_ref().map(AsFd::as_fd));
+            sys::close_all_but(&ours);
+            say(link, &Said::Started { program: pid.as_raw_pid(), warnings });
             Said::Ended(guard(&vmm, link))
         }
         Err((step, e)) => {
@@ -256,9 +269,9 @@ struct Jail<'a> {
 impl<'a> Jail<'a> {
     /// Returns warnings as well.
     fn make(config: &'a JailConfig, base: &Path) -> Result<(Self, Vec<String>), JailError> {
-        let runtime = Runtime::claim(base, &config.id, config.identity)?;
+        let mut runtime = Runtime::claim(base, &config.id, config.identity)?;
         let mut warnings = Vec::new();
-        let cgroup = match Cgroup::create(config) {
+        let cgroup = match Self::cgroup(config, &mut runtime) {
             Ok(Ok(cgroup)) => Some(cgroup),
             Ok(Err(warning)) => {
                 warnings.push(warning);
@@ -275,6 +288,20 @@ impl<'a> Jail<'a> {
         Ok((Self { config, runtime, cgroup }, warnings))
     }
 
+    fn cgroup(config: &JailConfig, runtime: &mut Runtime) -> Result<Result<Cgroup, String>, JailError> {
+        if let Some(left) = runtime.left() {
+            left.remove()?;
+        }
+        let made = Cgroup::create(config)?;
+        if let Ok(cgroup) = &made
+            && let Err(e) = runtime.note(cgroup)
+        {
+            let _ = cgroup.remove();
+            return Err(e);
+        }
+        Ok(made)
+    }
+
     fn remove(self) -> Result<(), JailError> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove()?;
@@ -284,7 +311,7 @@ impl<'a> Jail<'a> {
 }
 
 /// Clones the VMM's process and sees it through its steps.
-fn birth(jail: &Jail<'_>, program: Program) -> Result<OwnedFd, (&'static str, io::Error)> {
+fn birth(jail: &Jail<'_>, program: Program) -> Result<(Pid, OwnedFd), (&'static str, io::Error)> {
     let at_clone = |e: io::Error| (CLONE, e);
     let (mut ours, theirs) = UnixStream::pair().map_err(at_clone)?;
     // What the steps still need once the program's descriptors are in their places.
@@ -323,7 +350,7 @@ fn birth(jail: &Jail<'_>, program: Program) -> Result<OwnedFd, (&'static str, io
     let mut failure = [0u8; 5];
     match ours.read_exact(&mut failure) {
         // The exec has closed the other end: it runs.
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(pidfd),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok((pid, pidfd)),
         Err(e) => ended(e, CLONE),
         Ok(()) => {
             let [step, a, b, c, d] = failure;
@@ -344,13 +371,21 @@ fn map_ids(pid: Pid, uid: u32, gid: u32) -> io::Result<()> {
     fs::write(format!("{proc}/gid_map"), format!("{gid} {gid} 1"))
 }
 
+/// Who has waited for so long will probably wait longer, and lets its code go ([`crate::release_code`]).
+pub const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
 /// Waits for the VMM's end, and brings it about when the supervisor has gone.
 fn guard(vmm: &OwnedFd, link: &OwnedFd) -> Outcome {
     let mut supervised = true;
+    let mut patience = Some(&PATIENCE);
     loop {
         let mut fds = [PollFd::new(vmm, PollFlags::IN), PollFd::new(link, PollFlags::IN)];
         let watched = if supervised { &mut fds[..] } else { &mut fds[..1] };
-        let _ = poll(watched, None);
+        if let Ok(0) = poll(watched, patience) {
+            patience = None;
+            sys::release_code();
+            continue;
+        }
         let (over, called) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if over {
             return reap(vmm);

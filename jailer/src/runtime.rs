@@ -4,7 +4,9 @@
 //! /run/ringfence/            (root; otherwise $XDG_RUNTIME_DIR/ringfence or /tmp/ringfence-UID)
 //!   web-1/                   mode 0700, one a sandbox: sockets, state
 //!     lock
+//!     cgroup               where its cgroup is
 //!   ids/31                   one a VMM id in use
+//!   .swept                   when leftovers were looked for
 //! ```
 //!
 //! A name and an id are held by `flock(2)` on a file that the monitor has open. The lock goes with the monitor,
@@ -14,6 +16,8 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +30,10 @@ use crate::config::{Identity, JailConfig, SandboxId, is_root};
 
 const IDS: &str = "ids";
 const LOCK: &str = "lock";
+/// Its time is when the last sweep was; no name of a sandbox.
+const SWEPT: &str = ".swept";
+/// Holds the path of the sandbox's cgroup.
+const CGROUP: &str = "cgroup";
 
 /// Ids of VMMs, far from those of people, of services and of the ranges `/etc/subuid` hands out by default.
 const FIRST_ID: u32 = 0x5246_0000;
@@ -36,20 +44,19 @@ const IDS_IN_ALL: u32 = 0x1_0000;
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
-    /// Takes the lock; `None` when somebody has it.
-    fn claim(path: &Path) -> io::Result<Option<Self>> {
-        let mut attempts = 0;
+    /// Takes the lock; `None` when somebody has it, also after `patience` more attempts.
+    fn claim(path: &Path, mut patience: u32) -> io::Result<Option<Self>> {
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // `is_locked` holds it for a moment.
-                Err(rustix::io::Errno::WOULDBLOCK) if attempts < 3 => {
-                    attempts += 1;
+                Err(rustix::io::Errno::WOULDBLOCK) if patience > 0 => {
+                    patience -= 1;
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
@@ -59,7 +66,7 @@ impl Lock {
             // Its last holder may have removed the file between our open and our lock.
             match fs::symlink_metadata(path) {
                 Ok(now) if now.ino() == file.metadata()?.ino() => {
-                    return Ok(Some(Self { path: path.to_owned(), _file: file }));
+                    return Ok(Some(Self { path: path.to_owned(), file }));
                 }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -90,6 +97,7 @@ pub fn base() -> PathBuf {
 pub struct Runtime {
     dir: PathBuf,
     lock: Lock,
+    left: Option<Cgroup>,
     id_lock: Option<Lock>,
     uid: u32,
     gid: u32,
@@ -101,9 +109,10 @@ impl Runtime {
         private_directory(base)?;
         let dir = base.join(id.as_str());
         let fail = |e| JailError::host(format!("claim {}", dir.display()), e);
+        let mut was_there = false;
         let lock = loop {
-            make_directory(&dir, 0o700).map_err(fail)?;
-            match Lock::claim(&dir.join(LOCK)) {
+            was_there |= !make_directory(&dir, 0o700).map_err(fail)?;
+            match Lock::claim(&dir.join(LOCK), 3) {
                 Ok(Some(lock)) => break lock,
                 Ok(None) => return Err(JailError::InUse(id.clone())),
                 // Removed by its last holder after we found it.
@@ -111,8 +120,14 @@ impl Runtime {
                 Err(e) => return Err(fail(e)),
             }
         };
-        let mut runtime = Self { dir, lock, id_lock: None, uid: 0, gid: 0 };
-        runtime.empty().map_err(|e| JailError::host(format!("empty {}", runtime.dir.display()), e))?;
+        let left = fs::read(dir.join(CGROUP)).ok();
+        let left = left.and_then(|path| Cgroup::at(OsStr::from_bytes(&path).into()));
+        let mut runtime = Self { dir, lock, left, id_lock: None, uid: 0, gid: 0 };
+        if was_there {
+            let fail = |e| JailError::host(format!("clean up {}", runtime.dir.display()), e);
+            runtime.empty().map_err(fail)?;
+            free_ids(base).map_err(fail)?;
+        }
         (runtime.uid, runtime.gid) = match identity {
             Identity::Fixed { uid, gid } => (uid, gid),
             Identity::Unique if is_root() => {
@@ -135,7 +150,7 @@ impl Runtime {
             let n = (start + n) % IDS_IN_ALL;
             let path = ids.join(n.to_string());
             if let Some(lock) =
-                Lock::claim(&path).map_err(|e| JailError::host(format!("lock {}", path.display()), e))?
+                Lock::claim(&path, 0).map_err(|e| JailError::host(format!("lock {}", path.display()), e))?
             {
                 self.id_lock = Some(lock);
                 return Ok(FIRST_ID + n);
@@ -152,6 +167,24 @@ impl Runtime {
     /// The VMM's user and group id.
     pub fn ids(&self) -> (u32, u32) {
         (self.uid, self.gid)
+    }
+
+    /// What must stay open for name and id to stay ours.
+    pub fn locks(&self) -> Vec<BorrowedFd<'_>> {
+        let locks = [Some(&self.lock), self.id_lock.as_ref()];
+        locks.into_iter().flatten().map(|lock| lock.file.as_fd()).collect()
+    }
+
+    /// Notes where the cgroup is, for who has to clean up after us.
+    pub fn note(&self, cgroup: &Cgroup) -> Result<(), JailError> {
+        let note = self.dir.join(CGROUP);
+        fs::write(&note, cgroup.path().as_os_str().as_bytes())
+            .map_err(|e| JailError::host(format!("write {}", note.display()), e))
+    }
+
+    /// The cgroup that a killed sandbox of this name has left.
+    pub fn left(&mut self) -> Option<Cgroup> {
+        self.left.take()
     }
 
     /// Removes everything in the directory but the lock.
@@ -192,11 +225,12 @@ pub fn sweep(base: &Path, config: &JailConfig) -> Result<(), JailError> {
         return Ok(()); // the usual case: it has cleaned up itself
     }
     let nobody = Identity::Fixed { uid: 0, gid: 0 }; // none of the unique ids
-    let runtime = match Runtime::claim(base, &config.id, nobody) {
+    let mut runtime = match Runtime::claim(base, &config.id, nobody) {
         Err(JailError::InUse(_)) => return Ok(()), // started again meanwhile
         claimed => claimed?,
     };
-    if let Some(cgroup) = Cgroup::left_by(config) {
+    // The note may not have been written yet.
+    for cgroup in [runtime.left(), Cgroup::left_by(config)].into_iter().flatten() {
         cgroup.remove()?;
     }
     runtime.remove()?;
@@ -210,18 +244,35 @@ fn free_ids(base: &Path) -> io::Result<()> {
         entries => entries?,
     };
     for entry in entries {
-        if let Some(lock) = Lock::claim(&entry?.path())? {
+        if let Some(lock) = Lock::claim(&entry?.path(), 0)? {
             lock.remove();
         }
     }
     Ok(())
 }
 
-/// Removes what sandboxes have left whose every process was killed at once.
-pub fn sweep_all(base: &Path) -> Result<(), JailError> {
+/// [`sweep_all`], at most once in `age`.
+pub fn sweep_now_and_then(base: &Path, age: Duration) -> Result<(), JailError> {
+    let stamp = base.join(SWEPT);
+    let done = fs::symlink_metadata(&stamp).and_then(|found| found.modified());
+    if done.is_ok_and(|done| done.elapsed().is_ok_and(|elapsed| elapsed < age)) {
+        return Ok(());
+    }
+    fs::write(&stamp, "").map_err(|e| JailError::host(format!("write {}", stamp.display()), e))?;
+    sweep_all(base, age)
+}
+
+/// Removes what sandboxes have left whose every process was killed at once, if that is older than `age`: a younger
+/// directory without a lock may be that of a sandbox about to start.
+pub fn sweep_all(base: &Path, age: Duration) -> Result<(), JailError> {
     let found = list(base).map_err(|e| JailError::host(format!("list {}", base.display()), e))?;
-    let dead = found.into_iter().filter(|(_, running)| !running);
-    dead.map(|(id, _)| JailConfig::new(id)).try_for_each(|config| sweep(base, &config))
+    let is_old = |id: &SandboxId| {
+        let changed = fs::symlink_metadata(base.join(id.as_str())).and_then(|found| found.modified());
+        changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|elapsed| elapsed >= age))
+    };
+    let dead = found.into_iter().filter(|(id, running)| !running && is_old(id));
+    dead.map(|(id, _)| JailConfig::new(id)).try_for_each(|config| sweep(base, &config))?;
+    free_ids(base).map_err(|e| JailError::host(format!("free the ids in {}", base.join(IDS).display()), e))
 }
 
 /// Names below `base`, and whether each is running.
@@ -249,10 +300,11 @@ fn is_locked(path: &Path) -> bool {
     flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
-fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+/// False if it was there.
+fn make_directory(path: &Path, mode: u32) -> io::Result<bool> {
     match DirBuilder::new().mode(mode).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

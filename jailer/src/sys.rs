@@ -93,6 +93,53 @@ pub fn place(descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes everything but the standard streams and `keep`.
+///
+/// Only for a process that will neither use nor close anything else that it has open, and ends by [`exit`].
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<_> = keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    keep.extend([2, libc::c_uint::MAX]);
+    keep.sort_unstable();
+    for pair in keep.windows(2) {
+        let &[before, after] = pair else { continue };
+        if before >= 2 && before + 1 < after {
+            // SAFETY: touches no memory; by the contract above nobody misses the descriptors. It cannot fail.
+            unsafe { libc::syscall(libc::SYS_close_range, before + 1, after - 1, 0) };
+        }
+    }
+}
+
+/// Unmaps the pages of our own executable that cannot be written, for a process that will wait long: what it needs next
+/// comes back from the page cache by itself.
+pub fn release_code() {
+    // SAFETY: the callback has the signature asked for and takes no data.
+    unsafe { libc::dl_iterate_phdr(Some(release_segments), std::ptr::null_mut()) };
+}
+
+/// Called for each object; the first is the executable and the only one that is looked at.
+unsafe extern "C" fn release_segments(
+    object: *mut libc::dl_phdr_info,
+    _: usize,
+    _: *mut libc::c_void,
+) -> libc::c_int {
+    const PAGE: u64 = 4096;
+    // SAFETY: libc passes a valid object with `dlpi_phnum` program headers.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
+    };
+    let fixed =
+        |header: &&libc::Elf64_Phdr| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+    for header in headers.iter().filter(fixed) {
+        let start = base.wrapping_add(header.p_vaddr) & !(PAGE - 1);
+        let len = base.wrapping_add(header.p_vaddr) + header.p_memsz - start;
+        // SAFETY: the mapping is one of a file that cannot change while it runs (ETXTBSY), and nobody has written to
+        // it: its pages have the same contents when they are mapped again at the next access.
+        unsafe { libc::madvise(start as *mut libc::c_void, len as usize, libc::MADV_DONTNEED) };
+    }
+    1
+}
+
 /// Blocks every signal that can be, or none.
 pub fn block_signals(all: bool) {
     // SAFETY: sigset_t is plain data, which sigfillset or sigemptyset fills in before sigprocmask reads it.

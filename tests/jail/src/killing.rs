@@ -86,7 +86,7 @@ fn round(victim: Victim, life: Duration) -> Result<usize, String> {
     }
     if victim == Victim::All {
         // Nobody was left to clean up: whoever comes next does.
-        runtime::sweep_all(&base()).map_err(|e| e.to_string())?;
+        runtime::sweep_all(&base(), Duration::ZERO).map_err(|e| e.to_string())?;
     }
     let left = runtime::list(&base()).map_err(|e| e.to_string())?;
     let ids = crate::ids_in_use();

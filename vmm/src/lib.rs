@@ -1,15 +1,18 @@
 //! Ringfence: the virtual machine monitor and the `ringfence` command.
 //!
-//! One process runs one sandbox. It builds a KVM machine ([`machine`]) whose kernel is ours, embedded in this
-//! very binary, enters it by the Linux boot protocol ([`boot`]), and from then on relays bytes between the
-//! guest's virtio devices and the outside: standard streams and a control connection over vsock, the root
-//! image as read-only pmem.
+//! `ringfence run` is the supervisor of a sandbox. It opens what is needed and hands it, with an [`order`], to a process
+//! in the jail (`ringfence-jailer`), which runs the sandbox. That process builds a KVM machine ([`machine`]) whose
+//! kernel is ours, embedded in this very binary, enters it by the Linux boot protocol ([`boot`]), and from then on
+//! relays bytes between the guest's virtio devices and the outside: standard streams and a control connection over
+//! vsock, the root image as read-only pmem.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`machine`] | memory, layout, CPUID, registers, vCPU threads, the bus |
 //! | [`boot`] | kernel loading, zero page, ACPI for stock Linux |
+//! | [`order`] | a sandbox from its description to its end, here or in the jail |
 //! | [`sandbox`] | a machine with our guest, its boot document and its streams |
+//! | [`event_loop`] | everything a running sandbox waits for |
 //! | [`control`], [`door`] | the control connection to the guest, the control socket for others |
 //! | [`probe`] | can this host run sandboxes |
 //! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
@@ -20,9 +23,11 @@ pub mod boot;
 pub mod cli;
 pub mod control;
 pub mod door;
+pub mod event_loop;
 pub mod exit;
 pub mod kvm_stats;
 pub mod machine;
+pub mod order;
 pub mod probe;
 pub mod sandbox;
 pub mod signals;

@@ -7,11 +7,13 @@
 //!
 //! `run` pays for the proof only on hosts whose CPU shows neither VMX nor SVM ([`quick`]).
 
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuExit};
+use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -107,15 +109,27 @@ pub fn quick() -> Option<String> {
 
 /// Opens `/dev/kvm`.
 pub fn open() -> Result<Kvm, ProbeError> {
-    Kvm::new().map_err(|e| explain(&e))
+    open_device().map(wrap)
+}
+
+/// Opens `/dev/kvm`, to be used by this or another process.
+pub fn open_device() -> Result<OwnedFd, ProbeError> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/dev/kvm", flags, rustix::fs::Mode::empty()).map_err(explain)
+}
+
+/// KVM by the open `/dev/kvm`.
+pub fn wrap(device: OwnedFd) -> Kvm {
+    // SAFETY: the descriptor is open, and is given away here.
+    unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
 }
 
 /// What an error of opening `/dev/kvm` means.
-pub fn explain(e: &kvm_ioctls::Error) -> ProbeError {
-    match e.errno() {
-        libc::ENOENT => ProbeError::Missing,
-        libc::EACCES | libc::EPERM => ProbeError::Permission,
-        errno => ProbeError::Open(std::io::Error::from_raw_os_error(errno)),
+fn explain(e: Errno) -> ProbeError {
+    match e {
+        Errno::NOENT => ProbeError::Missing,
+        Errno::ACCESS | Errno::PERM => ProbeError::Permission,
+        e => ProbeError::Open(e.into()),
     }
 }
 
@@ -145,12 +159,16 @@ pub fn capabilities(kvm: &Kvm) -> Result<(), ProbeError> {
 pub fn round_trip() -> Result<(), ProbeError> {
     let (done, result) = mpsc::channel();
     // Not joined after a time-out: a KVM that does not come back from KVM_RUN ends with the process.
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("probe".into())
         .spawn(move || done.send(guest()))
         .map_err(|e| ProbeError::NoRingZero(format!("no thread: {e}")))?;
     match result.recv_timeout(TIME_LIMIT) {
-        Ok(result) => result,
+        // A caller that forks (for the jail) must be alone again.
+        Ok(result) => {
+            let _ = thread.join();
+            result
+        }
         Err(_) => Err(ProbeError::NoRingZero(format!("no answer within {} ms", TIME_LIMIT.as_millis()))),
     }
 }

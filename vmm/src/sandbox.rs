@@ -4,13 +4,16 @@
 //! device: before the first instruction runs it listens on the control port, on one port for each standard
 //! stream (or for the terminal), and on the trace port with `--strace`; each takes one connection.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use kvm_ioctls::Kvm;
 use ringfence_devices::balloon::Balloon;
+use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
@@ -31,15 +34,12 @@ pub static GUEST_ELF: &[u8] = {
 /// Names a guest kernel to boot in place of the built-in one; for those who work on it.
 const GUEST_ELF_VARIABLE: &str = "RINGFENCE_GUEST_KERNEL";
 
-fn guest_elf() -> Result<&'static [u8], SandboxError> {
-    match std::env::var_os(GUEST_ELF_VARIABLE) {
-        Some(path) => {
-            let elf = std::fs::read(&path)
-                .map_err(|e| SandboxError::Override(path.to_string_lossy().into_owned(), e))?;
-            Ok(elf.leak()) // one per process, in use until its end
-        }
-        None => Ok(GUEST_ELF),
-    }
+/// That guest kernel, if one is named.
+pub fn guest_override() -> Result<Option<File>, SandboxError> {
+    let Some(path) = std::env::var_os(GUEST_ELF_VARIABLE) else { return Ok(None) };
+    let opened =
+        File::open(&path).map_err(|e| SandboxError::Override(path.to_string_lossy().into_owned(), e));
+    opened.map(Some)
 }
 
 const STDIN_PORT: u32 = ports::FIRST_STREAM;
@@ -57,7 +57,7 @@ pub enum SandboxError {
     Machine(#[from] MachineError),
     #[error("cannot make a device: {0}; raise the limit of open files (ulimit -n)")]
     Device(io::Error),
-    #[error("cannot read {0}, which RINGFENCE_GUEST_KERNEL names: {1}")]
+    #[error("cannot open {0}, which RINGFENCE_GUEST_KERNEL names: {1}")]
     Override(String, io::Error),
     #[error("the boot document cannot be written: {0}")]
     Document(#[from] serde_json::Error),
@@ -87,6 +87,10 @@ pub enum Stdio {
 
 /// Everything a sandbox is made of.
 pub struct Spec {
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
+    /// The guest kernel.
+    pub kernel: Kernel,
     /// vCPUs.
     pub cpus: u8,
     /// RAM in bytes.
@@ -105,6 +109,8 @@ pub struct Spec {
     pub user: Option<String>,
     /// The program's streams.
     pub stdio: Stdio,
+    /// On whose behalf standard input is read, if it is a terminal.
+    pub job: Option<Job>,
     /// Where a line per system call goes.
     pub trace: Option<OwnedFd>,
     /// Gather counters.
@@ -126,7 +132,6 @@ pub struct Sandbox {
 impl Sandbox {
     /// Builds the machine; returns it and the host's end of the control connection.
     pub fn new(spec: Spec, timeline: &mut Timeline) -> Result<(Self, UnixStream), SandboxError> {
-        let guest = guest_elf()?;
         let mut vsock = Vsock::new(ports::GUEST_CID).map_err(SandboxError::Device)?;
         let (endpoint, control) = Endpoint::socketpair().map_err(SandboxError::Device)?;
         vsock.listen(ports::CONTROL, endpoint);
@@ -134,7 +139,7 @@ impl Sandbox {
         if let Some(trace) = spec.trace {
             vsock.listen(ports::TRACE, Endpoint::stdio(None, Some(trace)));
         }
-        let streams = listen(&mut vsock, spec.stdio);
+        let streams = listen(&mut vsock, spec.stdio, spec.job);
         let mut seed = vec![0u8; 32];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| SandboxError::Device(e.into()))?;
@@ -153,9 +158,10 @@ impl Sandbox {
         };
         let vsock = Arc::new(Mutex::new(vsock));
         let config = MachineConfig {
+            kvm: spec.kvm,
             cpus: spec.cpus,
             memory: spec.memory,
-            kernel: Kernel::Embedded(guest),
+            kernel: spec.kernel,
             flavor: Flavor::Ringfence,
             cmdline: spec.cmdline,
             ramdisk: serde_json::to_vec(&document)?,
@@ -200,10 +206,10 @@ impl Sandbox {
     }
 }
 
-fn listen(vsock: &mut Vsock, stdio: Stdio) -> Streams {
+fn listen(vsock: &mut Vsock, stdio: Stdio, mut job: Option<Job>) -> Streams {
     match stdio {
         Stdio::Tty { input, output, size: (rows, cols) } => {
-            vsock.listen(TTY_PORT, Endpoint::stdio(Some(input), Some(output)));
+            vsock.listen(TTY_PORT, Endpoint::stdio(Some(input), Some(output)).read_for(job));
             Streams::Tty { port: TTY_PORT, rows, cols }
         }
         Stdio::Pipes { stdin, stdout, stderr } => {
@@ -211,7 +217,7 @@ fn listen(vsock: &mut Vsock, stdio: Stdio) -> Streams {
                 if read.is_none() && write.is_none() {
                     return None;
                 }
-                vsock.listen(port, Endpoint::stdio(read, write));
+                vsock.listen(port, Endpoint::stdio(read, write).read_for(job.take()));
                 Some(port)
             };
             Streams::Pipes {

@@ -37,13 +37,18 @@ impl Signals {
 
     /// Blocks [`FORWARDED`] and `SIGWINCH` for this thread and all it will start, and opens the signalfd.
     pub fn block() -> io::Result<Self> {
+        Self::block_also(&[])
+    }
+
+    /// The same with more signals.
+    pub fn block_also(more: &[libc::c_int]) -> io::Result<Self> {
         // SAFETY: sigset_t is plain data, initialised by sigemptyset before any other use.
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: `set` is a valid sigset_t for all these calls; the previous mask is not asked for.
         let fd = unsafe {
             libc::sigemptyset(&mut set);
-            for signal in FORWARDED {
-                libc::sigaddset(&mut set, signal);
+            for signal in FORWARDED.iter().chain(more) {
+                libc::sigaddset(&mut set, *signal);
             }
             libc::sigaddset(&mut set, libc::SIGWINCH);
             libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
@@ -54,6 +59,20 @@ impl Signals {
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
         Ok(Self { file: unsafe { File::from_raw_fd(fd) } })
+    }
+
+    /// Does what a SIGTSTP that was read would have done: stops this process until somebody lets it continue.
+    pub fn stop_as_asked() {
+        // SAFETY: sigset_t is plain data, initialised by sigemptyset before any other use; with one thread in it that is
+        // not elsewhere blocked, the process takes the signal when it is unblocked.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGTSTP);
+            libc::raise(libc::SIGTSTP);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        }
     }
 
     /// The next pending signal number.

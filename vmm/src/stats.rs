@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_protocol::GuestStats;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kvm_stats;
 use crate::machine::Machine;
-use crate::machine::vcpu::Shared;
+use crate::machine::vcpu;
 use crate::timeline::{Mark, Timeline};
 
 /// The statistics descriptors of a machine.
@@ -22,7 +22,7 @@ pub struct KvmStats {
 }
 
 /// The report. Field names are the JSON schema.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Points of the start and the end, microseconds since the command was entered.
     pub phases: Vec<Mark>,
@@ -36,28 +36,41 @@ pub struct Report {
     pub guest: Option<GuestStats>,
 }
 
-/// [`crate::machine::vcpu::Exits`], with their sum.
-#[derive(Serialize)]
+/// [`vcpu::Exits`], with their sum.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as there")]
 pub struct Exits {
     /// All of them.
     pub total: u64,
-    /// By reason.
-    #[serde(flatten)]
-    shared: SharedExits,
+    pub io: u64,
+    pub mmio_read: u64,
+    pub mmio_write: u64,
+    pub readonly_write: u64,
+    pub unmapped: u64,
+    pub interrupted: u64,
+    pub other: u64,
 }
 
-struct SharedExits(Arc<Shared>);
-
-impl Serialize for SharedExits {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        self.0.exits.serialize(s)
+impl From<&vcpu::Exits> for Exits {
+    fn from(exits: &vcpu::Exits) -> Self {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            total: exits.total(),
+            io: now(&exits.io),
+            mmio_read: now(&exits.mmio_read),
+            mmio_write: now(&exits.mmio_write),
+            readonly_write: now(&exits.readonly_write),
+            unmapped: now(&exits.unmapped),
+            interrupted: now(&exits.interrupted),
+            other: now(&exits.other),
+        }
     }
 }
 
 /// Host memory in bytes.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
-    /// Proportional set size of the VMM process without the guest's RAM and image.
+    /// Proportional set size of the command's processes without the guest's RAM and image.
     pub vmm_pss: u64,
     /// Guest RAM that has a host page behind it.
     pub guest_touched: u64,
@@ -68,7 +81,7 @@ pub struct Memory {
 }
 
 impl Report {
-    /// Reads everything. The vCPUs have stopped, the guest's RAM is still there.
+    /// Reads everything but what [`Memory::measure`] does. The vCPUs have stopped, the guest's RAM is still there.
     pub fn gather(
         machine: &Machine,
         kvm_stats: &KvmStats,
@@ -80,15 +93,14 @@ impl Report {
             // Counters are a courtesy; a KVM that cannot tell them is no reason to fail.
             let _ = kvm_stats::add(file, &mut kvm);
         }
-        let shared = machine.shared().clone();
-        let image = machine.image().map(|i| (i.host_address(), i.region_size()));
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        let mut memory = memory_from_smaps(&maps, image);
-        memory.guest_touched = machine.ram().touched();
-        memory.guest_size = machine.ram().size();
+        let memory = Memory {
+            guest_touched: machine.ram().touched(),
+            guest_size: machine.ram().size(),
+            ..Memory::default()
+        };
         Self {
             phases: timeline.marks().to_vec(),
-            exits: Exits { total: shared.exits.total(), shared: SharedExits(shared) },
+            exits: Exits::from(&machine.shared().exits),
             kvm,
             memory,
             guest,
@@ -96,9 +108,17 @@ impl Report {
     }
 }
 
-/// Sums the Pss lines of `/proc/self/smaps`, apart for our own memory and for the image.
-fn memory_from_smaps(smaps: &str, image: Option<(u64, u64)>) -> Memory {
-    let mut memory = Memory::default();
+impl Memory {
+    /// Adds what `process` (a name in `/proc`) takes, with `image` at this address and of this length in it. A VMM in
+    /// its jail has no procfs to see its own in.
+    pub fn measure(&mut self, process: &str, image: Option<(u64, u64)>) {
+        let smaps = std::fs::read_to_string(format!("/proc/{process}/smaps")).unwrap_or_default();
+        add_smaps(self, &smaps, image);
+    }
+}
+
+/// Sums the Pss lines of `/proc/PID/smaps`, apart for our own memory and for the image.
+fn add_smaps(memory: &mut Memory, smaps: &str, image: Option<(u64, u64)>) {
     let (mut is_ram, mut is_image) = (false, false);
     for line in smaps.lines() {
         let first = line.split_whitespace().next().unwrap_or_default();
@@ -116,7 +136,6 @@ fn memory_from_smaps(smaps: &str, image: Option<(u64, u64)>) -> Memory {
             }
         }
     }
-    memory
 }
 
 impl fmt::Display for Report {
@@ -174,7 +193,8 @@ mod tests {
         let smaps = "1000-2000 r-xp 0 0:0 1 /bin/ringfence\nRss: 9 kB\nPss: 4 kB\n\
                      5000-9000 rw-s 0 0:1 2 /memfd:ringfence-ram (deleted)\nPss: 100 kB\n\
                      a000-c000 r--s 0 0:1 3 /x.erofs\nPss: 8 kB\nd000-e000 rw-p 0 0:0 0 [heap]\nPss: 1 kB\n";
-        let m = memory_from_smaps(smaps, Some((0xa000, 0x2000)));
+        let mut m = Memory::default();
+        add_smaps(&mut m, smaps, Some((0xa000, 0x2000)));
         assert_eq!((m.vmm_pss, m.image_pss), (5 << 10, 8 << 10));
     }
 }

@@ -20,9 +20,14 @@ pub fn is_terminal() -> bool {
     termios::isatty(stdin())
 }
 
-/// Rows and columns of the terminal, if it knows them.
+/// Rows and columns of the terminal on standard input, if it knows them.
 pub fn size() -> Option<(u16, u16)> {
-    let size = termios::tcgetwinsize(stdin()).ok()?;
+    size_of(stdin())
+}
+
+/// The same of any terminal.
+pub fn size_of(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
+    let size = termios::tcgetwinsize(terminal).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 

@@ -1,35 +1,44 @@
 //! When what happened between the command's first instruction and its end.
+//!
+//! The clock is CLOCK_MONOTONIC, which every process of the host shares: the VMM's process goes on with the timeline
+//! that the command began.
 
-use std::time::Instant;
+use std::borrow::Cow;
 
-use serde::Serialize;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// One named point.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mark {
     /// What had just happened.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Microseconds since the command was entered.
     pub at_us: u64,
 }
 
 /// The points of one start, in order.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Timeline {
-    begin: Instant,
+    begin_ns: u64,
     marks: Vec<Mark>,
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Timeline {
     /// Begins now.
     pub fn start() -> Self {
-        Self { begin: Instant::now(), marks: Vec::with_capacity(12) }
+        Self { begin_ns: now_ns(), marks: Vec::with_capacity(12) }
     }
 
     /// Notes that `name` has just happened.
     pub fn mark(&mut self, name: &'static str) {
-        let at_us = self.begin.elapsed().as_micros() as u64;
-        self.marks.push(Mark { name, at_us });
+        let at_us = now_ns().saturating_sub(self.begin_ns) / 1000;
+        self.marks.push(Mark { name: name.into(), at_us });
     }
 
     /// The points so far.

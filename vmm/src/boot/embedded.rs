@@ -4,8 +4,9 @@
 //! pages of each segment are mapped privately from the executable's file over the guest's RAM: the host's page
 //! cache holds them once for all sandboxes, a page that the guest never looks at costs nothing, and one that
 //! it writes becomes its own. The file cannot change under us, because the kernel refuses to write or to
-//! truncate an executable that runs (`ETXTBSY`). Where the file cannot be opened or is not what runs, and for
-//! a kernel that is not part of the executable, the segments are copied as those of any other.
+//! truncate an executable that runs (`ETXTBSY`). The file is handed to us open, because a VMM in its jail can open
+//! nothing. Where there is none or it is not what runs, and for a kernel that is not part of the executable, the
+//! segments are copied as those of any other.
 //!
 //! Below such a mapping the memfd of the RAM keeps a hole. Giving these pages back (the balloon) is without
 //! effect: only the guest's own harm.
@@ -24,9 +25,13 @@ use crate::machine::layout::PAGE;
 /// Bytes of the ELF header, compared to tell that a file is our executable.
 const HEAD: usize = 64;
 
-/// Loads the ELF `image`.
-pub fn kernel(mem: &GuestMemoryMmap, image: &'static [u8]) -> Result<Loaded, LoadError> {
-    match in_place(mem, image)? {
+/// Loads the ELF `image`, a part of the open `executable` that we run.
+pub fn kernel(
+    mem: &GuestMemoryMmap,
+    image: &'static [u8],
+    executable: Option<&File>,
+) -> Result<Loaded, LoadError> {
+    match in_place(mem, image, executable)? {
         Some(loaded) => Ok(loaded),
         // Segments that were mapped already are written over, which gives the guest pages of its own.
         None => loader::kernel(mem, &mut Cursor::new(image)),
@@ -34,12 +39,17 @@ pub fn kernel(mem: &GuestMemoryMmap, image: &'static [u8]) -> Result<Loaded, Loa
 }
 
 /// Maps the segments; `None` where that cannot be done.
-fn in_place(mem: &GuestMemoryMmap, image: &'static [u8]) -> Result<Option<Loaded>, LoadError> {
+fn in_place(
+    mem: &GuestMemoryMmap,
+    image: &'static [u8],
+    executable: Option<&File>,
+) -> Result<Option<Loaded>, LoadError> {
     let Some(head) = image.first_chunk::<HEAD>() else { return Err(LoadError::NotAKernel) };
-    let Some((file, offset)) = own_file(image) else { return Ok(None) };
+    let Some(file) = executable else { return Ok(None) };
+    let Some(offset) = place_in(file, image) else { return Ok(None) };
     let end = loader::elf_end(&mut Cursor::new(image), head, loader::low_ram_end(mem))?;
     for segment in loader::elf_segments(&mut Cursor::new(image), head)? {
-        if map(mem, image, &file, offset, &segment).is_none() {
+        if map(mem, image, file, offset, &segment).is_none() {
             return Ok(None);
         }
     }
@@ -77,17 +87,16 @@ fn map(mem: &GuestMemoryMmap, image: &[u8], file: &File, offset: u64, segment: &
     mem.write_slice(bytes.get(whole..)?, GuestAddress(segment.physical + whole as u64)).ok()
 }
 
-/// The file of our executable, and where in it `image` lies.
-fn own_file(image: &'static [u8]) -> Option<(File, u64)> {
+/// Where in the file of our executable `image` lies.
+fn place_in(file: &File, image: &'static [u8]) -> Option<u64> {
     let mut found = Search { start: image.as_ptr() as u64, len: image.len() as u64, offset: None };
     // SAFETY: the callback has the signature asked for and gets the pointer to `found`, which outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(search), (&raw mut found).cast::<c_void>()) };
     let offset = found.offset?;
-    let file = File::open("/proc/self/exe").ok()?;
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, offset).ok()?;
     let whole = file.metadata().ok()?.len() >= offset + found.len;
-    (whole && image.starts_with(&head)).then_some((file, offset))
+    (whole && image.starts_with(&head)).then_some(offset)
 }
 
 struct Search {
@@ -99,7 +108,7 @@ struct Search {
 /// Looks for the segment of an object that has [`Search::start`]. Our executable is the first object and the only
 /// one that is looked at.
 unsafe extern "C" fn search(object: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-    // SAFETY: `own_file` passes a pointer to its Search, which nobody else uses meanwhile; libc passes a valid
+    // SAFETY: `place_in` passes a pointer to its Search, which nobody else uses meanwhile; libc passes a valid
     // object with `dlpi_phnum` program headers.
     let (found, base, headers) = unsafe {
         let object = &*object;
@@ -124,9 +133,10 @@ mod tests {
     fn mapped_as_copied() {
         let memory = || GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
         let (mapped, copied) = (memory(), memory());
-        let (_, offset) = own_file(GUEST_ELF).expect("the kernel lies in this test's executable");
+        let file = File::open("/proc/self/exe").unwrap();
+        let offset = place_in(&file, GUEST_ELF).expect("the kernel lies in this test's executable");
         assert!(offset.is_multiple_of(PAGE));
-        let one = in_place(&mapped, GUEST_ELF).unwrap().expect("the kernel can be mapped");
+        let one = in_place(&mapped, GUEST_ELF, Some(&file)).unwrap().expect("the kernel can be mapped");
         let other = loader::kernel(&copied, &mut Cursor::new(GUEST_ELF)).unwrap();
         assert_eq!((one.entry, one.end), (other.entry, other.end));
         let content = |memory: &GuestMemoryMmap| {
@@ -139,6 +149,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_executable_is_copied() {
-        assert!(own_file(Vec::leak(GUEST_ELF.to_vec())).is_none());
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(place_in(&file, Vec::leak(GUEST_ELF.to_vec())).is_none());
     }
 }

@@ -13,18 +13,19 @@ use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use ringfence_devices::balloon::Balloon;
+use ringfence_devices::host_stream::own_reader;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Endpoint, Vsock};
 use ringfence_protocol::ports;
 
 use super::{Failure, units};
-use crate::exit;
 use crate::machine::vcpu::{Shared, Stop};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, VirtioSlot};
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::timeline::Timeline;
+use crate::{exit, probe};
 
 /// The vsock port the host echoes on.
 const ECHO_PORT: u32 = 7;
@@ -63,8 +64,10 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         None => Vec::new(),
     };
     let image = args.pmem.as_deref().map(Backing::open).transpose().map_err(Failure::setup)?;
-    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok();
+    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok().map(own_reader);
+    let kvm = probe::open().map_err(|e| Failure { code: exit::HOST_UNABLE, message: e.to_string() })?;
     let config = MachineConfig {
+        kvm,
         cpus: args.cpus,
         memory: args.memory,
         kernel: Kernel::File(kernel),

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use ringfence_devices::host_stream::{own_reader, own_writer};
 use ringfence_protocol::{
     Container, ContainerState, ContainerStatus, INIT_PROCESS, Process, Reply, Request, Streams,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::run::environment;
+use super::run::{duplicate, environment};
 use super::{Failure, Format};
 use crate::door::{Answer, Question};
 use crate::exit;
@@ -234,6 +235,17 @@ impl Connection {
         }
     }
 
+    /// [`Connection::ask`] with streams. Pipes and terminals are opened anew: the sandbox's process cannot do that.
+    fn ask_with(&mut self, request: Request, streams: &[BorrowedFd<'_>]) -> Result<Reply, Failure> {
+        let mut own = Vec::new();
+        for (n, stream) in streams.iter().enumerate() {
+            let copy = duplicate(*stream, "a standard stream")?;
+            own.push(if n == 0 { own_reader(copy) } else { own_writer(copy) });
+        }
+        let own: Vec<_> = own.iter().map(AsFd::as_fd).collect();
+        self.ask(request, &own)
+    }
+
     fn create(&mut self, name: &str, file: &PathBuf) -> Result<(), Failure> {
         let text = match file.as_os_str() == "-" {
             true => io::read_to_string(io::stdin()),
@@ -250,7 +262,7 @@ impl Connection {
         let null = std::fs::File::open("/dev/null").map_err(Failure::setup)?;
         let input = if file.as_os_str() == "-" { null.as_fd() } else { rustix::stdio::stdin() };
         let streams = [input, rustix::stdio::stdout(), rustix::stdio::stderr()];
-        match self.ask(Request::Create { container: name.to_owned(), spec }, &streams)? {
+        match self.ask_with(Request::Create { container: name.to_owned(), spec }, &streams)? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -279,7 +291,7 @@ impl Connection {
         let pipes = [input, output, rustix::stdio::stderr()];
         let descriptors = if exec.tty { &pipes[..2] } else { &pipes[..] };
         let request = Request::Exec { container: exec.name.clone(), process };
-        let process = match self.ask(request, descriptors)? {
+        let process = match self.ask_with(request, descriptors)? {
             Reply::Started { process, .. } => process,
             other => return Err(unexpected(&other)),
         };

@@ -4,7 +4,11 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use ringfence_jailer::{JailConfig, Outcome, SandboxId};
+
+use super::run::jailed;
 use super::{Failure, Format};
+use crate::order::process;
 use crate::probe;
 
 /// Arguments of `doctor`.
@@ -39,8 +43,25 @@ pub fn main(args: &Args) -> Result<u8, Failure> {
     Ok(u8::from(!diagnosis.usable))
 }
 
+/// Makes a jail in which a process of ours ends at once.
+fn jail() -> Result<String, String> {
+    let config = JailConfig::new(SandboxId::random().map_err(|e| e.to_string())?);
+    let started = jailed::start(config, process::COMMAND, Some(process::PROBE), Vec::new());
+    let (monitor, warnings) = started.map_err(|e| e.to_string())?;
+    match monitor.wait() {
+        Ok(Some(Outcome::Exited(0))) => Ok(match warnings.join("; ") {
+            none if none.is_empty() => "a process of its own can be jailed".to_owned(),
+            warnings => format!("a process of its own can be jailed, but: {warnings}"),
+        }),
+        Ok(other) => Err(format!("the process in a test jail ended with {other:?}")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
 fn diagnose() -> Diagnosis {
     let mut checks = Vec::new();
+    // Before there is a second thread: it forks.
+    let jail = jail();
     let mut check = |name, result: Result<&str, String>| {
         let ok = result.is_ok();
         let detail = result.map_or_else(|e| e, str::to_owned);
@@ -65,7 +86,9 @@ fn diagnose() -> Diagnosis {
                 )
         }
     };
-    Diagnosis { usable, checks }
+    // All is told, whatever of it fails.
+    let jailed = check("jail", jail.as_deref().map_err(String::clone));
+    Diagnosis { usable: usable && jailed, checks }
 }
 
 fn words(d: &Diagnosis) -> String {

@@ -61,9 +61,32 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
+/// Parses `2`, `0.5`, `1.25` CPUs, to thousandths.
+pub fn cpus(text: &str) -> Result<u32, String> {
+    let wrong = || format!("`{text}` is not a number of CPUs; write for example 2 or 0.5");
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|c| c.is_ascii_digit());
+    if !digits(whole) || !digits(part) || whole.len() > 6 || part.len() > 3 {
+        return Err(wrong());
+    }
+    let thousandths = format!("{whole}{part:0<3}").parse().map_err(|_| wrong())?;
+    if thousandths < 10 { Err(format!("`{text}` is too little; the least is 0.01")) } else { Ok(thousandths) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_cpus() {
+        assert_eq!(
+            (cpus("2"), cpus("0.5"), cpus("1.25"), cpus("0.01")),
+            (Ok(2000), Ok(500), Ok(1250), Ok(10))
+        );
+        for bad in ["", "0", "0.001", ".5", "1.", "-1", "1e3", "1.2345", "9999999"] {
+            assert!(cpus(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes() {

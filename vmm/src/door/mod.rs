@@ -67,11 +67,8 @@ pub struct Answer {
     pub reply: Reply,
 }
 
-/// The listening socket; its name goes with it.
-pub struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-}
+/// The name of a listening socket; it is removed with this.
+pub struct Name(PathBuf);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +82,10 @@ pub enum ListenError {
     Io(PathBuf, io::Error),
 }
 
-impl Listener {
-    /// Makes the socket at `path`, in place of one that a killed sandbox has left.
-    pub fn bind(path: &Path) -> Result<Listener, ListenError> {
+impl Name {
+    /// Makes a socket at `path`, in place of one that a killed sandbox has left. It may be another process that
+    /// serves it.
+    pub fn bind(path: &Path) -> Result<(Name, UnixListener), ListenError> {
         use std::os::unix::fs::FileTypeExt;
         if let Ok(found) = std::fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
@@ -105,13 +103,13 @@ impl Listener {
         rustix::process::umask(mask);
         let socket = socket.map_err(io)?;
         socket.set_nonblocking(true).map_err(io)?;
-        Ok(Listener { socket, path: path.into() })
+        Ok((Name(path.into()), socket))
     }
 }
 
-impl Drop for Listener {
+impl Drop for Name {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // somebody may have been faster
+        let _ = std::fs::remove_file(&self.0); // somebody may have been faster
     }
 }
 
@@ -138,7 +136,7 @@ enum Then {
 
 /// The server.
 pub struct Door {
-    listener: Listener,
+    listener: UnixListener,
     vsock: Arc<Mutex<Vsock>>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -151,7 +149,7 @@ pub struct Door {
 
 impl Door {
     /// A server on `listener` for the sandbox with this device.
-    pub fn new(listener: Listener, vsock: Arc<Mutex<Vsock>>) -> Door {
+    pub fn new(listener: UnixListener, vsock: Arc<Mutex<Vsock>>) -> Door {
         Door {
             listener,
             vsock,
@@ -166,7 +164,7 @@ impl Door {
 
     /// Begins to wait for clients.
     pub fn watch(&self, ops: &mut EventOps) {
-        let events = Events::new(&self.listener.socket, EventSet::IN);
+        let events = Events::new(&self.listener, EventSet::IN);
         ops.add(events).expect("a listening socket can be polled");
     }
 
@@ -177,7 +175,7 @@ impl Door {
         ops: &mut EventOps,
         control: &mut Control,
     ) -> Result<(), ControlError> {
-        if events.fd() == self.listener.socket.as_raw_fd() {
+        if events.fd() == self.listener.as_raw_fd() {
             self.accept(ops);
             return Ok(());
         }
@@ -249,7 +247,7 @@ impl Door {
     }
 
     fn accept(&mut self, ops: &mut EventOps) {
-        while let Ok((stream, _)) = self.listener.socket.accept() {
+        while let Ok((stream, _)) = self.listener.accept() {
             if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
                 continue; // closed
             }

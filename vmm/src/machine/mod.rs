@@ -40,9 +40,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::loader::{self, LoadError, Placement};
 use crate::boot::{acpi, embedded, zero_page};
+use crate::kvm_stats;
 use crate::stats::KvmStats;
 use crate::timeline::Timeline;
-use crate::{kvm_stats, probe};
 use bus::Bus;
 use memory::{MemoryError, Ram};
 use vcpu::{Shared, Vcpus};
@@ -54,8 +54,6 @@ pub const MAX_CPUS: u8 = 64;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message is the documentation")]
 pub enum MachineError {
-    #[error("{}", probe::explain(.0))]
-    OpenKvm(kvm_ioctls::Error),
     #[error("KVM could not {0}: {1}; run `ringfence doctor`")]
     Kvm(&'static str, kvm_ioctls::Error),
     #[error(transparent)]
@@ -77,7 +75,12 @@ pub enum MachineError {
 /// The kernel to boot.
 pub enum Kernel {
     /// An ELF image in our own binary.
-    Embedded(&'static [u8]),
+    Embedded {
+        /// It.
+        image: &'static [u8],
+        /// The binary's file, to map it from.
+        executable: Option<File>,
+    },
     /// vmlinux or bzImage.
     File(File),
 }
@@ -106,6 +109,8 @@ impl VirtioSlot {
 
 /// Everything a machine is made of.
 pub struct MachineConfig {
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
     /// RAM in bytes, a multiple of the page size.
@@ -143,7 +148,7 @@ pub struct Machine {
 impl Machine {
     /// Builds a machine, ready to be started.
     pub fn new(config: MachineConfig, timeline: &mut Timeline) -> Result<Self, MachineError> {
-        let kvm = Kvm::new().map_err(MachineError::OpenKvm)?;
+        let kvm = config.kvm;
         let vm = kvm.create_vm().map_err(|e| MachineError::Kvm("create a virtual machine", e))?;
         vm.set_tss_address(layout::KVM_TSS as usize)
             .map_err(|e| MachineError::Kvm("set the TSS address", e))?;
@@ -335,7 +340,7 @@ fn load(
 ) -> Result<u64, MachineError> {
     let mem = &*ram.map;
     let loaded = match kernel {
-        Kernel::Embedded(image) => embedded::kernel(mem, image)?,
+        Kernel::Embedded { image, executable } => embedded::kernel(mem, image, executable.as_ref())?,
         Kernel::File(mut file) => loader::kernel(mem, &mut file)?,
     };
     let (placement, rsdp, cmdline) = match flavor {

@@ -67,12 +67,14 @@ enum Suite {
     Lab,
     /// Server programs and Python's own tests, in the lab: long, and run only when asked for
     Programs,
+    /// kill -9 at 200 moments, and 500 sandboxes one after another: long, and run only when asked for
+    JailSoak,
 }
 
 impl Suite {
     /// Whether it is part of what CI runs.
     fn is_usual(self) -> bool {
-        self != Suite::Programs
+        !matches!(self, Suite::Programs | Suite::JailSoak)
     }
 }
 
@@ -133,6 +135,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),
             Suite::Programs => lab::run_programs(options),
+            Suite::JailSoak => lab::run_jail_soak(options),
         };
         let tally = result.unwrap_or_else(|error| {
             println!("{name}: {error:#}");

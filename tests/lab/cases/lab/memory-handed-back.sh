@@ -42,7 +42,7 @@ step('a process that had 512 MiB has ended')
 P
 coproc SANDBOX { exec ringfence run --image /srv/debian.erofs --memory 1G -- python3 -c "$(cat /tmp/user.py)"; }
 # Without the pages of the image: they are mapped from the host's page cache, so the sandbox has no page cache to give back.
-rss() { awk '/^Rss(Anon|Shmem):/ { sum += $2 } END { print int(sum / 1024) }' "/proc/$SANDBOX_PID/status"; }
+rss() { awk '/^Rss(Anon|Shmem):/ { sum += $2 } END { print int(sum / 1024) }' "/proc/$(pgrep -x ringfence-vmm)/status"; }
 bad=0
 # Says how much the VMM has; if it is to be at most $2 MiB, waits at most a minute for that.
 look() {

@@ -5,7 +5,7 @@
 //! not end it yet, because the guest delivers the last output before it powers off.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use ringfence_protocol::{ExitStatus, FIRST_CONTAINER, GuestStats, INIT_PROCESS, Request, ToGuest, ToHost};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use super::Failure;
+use crate::cli::Failure;
 use crate::control::{Control, ControlError};
 use crate::door::Door;
 use crate::machine::Machine;
@@ -49,8 +49,8 @@ pub enum Ending {
     Broken(ControlError),
 }
 
-/// Runs the loop.
-pub struct Supervisor {
+/// The loop.
+pub struct EventLoop {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     state: Rc<RefCell<State>>,
 }
@@ -60,6 +60,8 @@ struct State {
     control: Control,
     door: Option<Door>,
     signals: Signals,
+    /// Whose size the program's terminal has.
+    terminal: Option<OwnedFd>,
     timer: Option<OwnedFd>,
     /// The guest does not take our messages as fast as we send.
     control_blocked: bool,
@@ -70,13 +72,14 @@ struct State {
     ending: Option<Ending>,
 }
 
-impl Supervisor {
+impl EventLoop {
     /// Collects everything there is to wait for.
     pub fn new(
         machine: &mut Machine,
         control: UnixStream,
         door: Option<Door>,
         signals: Signals,
+        terminal: Option<OwnedFd>,
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
         let no_loop = |e| Failure::setup(format!("cannot make an event loop: {e:?}"));
@@ -91,6 +94,7 @@ impl Supervisor {
             control: Control::new(control).map_err(Failure::setup)?,
             door,
             signals,
+            terminal,
             timer,
             control_blocked: false,
             started: false,
@@ -192,7 +196,9 @@ impl State {
     fn on_signals(&mut self) -> Result<(), ControlError> {
         while let Some(signal) = self.signals.take() {
             if signal == libc::SIGWINCH {
-                if let Some((rows, cols)) = terminal::size() {
+                let terminal = self.terminal.as_ref();
+                if let Some((rows, cols)) = terminal.and_then(|terminal| terminal::size_of(terminal.as_fd()))
+                {
                     let container = FIRST_CONTAINER.to_owned();
                     self.tell_first(Request::Resize { container, process: INIT_PROCESS, rows, cols })?;
                 }
@@ -254,7 +260,7 @@ fn timer(after: Duration) -> rustix::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The guest's words must not drive the user's terminal.
-fn printable(text: &str) -> String {
+/// The words of others must not drive the user's terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(4096).collect()
 }

@@ -1,0 +1,140 @@
+//! Builds a sandbox, runs it, and says how it ended.
+//!
+//! Whatever ends the sandbox, the order is the same: vCPUs stop, the last output is delivered, then the conclusion
+//! is told.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ringfence_devices::host_stream::Job;
+use ringfence_devices::pmem::Backing;
+
+use super::{Conclusion, News, Order};
+use crate::cli::Failure;
+use crate::door::Door;
+use crate::event_loop::{Ending, EventLoop, printable};
+use crate::machine::{Kernel, MachineError};
+use crate::sandbox::{GUEST_ELF, Sandbox, SandboxError, Spec, Stdio};
+use crate::signals::Signals;
+use crate::stats::Report;
+use crate::{exit, probe};
+
+/// After a time-out, readers of the output get this long to take what is left.
+const DRAIN_AFTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Carries out the order. An error is one of the set-up: nothing has run.
+pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) -> Result<(), Failure> {
+    let files = order.files;
+    let mut timeline = order.timeline;
+    let image =
+        Backing::new(File::from(files.image), Path::new(&order.image_name)).map_err(Failure::setup)?;
+    let terminal = order.terminal.map(|_| copy(&files.input)).transpose()?;
+    let stdio = match order.terminal {
+        Some(size) => Stdio::Tty { input: files.input, output: files.output, size },
+        None => Stdio::Pipes { stdin: Some(files.input), stdout: Some(files.output), stderr: files.error },
+    };
+    let spec = Spec {
+        kvm: probe::wrap(files.kvm),
+        kernel: match files.guest {
+            Some(guest) => Kernel::File(guest.into()),
+            None => Kernel::Embedded { image: GUEST_ELF, executable: files.executable.map(File::from) },
+        },
+        cpus: order.cpus,
+        memory: order.memory,
+        image,
+        hostname: order.hostname,
+        args: order.args,
+        env: order.env,
+        cwd: order.cwd,
+        user: order.user,
+        stdio,
+        job: files.job.map(Job::from),
+        trace: files.trace,
+        stats: order.stats,
+        cmdline: order.log_level.as_ref().map_or(String::new(), |l| format!("ringfence.loglevel={l}")),
+        log: order.log_level.as_ref().map(|_| log_writer(order.terminal.is_some())),
+    };
+    let (mut sandbox, control) = Sandbox::new(spec, &mut timeline).map_err(setup_failure)?;
+    let kvm_stats = order.stats.then(|| sandbox.machine.open_stats());
+    let door = files.control.map(|socket| Door::new(UnixListener::from(socket), sandbox.vsock()));
+    let mut events = EventLoop::new(&mut sandbox.machine, control, door, signals, terminal, order.timeout)?;
+    sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
+    timeline.mark("vcpus_started");
+    tell(News::Ready);
+    let mut ending = events.run(&mut timeline)?;
+    sandbox.machine.stop();
+    timeline.mark("stopped");
+    tell(News::Stopped);
+    let deadline = matches!(ending, Ending::TimedOut).then(|| Instant::now() + DRAIN_AFTER_TIMEOUT);
+    let mut notes = sandbox.drain(deadline);
+    let counters = events.finish(&mut ending);
+    timeline.mark("drained");
+    if matches!(ending, Ending::TimedOut) {
+        notes.extend(sandbox.machine.shared().places());
+    }
+    let mut conclusion = conclude(&sandbox, ending);
+    conclusion.notes = notes;
+    conclusion.report = kvm_stats.map(|kvm| Report::gather(&sandbox.machine, &kvm, &timeline, counters));
+    conclusion.image = sandbox.machine.image().map(|image| (image.host_address(), image.region_size()));
+    tell(News::Over(Box::new(conclusion)));
+    Ok(())
+}
+
+fn copy(fd: &OwnedFd) -> Result<OwnedFd, Failure> {
+    fd.try_clone().map_err(|e| Failure::setup(format!("cannot duplicate standard input: {e}")))
+}
+
+/// The exit code, and the words that go with it.
+fn conclude(sandbox: &Sandbox, ending: Ending) -> Conclusion {
+    let mut last_words = String::new();
+    let (code, message) = match ending {
+        Ending::Exited(status) => return Conclusion::of_code(exit::of_status(status)),
+        Ending::Signalled(signal) => return Conclusion::of_code(128 + signal as u8),
+        Ending::StartFailed { errno, message } => (exit::of_start_failure(errno), message),
+        Ending::TimedOut => (exit::TIMED_OUT, "the time-out passed; the sandbox was ended".to_owned()),
+        Ending::Broken(e) => (exit::MACHINE_FAILED, printable(&e.to_string())),
+        Ending::Stopped(stop) => {
+            last_words = String::from_utf8_lossy(&sandbox.last_words()).into_owned();
+            exit::of_stop(&stop)
+        }
+    };
+    let (code, message) = match sandbox.machine.image().map(Backing::check_intact) {
+        Some(Err(changed)) if code == exit::MACHINE_FAILED || code == exit::GUEST_PANIC => {
+            (exit::IMAGE_CHANGED, format!("{changed} ({message})"))
+        }
+        _ => (code, message),
+    };
+    Conclusion { last_words, message: Some(message), ..Conclusion::of_code(code) }
+}
+
+fn setup_failure(e: SandboxError) -> Failure {
+    let code = match e {
+        SandboxError::Machine(MachineError::Kvm(..)) => exit::HOST_UNABLE,
+        _ => exit::SETUP_FAILED,
+    };
+    Failure { code, message: e.to_string() }
+}
+
+/// The guest's log on stderr. A raw terminal needs carriage returns.
+fn log_writer(tty: bool) -> Box<dyn Write + Send> {
+    struct Cooked(std::io::Stderr);
+    impl Write for Cooked {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            for line in data.split_inclusive(|&b| b == b'\n') {
+                match line.strip_suffix(b"\n") {
+                    Some(text) => self.0.write_all(text).and_then(|()| self.0.write_all(b"\r\n"))?,
+                    None => self.0.write_all(line)?,
+                }
+            }
+            Ok(data.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            self.0.flush()
+        }
+    }
+    if tty { Box::new(Cooked(std::io::stderr())) } else { Box::new(std::io::stderr()) }
+}

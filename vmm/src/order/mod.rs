@@ -1,0 +1,242 @@
+//! A sandbox from its description to its end, in this process or in the jail.
+//!
+//! The supervisor (`cli::run`) opens everything a sandbox needs and writes an [`Order`]: plain data, and open
+//! descriptors. [`carry_out`] builds the sandbox from it, runs it, and tells [`News`] of three moments. It opens
+//! nothing by a path, so it is the same code in the jail, where nothing has one:
+//!
+//! ```text
+//!   ringfence run ── Order ──▶ carry_out ── News ──▶ ringfence run                       (--no-jail)
+//!
+//!   ringfence run ══ fd 3: Order as JSON ══▶ ringfence vmm: process ── Order ──▶ carry_out
+//!         ▲                                                                        │
+//!         ╚═══════════════════════════ fd 3: News as JSON ═════════════════════════╝
+//! ```
+//!
+//! In the jail descriptor 3 is a unix stream socket; both sides send JSON documents, one a line. The descriptors of an
+//! order are numbers there. The VMM's words are those of a process that its guest may have taken over: the supervisor
+//! bounds their length and keeps them from driving the terminal, and does nothing else by them than print and exit.
+
+pub mod carry_out;
+pub mod process;
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Failure;
+use crate::stats::Report;
+use crate::timeline::Timeline;
+
+/// What is to be run. `F` is a descriptor: open, or its number in the process that gets the order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order<F> {
+    /// vCPUs.
+    pub cpus: u8,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// What the image is called in messages.
+    pub image_name: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// Rows and columns of the terminal, if the program gets one.
+    pub terminal: Option<(u16, u16)>,
+    /// Show the guest kernel's log from this level on.
+    pub log_level: Option<String>,
+    /// End the sandbox after this time.
+    pub timeout: Option<Duration>,
+    /// Gather counters.
+    pub stats: bool,
+    /// Began with the command.
+    pub timeline: Timeline,
+    /// Everything that is open.
+    pub files: Files<F>,
+}
+
+/// The descriptors of an order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files<F> {
+    /// `/dev/kvm`.
+    pub kvm: F,
+    /// The root image.
+    pub image: F,
+    /// Our own executable, of which the guest kernel is a part.
+    pub executable: Option<F>,
+    /// Another guest kernel.
+    pub guest: Option<F>,
+    /// Standard input, or what is typed on the terminal.
+    pub input: F,
+    /// Standard output, or what the terminal shows.
+    pub output: F,
+    /// Standard error; a terminal has none.
+    pub error: Option<F>,
+    /// Where system calls are printed.
+    pub trace: Option<F>,
+    /// The listening control socket.
+    pub control: Option<F>,
+    /// The supervisor's job ([`ringfence_devices::host_stream::Job`]), when standard input is its terminal.
+    pub job: Option<F>,
+}
+
+impl<F> Files<F> {
+    /// The same with every descriptor as `f` says.
+    fn map<G>(self, mut f: impl FnMut(F) -> G) -> Files<G> {
+        Files {
+            kvm: f(self.kvm),
+            image: f(self.image),
+            executable: self.executable.map(&mut f),
+            guest: self.guest.map(&mut f),
+            input: f(self.input),
+            output: f(self.output),
+            error: self.error.map(&mut f),
+            trace: self.trace.map(&mut f),
+            control: self.control.map(&mut f),
+            job: self.job.map(&mut f),
+        }
+    }
+}
+
+impl<F> Order<F> {
+    fn map<G>(self, f: impl FnMut(F) -> G) -> Order<G> {
+        let Order { cpus, memory, image_name, hostname, args, env, cwd, user, .. } = self;
+        let Order { terminal, log_level, timeout, stats, timeline, files, .. } = self;
+        let files = files.map(f);
+        Order {
+            cpus,
+            memory,
+            image_name,
+            hostname,
+            args,
+            env,
+            cwd,
+            user,
+            terminal,
+            log_level,
+            timeout,
+            stats,
+            timeline,
+            files,
+        }
+    }
+}
+
+impl Order<OwnedFd> {
+    /// The order for a process that gets the descriptors as `first`, `first + 1`, …
+    pub fn number(self, first: i32) -> (Order<i32>, Vec<OwnedFd>) {
+        let mut files = Vec::new();
+        let order = self.map(|file| {
+            files.push(file);
+            first + files.len() as i32 - 1
+        });
+        (order, files)
+    }
+}
+
+/// What is told while an order is carried out, in this order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum News {
+    /// From now on signals to the process are signals to the program.
+    Ready,
+    /// The vCPUs have stopped and output is being delivered: a signal may end everything at once.
+    Stopped,
+    /// All is done. The process and its memory are still as they were, to be measured.
+    Over(Box<Conclusion>),
+}
+
+/// How it ended.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conclusion {
+    /// The command's exit code.
+    pub code: u8,
+    /// What went wrong besides, a sentence each.
+    pub notes: Vec<String>,
+    /// Counters, if they were asked for.
+    pub report: Option<Report>,
+    /// Address and length of the image in the process.
+    pub image: Option<(u64, u64)>,
+    /// What a broken guest kernel printed last.
+    pub last_words: String,
+    /// Why the code is not the program's.
+    pub message: Option<String>,
+}
+
+impl Conclusion {
+    /// Nothing but a code.
+    pub fn of_code(code: u8) -> Self {
+        Self { code, notes: Vec::new(), report: None, image: None, last_words: String::new(), message: None }
+    }
+}
+
+impl From<Failure> for Conclusion {
+    fn from(failure: Failure) -> Self {
+        Self { message: Some(failure.message), ..Self::of_code(failure.code) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn an_order_keeps_its_descriptors_apart() {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let order = Order {
+            cpus: 1,
+            memory: 1 << 28,
+            image_name: "x".into(),
+            hostname: "h".into(),
+            args: vec!["true".into()],
+            env: vec![],
+            cwd: "/".into(),
+            user: None,
+            terminal: None,
+            log_level: None,
+            timeout: Some(Duration::from_millis(1500)),
+            stats: false,
+            timeline: Timeline::start(),
+            files: Files {
+                kvm: open(),
+                image: open(),
+                executable: Some(open()),
+                guest: None,
+                input: open(),
+                output: open(),
+                error: Some(open()),
+                trace: None,
+                control: Some(open()),
+                job: None,
+            },
+        };
+        let raw: Vec<_> =
+            [&order.files.kvm, order.files.control.as_ref().unwrap()].map(|f| f.as_raw_fd()).into();
+        let (numbered, files) = order.number(4);
+        let text = serde_json::to_string(&numbered).unwrap();
+        let read: Order<i32> = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.files.kvm, read.files.control, read.files.trace), (4, Some(10), None));
+        assert_eq!(read.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!([files[0].as_raw_fd(), files[6].as_raw_fd()].as_slice(), raw);
+    }
+
+    #[test]
+    fn news_are_one_line() {
+        let text = serde_json::to_string(&News::Over(Box::new(Conclusion {
+            last_words: "a\nb".into(),
+            ..Conclusion::of_code(7)
+        })));
+        assert!(!text.unwrap().contains('\n'));
+    }
+}

@@ -60,6 +60,8 @@ pub struct Local {
     pub lazy: AtomicBool,
     /// Next time the lazy space is used it must be flushed or left.
     pub leave_space: AtomicBool,
+    /// The next flush is one of the kernel's translations, too.
+    pub flush_kernel: AtomicBool,
     /// Rounds of waiting for locks; see [`super::lock`].
     pub spins: Cell<u32>,
     /// The CPU that was given our time last; see [`super::host`].
@@ -96,6 +98,7 @@ impl Local {
             flush_done: AtomicU64::new(0),
             lazy: AtomicBool::new(false),
             leave_space: AtomicBool::new(false),
+            flush_kernel: AtomicBool::new(false),
             spins: Cell::new(0),
             yielded_to: Cell::new(0),
             user_pages: core::sync::atomic::AtomicI64::new(0),

@@ -228,6 +228,23 @@ pub fn map_stack_page(va: u64, phys: u64) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
+/// Takes the mapping of a kernel stack's page away; its frame is not to be used before TLBs were flushed
+/// (`tlb::flush_kernel`). The tables stay.
+pub fn unmap_stack_page(va: u64) -> Option<u64> {
+    let _guard = KERNEL_TABLES.lock();
+    let mut t = &STACK_PDPT;
+    for level in [2, 1] {
+        let e = t.0[index(va, level)].load(Ordering::Acquire);
+        if e == 0 {
+            return None;
+        }
+        // SAFETY: as in `map_stack_page`.
+        t = unsafe { table(e & ADDRESS) };
+    }
+    let e = t.0[index(va, 0)].swap(0, Ordering::AcqRel);
+    (e != 0).then_some(e & ADDRESS)
+}
+
 /// The frame of a kernel stack's page, if it is mapped.
 pub fn stack_page(va: u64) -> Option<u64> {
     let mut t = &STACK_PDPT;
@@ -247,6 +264,17 @@ pub fn stack_page(va: u64) -> Option<u64> {
 pub fn flush_user() {
     // SAFETY: reloads the root that is in use.
     unsafe { set_cr3(asm::cr3()) };
+}
+
+/// Forgets every translation on this CPU, the kernel's too.
+pub fn flush_all() {
+    const PGE: u64 = 1 << 7;
+    let cr4 = asm::cr4();
+    // SAFETY: changing the bit flushes, and it is as before afterwards.
+    unsafe {
+        asm::set_cr4(cr4 ^ PGE);
+        asm::set_cr4(cr4);
+    }
 }
 
 /// Forgets one page on this CPU.

@@ -1,11 +1,13 @@
 //! Kernel stacks: 32 KiB each, below 32 KiB that are never mapped, so that an overflow is a double fault and not
 //! another thread's memory.
 //!
-//! A stack stays mapped when its thread is gone and is given to the next one, so no TLB ever has to be
-//! told of a change. The pages were never touched before the first use, and deeper ones perhaps never are.
+//! A stack stays mapped when its thread is gone and is given to the next one, so TLBs need not be told of a change. When more
+//! than [`KEEP`] and a [`BATCH`] are free, after a burst of threads, a batch of them is unmapped, all CPUs forget the kernel's
+//! translations, and the frames go back to the allocator: one round of interrupts for 1 MiB.
+//! The pages were never touched before the first use, and deeper ones perhaps never are.
 
 use super::layout::{STACK_BASE, STACK_LIMIT};
-use super::{frames, paging};
+use super::{frames, paging, tlb};
 use crate::OutOfMemory;
 use crate::sync::SpinLock;
 use alloc::vec::Vec;
@@ -15,14 +17,21 @@ pub const SIZE: u64 = 32 << 10;
 /// Distance between stacks.
 const SLOT: u64 = 64 << 10;
 
+/// Stacks that stay mapped while nobody uses them.
+const KEEP: usize = 64;
+/// Stacks unmapped at once.
+const BATCH: usize = 32;
+
 struct Stacks {
     /// Slots handed out so far.
     slots: u64,
     /// Tops of stacks that wait for a thread.
     free: Vec<u64>,
+    /// Tops of slots whose pages were taken back.
+    unmapped: Vec<u64>,
 }
 
-static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks { slots: 0, free: Vec::new() });
+static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks { slots: 0, free: Vec::new(), unmapped: Vec::new() });
 
 /// A kernel stack; dropping it makes it free for the next thread.
 pub struct KernelStack {
@@ -36,27 +45,24 @@ impl KernelStack {
         if let Some(top) = s.free.pop() {
             return Ok(Self { top });
         }
-        let slot = STACK_BASE + s.slots * SLOT;
-        if slot + SLOT > STACK_BASE + STACK_LIMIT {
+        if let Some(top) = s.unmapped.last().copied() {
+            map(top)?;
+            s.unmapped.pop();
+            return Ok(Self { top });
+        }
+        let top = STACK_BASE + (s.slots + 1) * SLOT;
+        if top > STACK_BASE + STACK_LIMIT {
             return Err(OutOfMemory);
         }
         // Room for it to come back: dropping must not fail.
         let total = s.slots as usize + 1;
-        let need = total.saturating_sub(s.free.len());
-        s.free.try_reserve(need).map_err(|_| OutOfMemory)?;
-        let bottom = slot + SLOT - SIZE;
-        for va in (bottom..slot + SLOT).step_by(4096) {
-            // A failure leaves the slot's pages mapped in part: they are used when the slot is tried again.
-            if paging::stack_page(va).is_none() {
-                let page = frames::alloc_page(true).ok_or(OutOfMemory)?;
-                if paging::map_stack_page(va, page).is_err() {
-                    frames::free_page(page);
-                    return Err(OutOfMemory);
-                }
-            }
+        let Stacks { free, unmapped, .. } = &mut *s;
+        for list in [free, unmapped] {
+            list.try_reserve(total.saturating_sub(list.len())).map_err(|_| OutOfMemory)?;
         }
+        map(top)?;
         s.slots += 1;
-        Ok(Self { top: slot + SLOT })
+        Ok(Self { top })
     }
 
     /// The end of the stack, where it begins to grow down; 16-byte aligned.
@@ -65,11 +71,55 @@ impl KernelStack {
     }
 }
 
+/// Maps the pages of the stack that ends at `top`, as far as they are not.
+fn map(top: u64) -> Result<(), OutOfMemory> {
+    for va in (top - SIZE..top).step_by(4096) {
+        // A failure leaves the pages mapped in part: they are used when the slot is tried again.
+        if paging::stack_page(va).is_none() {
+            let page = frames::alloc_page(true).ok_or(OutOfMemory)?;
+            if paging::map_stack_page(va, page).is_err() {
+                frames::free_page(page);
+                return Err(OutOfMemory);
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Drop for KernelStack {
     fn drop(&mut self) {
+        let mut s = STACKS.lock();
         // Has room: see `new`.
-        STACKS.lock().free.push(self.top);
+        s.free.push(self.top);
+        if s.free.len() >= KEEP + BATCH {
+            let mut batch = [0; BATCH];
+            for top in &mut batch {
+                *top = s.free.pop().unwrap_or(0);
+            }
+            drop(s);
+            give_back(&batch);
+        }
     }
+}
+
+/// Gives the pages of free stacks back to the allocator.
+#[cold]
+fn give_back(tops: &[u64; BATCH]) {
+    const PAGES: usize = (SIZE / 4096) as usize;
+    let mut pages = [[0; PAGES]; BATCH];
+    for (top, pages) in tops.iter().zip(&mut pages) {
+        for (va, page) in (top - SIZE..*top).step_by(4096).zip(pages) {
+            *page = paging::unmap_stack_page(va).unwrap_or(0);
+        }
+    }
+    // Nobody uses these addresses; but the processor may have kept where they led to.
+    tlb::flush_kernel();
+    for page in pages.as_flattened().iter().filter(|page| **page != 0) {
+        frames::free_page(*page);
+    }
+    let mut s = STACKS.lock();
+    // Has room: see `new`.
+    s.unmapped.extend_from_slice(tops);
 }
 
 /// Are these bytes of a stack mapped?

@@ -39,6 +39,9 @@ pub fn serve() {
 fn answer(l: &Local) {
     let wanted = l.flush_wanted.load(SeqCst);
     let space = l.space.get();
+    if l.flush_kernel.swap(false, SeqCst) {
+        paging::flush_all();
+    }
     if l.leave_space.swap(false, SeqCst) && l.lazy.load(SeqCst) {
         // The space is about to be freed.
         load_kernel_root(l);
@@ -86,6 +89,13 @@ pub fn evict(space: &AddressSpace) {
     }
     // The last reference is gone, so no thread of the space runs or will: whoever had it was lazy.
     assert!(space.cpus.load(SeqCst) == 0, "address space in use while it is freed");
+}
+
+/// After mappings of the kernel half were removed: returns when no CPU uses them any more.
+pub fn flush_kernel() {
+    paging::flush_all();
+    let others = !(1 << local().id.get());
+    request(others, |_, _| true, |target| target.flush_kernel.store(true, SeqCst), |_| false);
 }
 
 /// Posts a request to the CPUs in the mask that pass the filter, and waits for the answers, or until `settled` says that

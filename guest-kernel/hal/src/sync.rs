@@ -127,10 +127,16 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for SpinLock<T> {
     }
 }
 
-/// Set in [`RwSpinLock::state`] while a writer holds the lock; the rest counts readers.
+/// Set in [`RwSpinLock::state`] while a writer holds the lock; the lower bits count readers.
 const WRITER: u32 = 1 << 31;
+/// Set while a writer waits.
+const WAITING: u32 = 1 << 30;
+/// Rounds for which a new reader lets a waiting writer go first: longer than readers hold a lock that is in demand. Then it
+/// passes all the same, because it may be a CPU that reads already, on which the writer waits.
+const COURTESY: u32 = 4096;
 
-/// A reader-writer lock that spins. Readers pass waiting writers: use it where writes are rare.
+/// A reader-writer lock that spins. New readers let a waiting writer go first, so that readers who overlap without end do not
+/// keep it out.
 pub struct RwSpinLock<T: ?Sized> {
     state: AtomicU32,
     value: UnsafeCell<T>,
@@ -177,28 +183,59 @@ impl<T: ?Sized> RwSpinLock<T> {
     #[inline]
     pub fn read(&self) -> ReadGuard<'_, T> {
         lock::acquiring(self.addr(), true);
-        loop {
-            let s = self.state.load(Ordering::Relaxed);
-            if s & WRITER == 0
-                && self.state.compare_exchange_weak(s, s + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-            {
-                break;
-            }
-            lock::contended();
+        let s = self.state.load(Ordering::Relaxed);
+        if s & (WRITER | WAITING) != 0
+            || self.state.compare_exchange_weak(s, s + 1, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
+            self.read_contended();
         }
         lock::acquired(self.addr(), true);
         ReadGuard { lock: self, _not_send: PhantomData }
+    }
+
+    #[cold]
+    fn read_contended(&self) {
+        let mut courtesy = COURTESY;
+        loop {
+            let s = self.state.load(Ordering::Relaxed);
+            let first = s & WAITING != 0 && courtesy > 0;
+            if s & WRITER == 0
+                && !first
+                && self.state.compare_exchange_weak(s, s + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return;
+            }
+            courtesy -= u32::from(first);
+            lock::contended();
+        }
     }
 
     /// Takes the lock for writing.
     #[inline]
     pub fn write(&self) -> WriteGuard<'_, T> {
         lock::acquiring(self.addr(), false);
-        while self.state.compare_exchange_weak(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            lock::contended();
+        if self.state.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.write_contended();
         }
         lock::acquired(self.addr(), false);
         WriteGuard { lock: self, _not_send: PhantomData }
+    }
+
+    #[cold]
+    fn write_contended(&self) {
+        loop {
+            let s = self.state.load(Ordering::Relaxed);
+            // Without holders; whoever else waits says so again.
+            if s & !WAITING == 0
+                && self.state.compare_exchange_weak(s, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return;
+            }
+            if s & WAITING == 0 {
+                self.state.fetch_or(WAITING, Ordering::Relaxed);
+            }
+            lock::contended();
+        }
     }
 
     /// The value, through an exclusive borrow.
@@ -242,6 +279,7 @@ impl<T: ?Sized> Drop for WriteGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         lock::released(self.lock.addr(), false);
+        // Others who wait to write say so again.
         self.lock.state.store(0, Ordering::Release);
     }
 }
@@ -255,5 +293,58 @@ impl<T: Default> Default for RwSpinLock<T> {
 impl<T: ?Sized + fmt::Debug> fmt::Debug for RwSpinLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RwSpinLock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::host::World;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn readers_who_overlap_let_a_writer_in() {
+        World::new(8).enter(|| {
+            let lock = RwSpinLock::new(0);
+            // Held by readers at all times, in turns, until there was a writer.
+            let first = lock.read();
+            let holders = AtomicUsize::new(1);
+            std::thread::scope(|s| {
+                let writer = s.spawn(|| *lock.write() = 1);
+                while lock.state.load(Ordering::Relaxed) & WAITING == 0 {
+                    std::thread::yield_now();
+                }
+                let reader = s.spawn(|| {
+                    let value = *lock.read();
+                    holders.fetch_add(1, Ordering::SeqCst);
+                    value
+                });
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                assert_eq!(holders.load(Ordering::SeqCst), 1, "a new reader waits for the writer");
+                drop(first);
+                writer.join().unwrap();
+                assert_eq!(reader.join().unwrap(), 1);
+            });
+        });
+    }
+
+    #[test]
+    fn who_reads_may_read_again_though_a_writer_waits() {
+        World::new(8).enter(|| {
+            let lock = RwSpinLock::new(0);
+            std::thread::scope(|s| {
+                let outer = lock.read();
+                let writer = s.spawn(|| *lock.write() = 1);
+                while lock.state.load(Ordering::Relaxed) & WAITING == 0 {
+                    std::thread::yield_now();
+                }
+                assert_eq!(*lock.read(), 0);
+                drop(outer);
+                writer.join().unwrap();
+                assert_eq!(*lock.read(), 1);
+            });
+        });
     }
 }

@@ -68,6 +68,34 @@ pub fn line(level: u32, text: &str) {
     readers().wake_all(PollEvents::empty());
 }
 
+/// Lets through so many messages of a kind in an interval, as Linux's `printk_ratelimit`: ten in five seconds.
+pub(crate) struct RateLimit(SpinLock<(u64, u32, u64)>);
+
+impl RateLimit {
+    const BURST: u32 = 10;
+    const INTERVAL: u64 = 5_000_000_000;
+
+    /// One that has let nothing through yet.
+    pub(crate) const fn new() -> RateLimit {
+        RateLimit(SpinLock::new((0, 0, 0)))
+    }
+
+    /// Whether a message may go out at `now`: then, how many were held back since the last one that did.
+    pub(crate) fn allows(&self, now: u64) -> Option<u64> {
+        let mut state = self.0.lock();
+        let (begun, shown, missed) = &mut *state;
+        if now.saturating_sub(*begun) >= Self::INTERVAL {
+            (*begun, *shown) = (now, 0);
+        }
+        if *shown >= Self::BURST {
+            *missed += 1;
+            return None;
+        }
+        *shown += 1;
+        Some(core::mem::take(missed))
+    }
+}
+
 const READ: i32 = 2;
 const READ_ALL: i32 = 3;
 const READ_CLEAR: i32 = 4;
@@ -137,6 +165,17 @@ const OWN: &[Syscall] = syscalls! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ten_messages_in_five_seconds() {
+        let limit = RateLimit::new();
+        let start = 7_000_000_000;
+        let shown = (0..25).filter(|i| limit.allows(start + i * 1_000_000).is_some()).count();
+        assert_eq!(shown, 10);
+        assert_eq!(limit.allows(start + 4_999_999_999), None);
+        assert_eq!(limit.allows(start + 5_000_000_000), Some(16));
+        assert_eq!(limit.allows(start + 5_000_000_001), Some(0));
+    }
 
     #[test]
     fn old_lines_go_as_a_whole() {

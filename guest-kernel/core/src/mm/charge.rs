@@ -28,12 +28,13 @@
 //! `charge` is called with the layout lock of an `Mm` held, `uncharge` with any lock at all: both may take only locks of
 //! the controller's own under which nothing else is locked, allocated or freed; counters should be atomic and batched per CPU.
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ringfence_hal as hal;
 use ringfence_hal::{Frame, HugeFrame, OutOfMemory};
 
-use crate::{TaskRef, errno::Result, kernel::Sentry, sync::Once};
+use crate::{TaskRef, errno::Result, kernel::Sentry, sync::Once, task::Process};
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +58,18 @@ pub trait Controller: Send + Sync {
     /// Frames charged to `owner` were freed.
     fn uncharge(&self, owner: u32, frames: usize);
 
-    /// `task` could not get a frame. If that was its group's doing: makes room in the group, and says true.
-    fn make_room(&self, task: &TaskRef) -> bool;
+    /// `task` could not get a frame. If that was its group's doing: makes room in the group.
+    fn make_room(&self, task: &TaskRef) -> Room;
+}
+
+/// What making room in a group came to.
+pub enum Room {
+    /// It was not the group that had none.
+    NotFull,
+    /// There may be some now.
+    Made,
+    /// There will be when this process has ended.
+    Dying(Arc<Process>),
 }
 
 static CONTROLLER: Once<&'static dyn Controller> = Once::new();
@@ -118,9 +129,12 @@ fn owner_of(kind: Kind, frames: usize) -> Result<u32, OutOfMemory> {
     })
 }
 
-/// A task could not get a frame: whether its group was full and has made room.
-pub(super) fn make_room(task: &TaskRef) -> bool {
-    ACTIVE.load(Ordering::Relaxed) && CONTROLLER.get().is_some_and(|controller| controller.make_room(task))
+/// A task could not get a frame: if its group was full, makes room there.
+pub(super) fn make_room(task: &TaskRef) -> Room {
+    match CONTROLLER.get() {
+        Some(controller) if ACTIVE.load(Ordering::Relaxed) => controller.make_room(task),
+        _ => Room::NotFull,
+    }
 }
 
 #[cfg(test)]
@@ -146,8 +160,8 @@ mod tests {
             CHARGED.fetch_sub(frames, Ordering::Relaxed);
         }
 
-        fn make_room(&self, _task: &TaskRef) -> bool {
-            false
+        fn make_room(&self, _task: &TaskRef) -> Room {
+            Room::NotFull
         }
     }
 

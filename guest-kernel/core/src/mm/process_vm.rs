@@ -6,6 +6,7 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{
     Mm, PAGE_SIZE,
     advise::{Advice, advice_range},
+    oom,
 };
 use crate::{
     TaskRef,
@@ -150,13 +151,16 @@ fn process_mrelease(ctx: &mut Ctx<'_>, fd: Fd, flags: u32) -> Result {
     if process.threads().is_empty() {
         return Err(Errno::ESRCH);
     }
-    // Its tasks give the memory back on their way out, which nothing here can delay.
-    if process.is_exiting() { Ok(0) } else { Err(Errno::EINVAL) }
+    if !process.is_exiting() {
+        return Err(Errno::EINVAL);
+    }
+    oom::reap(ctx.task, &process);
+    Ok(0)
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     310 process_vm_readv(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
     311 process_vm_writev(pid: i32, local_iov: UserPtr<IoVec>, liovcnt: usize, remote_iov: UserPtr<IoVec>, riovcnt: usize, flags: u64) Full "";
     440 process_madvise(pidfd: Fd, iovec: UserPtr<IoVec>, vlen: usize, advice: i32, flags: u32) Full "";
-    448 process_mrelease(pidfd: Fd, flags: u32) Partial "memory goes when the process's tasks have run";
+    448 process_mrelease(pidfd: Fd, flags: u32) Full "";
 };

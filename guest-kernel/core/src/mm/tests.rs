@@ -387,3 +387,20 @@ fn no_memory_is_reported_and_all_of_it_comes_back() {
         assert_eq!(hal::frames::stats().free, 8);
     });
 }
+
+#[test]
+fn the_reaper_takes_what_is_private() {
+    host::World::new(64).enter(|| {
+        let mm = mm();
+        let private = map(&mm, 3, Placement::Any, RW, VmFlags::empty());
+        let shared = map(&mm, 1, Placement::Any, RW, VmFlags::SHARED);
+        for page in 0..3 {
+            assert!(write(&mm, private + page * PAGE_SIZE, 1));
+        }
+        assert!(write(&mm, shared, 2));
+        let mut pauses = 0;
+        mm.reap(&mut || pauses += 1);
+        assert_eq!((read(&mm, private), read(&mm, shared)), (None, Some(2)));
+        assert_eq!((mm.stats().anonymous, mm.stats().mappings, pauses), (0, 1, 1));
+    });
+}

@@ -46,8 +46,8 @@ pub use cputime::Split;
 pub use idle::{adopt_boot_cpu, idle_loop};
 pub use load::load_averages;
 pub use runqueue::{
-    CpuTimes, context_switches, cpu_times, for_running, forget_group, groups_changed, idle_times, regroup,
-    runnable_tasks,
+    CpuTimes, context_switches, cpu_times, for_running, forget_group, groups_changed, hurry, idle_times,
+    regroup, runnable_tasks,
 };
 pub use timers::{Timer, TimerTarget, on_timer_interrupt};
 

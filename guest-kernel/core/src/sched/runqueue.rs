@@ -39,6 +39,7 @@ pub(super) struct RunQueue {
 impl RunQueue {
     /// Puts a task at the end of the queue it belongs to. One that is in the kernel may hold locks others wait for: a
     /// throttled group has it only when it is `at_user` mode's door, till then it takes its turn among those of the root.
+    /// One that was killed stays there till its end.
     #[inline]
     fn enqueue(&mut self, task: TaskRef, at_user: bool) {
         if task.sched.priority() > 0 {
@@ -46,6 +47,7 @@ impl RunQueue {
         }
         match group_of(&task) {
             None => self.queue.push_back(task),
+            Some(_) if task.killed() => self.queue.push_back(task),
             Some(group) if !at_user && group.is_held() => {
                 task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
                 self.queue.push_back(task);
@@ -614,6 +616,24 @@ pub fn regroup(task: &TaskRef) {
     if task.sched.on_cpu.load(Ordering::Acquire) {
         task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
         super::kick(task);
+    }
+}
+
+/// `task` was killed, and others wait for what it has: if it waits for a CPU, it is the next but for those with real-time
+/// priorities.
+pub fn hurry(task: &TaskRef) {
+    loop {
+        let home = task.sched.cpu.load(Ordering::Acquire);
+        let mut rq = cpus().of(home).rq.lock();
+        if task.sched.cpu.load(Ordering::Acquire) != home {
+            continue;
+        }
+        match rq.remove(task) {
+            Some(queued) if queued.sched.priority() > 0 => rq.enqueue(queued, false),
+            Some(queued) => rq.queue.push_front(queued),
+            None => {}
+        }
+        return;
     }
 }
 

@@ -112,7 +112,11 @@ pub fn kill_process(process: &Arc<Process>, status: ExitStatus) {
     process.begin_exit(status);
     process.stop_signal.store(0, Ordering::Release);
     process.stop_queue.wake_all(PollEvents::empty());
-    process.threads().iter().for_each(notify);
+    let threads = process.threads();
+    threads.iter().for_each(notify);
+    if !process.cgroup.is_root() {
+        threads.iter().for_each(sched::regroup); // what it may use of the CPUs does not keep it from ending
+    }
 }
 
 fn push(pending: &Pending, info: SigInfo) -> Result<()> {

@@ -10,6 +10,7 @@ use super::{Credentials, Pid, ProcessGroup, limits::Limits};
 use crate::{
     TaskRef,
     cgroup::Membership,
+    mm::oom::Awaited,
     ns::{self, PidNamespace, PidView},
     ptrace::Tracee,
     sched::Split,
@@ -141,6 +142,8 @@ pub struct Process {
     pub is_subreaper: AtomicBool,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
+    /// Those out of memory who wait for it to end.
+    pub awaited: Awaited,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicBool,
     /// Whom its threads trace.
@@ -197,6 +200,7 @@ impl Process {
             has_execed: AtomicBool::new(false),
             is_subreaper: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(0),
+            awaited: Awaited::default(),
             dumpable: AtomicBool::new(true),
             tracees: SpinLock::new(Vec::new()),
             leader_trace: SpinLock::new(None),

@@ -5,7 +5,7 @@
 cat > /tmp/user.py <<'P'
 import mmap, os, sys
 MIB = 1 << 20
-SIZE = 512 * MIB
+SIZE = 128 * MIB
 def step(name):
     print(name, flush=True)
     sys.stdin.readline()
@@ -18,29 +18,29 @@ def fill(advice):
 step('start')
 for size, advice in ('small', mmap.MADV_NOHUGEPAGE), ('large', mmap.MADV_HUGEPAGE):
     m = fill(advice)
-    step(f'512 MiB in {size} pages')
+    step(f'128 MiB in {size} pages')
     m.close()
     step('unmapped')
 m = fill(mmap.MADV_HUGEPAGE)
-step('512 MiB in large pages')
+step('128 MiB in large pages')
 for at in range(0, SIZE, 2 * MIB):
     m.madvise(mmap.MADV_DONTNEED, at, MIB)
 step('half of each dropped')
 m.close()
 step('unmapped')
 with open('/tmp/file', 'wb') as f:
-    for _ in range(400):
+    for _ in range(100):
         f.write(bytes(MIB))
-step('a file of 400 MiB')
+step('a file of 100 MiB')
 os.unlink('/tmp/file')
 step('deleted')
 if os.fork() == 0:
     m = fill(mmap.MADV_HUGEPAGE)
     os._exit(0)
 os.wait()
-step('a process that had 512 MiB has ended')
+step('a process that had 128 MiB has ended')
 P
-coproc SANDBOX { exec ringfence run --image /srv/debian.erofs --memory 1G -- python3 -c "$(cat /tmp/user.py)"; }
+coproc SANDBOX { exec ringfence run --image /srv/debian.erofs --memory 256M -- python3 -c "$(cat /tmp/user.py)"; }
 # Without the pages of the image: they are mapped from the host's page cache, so the sandbox has no page cache to give back.
 rss() { awk '/^Rss(Anon|Shmem):/ { sum += $2 } END { print int(sum / 1024) }' "/proc/$(pgrep -x ringfence-vmm)/status"; }
 bad=0
@@ -58,9 +58,9 @@ look() {
 }
 while read -r name <&"${SANDBOX[0]}"; do
     case $name in
-    *512*pages) look "$name" 9999 500 ;;
-    a\ file*) look "$name" 9999 400 ;;
-    half*) look "$name" $((limit + 286)) 250 ;;
+    *128*pages) look "$name" 9999 125 ;;
+    a\ file*) look "$name" 9999 100 ;;
+    half*) look "$name" $((limit + 70)) 60 ;;
     start) base=$(rss); limit=$((base + 16)); look "$name" 9999 0 ;;
     *) look "$name" $limit 0 ;;
     esac

@@ -38,7 +38,7 @@ use super::{Cgroup, Controllers, MAX, Notifier};
 use crate::{
     TaskRef,
     errno::Result,
-    mm::charge::{self, Controller, Kind},
+    mm::charge::{self, Controller, Kind, Room},
     sync::RwSpinLock,
 };
 
@@ -268,7 +268,7 @@ impl Controller for Charges {
         stock::uncharge(owner, frames as u64);
     }
 
-    fn make_room(&self, task: &TaskRef) -> bool {
+    fn make_room(&self, task: &TaskRef) -> Room {
         oom::make_room(task)
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     TaskRef,
     cgroup::{Cgroup, MAX, files},
     mm::{
+        charge::Room,
         oom::{self, Kill},
         reclaim,
     },
@@ -47,39 +48,42 @@ fn kill(process: &Arc<Process>) {
     signal::kill_process(process, ExitStatus::Signal(Signal::KILL.number(), false));
 }
 
-/// `task` could not get a frame. If that was because its group was full: makes room there, and says true.
-pub(super) fn make_room(task: &TaskRef) -> bool {
-    let Some(group) = task.process().cgroup.get() else { return false };
-    let Some(memory) = find(task.process().cgroup.payer()) else { return false };
+/// `task` could not get a frame. If that was because its group was full: makes room there.
+pub(super) fn make_room(task: &TaskRef) -> Room {
+    let Some(group) = task.process().cgroup.get() else { return Room::NotFull };
+    let Some(memory) = find(task.process().cgroup.payer()) else { return Room::NotFull };
     drain_all();
     let was_short = memory.chain().filter(|m| m.short.swap(false, Ordering::AcqRel)).count() > 0;
-    if let Some(full) = memory.chain().find(|m| m.is_full()) {
-        if !relieve(&group, full) && !task.killed() {
-            kill(task.process()); // nobody may be chosen: the one who asks goes
-        }
-    } else if !was_short {
-        return false;
-    }
+    let room = match memory.chain().find(|m| m.is_full()) {
+        Some(full) => relieve(&group, full).unwrap_or_else(|| {
+            if !task.killed() {
+                kill(task.process()); // nobody may be chosen: the one who asks goes
+            }
+            Room::Made
+        }),
+        None if was_short => Room::Made,
+        None => return Room::NotFull,
+    };
     tell(&group);
-    true
+    room
 }
 
-/// Gives up caches, or kills one of those below `full`, which is full and above (or the one of) `group`. False if nobody
+/// Gives up caches, or kills one of those below `full`, which is full and above (or the one of) `group`. `None` if nobody
 /// may be killed.
-fn relieve(group: &Arc<Cgroup>, full: &Memory) -> bool {
+fn relieve(group: &Arc<Cgroup>, full: &Memory) -> Option<Room> {
     reclaim::run();
     drain_all();
     if !full.is_full() {
-        return true;
+        return Some(Room::Made);
     }
-    let Some(domain) = group.of_memory(full) else { return true };
+    let Some(domain) = group.of_memory(full) else { return Some(Room::Made) };
     full.note(Event::Oom);
     match oom::kill_one_of(&domain.members(true), full.current()) {
-        Kill::Nobody => false,
-        Kill::Dying => true,
+        Kill::Nobody => None,
+        Kill::Dying(process) => Some(Room::Dying(process)),
         Kill::Killed(victim) => {
             victim_chosen(&victim, Some(&domain));
-            true
+            Some(Room::Dying(victim))
         }
     }
 }
@@ -119,8 +123,11 @@ pub fn killed(process: &Process) {
 pub fn notify_resume(task: &TaskRef) {
     let Some(group) = task.process().cgroup.get() else { return };
     let Some(memory) = find(task.process().cgroup.payer()) else { return };
-    if memory.chain().any(|m| m.short.load(Ordering::Acquire)) {
-        make_room(task);
+    if memory.chain().any(|m| m.short.load(Ordering::Acquire))
+        && let Room::Dying(process) = make_room(task)
+    {
+        // It would fail again, as fast as it can.
+        oom::wait_for(task, &process, Interruptible::Killable);
     }
     tell(&group);
     let penalty =
@@ -152,14 +159,14 @@ fn penalty(frames: u64, high: u64) -> u64 {
 pub(in crate::cgroup) fn enforce(task: &TaskRef, group: &Arc<Cgroup>) {
     loop {
         let memory = &group.memory;
-        if memory.current() <= memory.max.load(Ordering::Relaxed)
-            || task.interrupted()
-            || !relieve(group, memory)
-        {
+        if memory.current() <= memory.max.load(Ordering::Relaxed) || task.interrupted() {
             break;
         }
-        // The one killed needs the CPU to end.
-        sched::sleep_ns(task, 1_000_000);
+        match relieve(group, memory) {
+            None => break,
+            Some(Room::Dying(process)) => oom::wait_for(task, &process, Interruptible::Yes),
+            Some(_) => sched::yield_now(task),
+        }
     }
     tell(group);
 }

@@ -3,19 +3,28 @@
 //! As Linux does, caches go first, then the process with the highest *badness*: the pages it has in memory and in page
 //! tables, biased by `oom_score_adj` in thousandths of the machine's memory; here also what the kernel holds for it
 //! (mappings, threads, open files), because that is memory a hostile program would eat instead. With it go other processes
-//! that share its memory. If one is dying already, its memory is waited for instead of killing another. The first process,
+//! that share its memory. If one is dying already, its memory is waited for ([`wait`]) instead of killing another. The first process,
 //! whose end is that of the sandbox, is chosen only if it uses more than all others together and more than half of what is in
 //! use: where pipes or tmpfs files have taken the memory, its end would be no remedy.
+
+mod wait;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_hal as hal;
 
-use super::{MmStats, charge, reclaim};
+pub use wait::Awaited;
+pub(in crate::mm) use wait::reap;
+pub(crate) use wait::wait_for;
+
+use super::{MmStats, charge, charge::Room, reclaim};
 use crate::{
-    TaskRef, cgroup, sched,
+    TaskRef, cgroup,
+    klog::RateLimit,
+    sched,
     signal::{self, Signal},
+    sync::Interruptible,
     task::{Process, process::ExitStatus},
 };
 
@@ -33,29 +42,41 @@ pub fn kills() -> u64 {
     KILLS.load(Ordering::Relaxed)
 }
 
-/// Called when an allocation for a program failed, without spin locks: gives up caches, ends a process, or lets a dying
-/// one run.
+/// Called when an allocation for a program failed, without spin locks: gives up caches, ends a process, or waits for one
+/// that is dying.
 pub(super) fn make_room(task: &TaskRef) {
-    if !charge::make_room(task) && reclaim::run() < ENOUGH {
-        end_somebody(task);
+    if task.killed() {
+        return;
     }
-    if !task.killed() {
-        sched::yield_now(task);
+    let dying = match charge::make_room(task) {
+        Room::Made => None,
+        Room::Dying(process) => Some(process),
+        Room::NotFull if reclaim::run() >= ENOUGH => None,
+        Room::NotFull => end_somebody(task),
+    };
+    match dying {
+        _ if task.killed() => {}
+        Some(process) => wait_for(task, &process, Interruptible::Killable),
+        None => sched::yield_now(task),
     }
 }
 
-/// Ends the process that should go, unless one is going already. A function of its own, because the list of all
-/// processes must be gone when the caller yields: a thousand callers, each with its list, eat the reserve.
-fn end_somebody(task: &TaskRef) {
+/// Ends the process that should go, unless one is going already; who is to be waited for. A function of its own, because the
+/// list of all processes must be gone when the caller sleeps: a thousand callers, each with its list, eat the reserve.
+fn end_somebody(task: &TaskRef) -> Option<Arc<Process>> {
     let processes = task.kernel().pids.processes();
     let frames = hal::frames::stats();
     match kill_one_of(&processes, frames.total.saturating_sub(frames.free) as u64) {
         // Nobody may be chosen: the one who asks goes.
         Kill::Nobody => {
-            signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false))
+            signal::kill_process(task.process(), ExitStatus::Signal(Signal::KILL.number(), false));
+            None
         }
-        Kill::Dying => {}
-        Kill::Killed(victim) => cgroup::memory::victim_chosen(&victim, None),
+        Kill::Dying(process) => Some(process),
+        Kill::Killed(victim) => {
+            cgroup::memory::victim_chosen(&victim, None);
+            Some(victim)
+        }
     }
 }
 
@@ -63,17 +84,16 @@ fn end_somebody(task: &TaskRef) {
 pub enum Kill {
     /// Nobody may be chosen.
     Nobody,
-    /// Nothing: one of them is on its way out.
-    Dying,
+    /// Nothing: this one is on its way out.
+    Dying(Arc<Process>),
     /// It chose this one.
     Killed(Arc<Process>),
 }
 
 /// Ends the worst of `processes`, who share `in_use` pages, unless one of them is on its way out.
 pub fn kill_one_of(processes: &[Arc<Process>], in_use: u64) -> Kill {
-    let dying = |p: &Arc<Process>| p.is_exiting() && p.threads().iter().any(|t| t.mm_opt().is_some());
-    if processes.iter().any(dying) {
-        return Kill::Dying;
+    if let Some(dying) = processes.iter().find(|p| wait::is_dying(p)) {
+        return Kill::Dying(dying.clone());
     }
     let scores: Vec<(i64, &Arc<Process>)> = processes.iter().filter_map(|p| Some((badness(p)?, p))).collect();
     let Some(victim) = choose(&scores, i64::try_from(in_use).unwrap_or(i64::MAX), |p| p.pid == FIRST) else {
@@ -101,18 +121,27 @@ fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
         stats.tables * 4,
         victim.oom_score_adj.load(Ordering::Relaxed)
     );
-    hal::log!(Warn, "{line}");
+    static TO_THE_HOST: RateLimit = RateLimit::new();
+    match TO_THE_HOST.allows(hal::time::now()) {
+        Some(0) => hal::log!(Warn, "{line}"),
+        Some(missed) => hal::log!(Warn, "{line} ({missed} others not shown)"),
+        None => {}
+    }
     crate::klog::line(3, &line);
-    let killed = ExitStatus::Signal(Signal::KILL.number(), false);
-    signal::kill_process(victim, killed);
+    end(victim);
     // Those who run in the same memory keep it alive.
     let Some(mm) = mm else { return };
-    for other in processes.iter().filter(|p| !Arc::ptr_eq(p, victim) && p.pid != FIRST) {
-        let shares = other.threads().iter().any(|t| t.mm_opt().is_some_and(|m| Arc::ptr_eq(&m, &mm)));
-        if shares && other.oom_score_adj.load(Ordering::Relaxed) > NEVER {
-            signal::kill_process(other, killed);
+    for other in processes.iter().filter(|p| !Arc::ptr_eq(p, victim) && !wait::is_spared(p)) {
+        if other.threads().iter().any(|t| t.mm_opt().is_some_and(|m| Arc::ptr_eq(&m, &mm))) {
+            end(other);
         }
     }
+}
+
+/// Kills `process` and has it run soon: others wait for its memory.
+fn end(process: &Arc<Process>) {
+    signal::kill_process(process, ExitStatus::Signal(Signal::KILL.number(), false));
+    process.threads().iter().for_each(sched::hurry);
 }
 
 /// Called when the kernel's own memory runs short: ends processes until there is enough again. False if the calling

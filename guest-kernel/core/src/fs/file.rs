@@ -35,6 +35,7 @@ use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
     mm::Mappable,
+    sched,
     signal::{self, SigInfo, Signal},
     sync::{Mutex, Once, PollEvents, PollTable, Queue, SpinLock},
     task::limits::{self, Resource},
@@ -530,7 +531,10 @@ impl OpenFile {
                 if !mode.contains(FallocateMode::KEEP_SIZE) && end > self.inode.size() {
                     check_size_limit(task, end)?;
                 }
-                self.inode.fallocate(mode, offset, len)?;
+                self.inode.fallocate(mode, offset, len, &mut || {
+                    sched::preempt_point(task);
+                    if signal::pending(task) { Err(Errno::EINTR) } else { Ok(()) }
+                })?;
                 inotify::modified(self.path.dentry());
                 Ok(())
             }

@@ -276,8 +276,15 @@ pub trait Inode: Any + Send + Sync {
         Ok((self.size(), n))
     }
 
-    /// Preallocates, punches or zeroes. `EOPNOTSUPP`.
-    fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+    /// Preallocates, punches or zeroes. Memory may take long to be found: `go_on` is asked before each page, and its error
+    /// undoes what was preallocated. `EOPNOTSUPP`.
+    fn fallocate(
+        &self,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
 

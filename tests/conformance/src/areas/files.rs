@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = tests![
     punch_mapped: fallocate mmap,
     preallocate: fallocate,
     fallocate_errors: fallocate,
+    fallocate_interrupted: fallocate,
     holes: lseek,
     size_limit: write truncate fallocate,
     size_limit_of_mount: write mount,
@@ -110,6 +111,18 @@ fn fallocate_errors(t: &mut T) {
     show!(t, fallocate, p_, 0, 0, 4096);
     show!(t, fallocate, open(".", O_RDONLY), 0, 0, 4096);
     show!(t, fallocate, 99, 0, 0, 4096);
+}
+
+/// A signal ends it, and what it has allocated by then is given back.
+fn fallocate_interrupted(t: &mut T) {
+    let f = must!(memfd_create, c"f", 0) as i32;
+    write(f, "abc");
+    handle(libc::SIGALRM, count, 0, 0);
+    must!(setitimer, libc::ITIMER_REAL, p(&[0i64, 20_000, 0, 20_000]), 0);
+    show!(t, fallocate, f, 0, 0, 1 << 28);
+    must!(setitimer, libc::ITIMER_REAL, p(&[0i64; 4]), 0);
+    let status = stat(&format!("/proc/self/fd/{f}"));
+    say!(t, "{} {}", status.len(), status.blocks());
 }
 
 fn holes(t: &mut T) {

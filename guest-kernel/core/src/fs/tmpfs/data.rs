@@ -10,7 +10,7 @@
 //!
 //! Invariant: bytes of a frame behind the end of the file are zero, unless a mapping wrote there.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::{
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -251,6 +251,7 @@ impl FileData {
         mode: FallocateMode,
         offset: u64,
         len: u64,
+        go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<(Option<Range<u64>>, MutexGuard<'_, ()>)> {
         let mut punched = None;
         let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
@@ -272,7 +273,7 @@ impl FileData {
             return Err(Errno::EPERM);
         }
         if !mode.contains(FallocateMode::PUNCH_HOLE) {
-            self.preallocate(fs, offset / PAGE, end.div_ceil(PAGE))?;
+            self.preallocate(fs, offset / PAGE..end.div_ceil(PAGE), go_on)?;
         }
         if !keep {
             self.size.fetch_max(end, Ordering::AcqRel);
@@ -293,14 +294,34 @@ impl FileData {
         Some(pages)
     }
 
-    fn preallocate(&self, fs: &Shared, first: u64, last: u64) -> Result<()> {
+    /// Makes all pages of a range, or none beyond the end of the file.
+    fn preallocate(
+        &self,
+        fs: &Shared,
+        pages: Range<u64>,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let free = fs.max_pages.saturating_sub(fs.pages.load(Ordering::Relaxed));
-        let wanted = (last - first).saturating_sub(self.pages.count() as u64);
+        let wanted = (pages.end - pages.start).saturating_sub(self.pages.count() as u64);
         if wanted > free {
             return Err(Errno::ENOSPC);
         }
-        for index in first..last {
-            self.own_page(fs, index)?;
+        // What is before the end may have been seen by now.
+        let unseen = self.size().div_ceil(PAGE);
+        let mut made: Vec<Range<u64>> = Vec::new();
+        for index in pages {
+            if self.pages.get(index).is_some() {
+                continue;
+            }
+            if let Err(e) = go_on().and_then(|()| self.own_page(fs, index)) {
+                made.into_iter().for_each(|run| fs.release_pages(self.pages.remove(run)));
+                return Err(e);
+            }
+            match made.last_mut() {
+                Some(run) if run.end == index => run.end += 1,
+                _ if index >= unseen => made.push(index..index + 1),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -570,10 +570,16 @@ impl Inode for TmpInode {
         Ok(done)
     }
 
-    fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+    fn fallocate(
+        &self,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         self.pin();
         let data = self.file()?;
-        let (punched, guard) = data.fallocate(&self.fs, mode, offset, len)?;
+        let (punched, guard) = data.fallocate(&self.fs, mode, offset, len, go_on)?;
         if let Some(pages) = punched {
             data.mappers.drop_shared_pages(self, pages);
         }
@@ -685,7 +691,7 @@ impl Mappable for TmpInode {
 
     fn punch(&self, start: u64, end: u64) -> Result<()> {
         let mode = FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE;
-        Inode::fallocate(self, mode, start, end - start)
+        Inode::fallocate(self, mode, start, end - start, &mut || Ok(()))
     }
 
     fn len(&self) -> u64 {

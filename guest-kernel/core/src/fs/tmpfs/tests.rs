@@ -77,14 +77,29 @@ fn fallocate_makes_room_and_holes() {
     let w = World::tmpfs();
     w.write("/f", 0, &[7; 8192]).unwrap();
     let inode = w.resolve("/f").unwrap().inode().unwrap().clone();
-    inode.fallocate(FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE, 100, 5000).unwrap();
+    inode.fallocate(FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE, 100, 5000, &mut || Ok(())).unwrap();
     let bytes = w.read("/f").unwrap();
     assert!(
         bytes[100..5100].iter().all(|b| *b == 0) && bytes[99] == 7 && bytes[5100] == 7 && bytes.len() == 8192
     );
-    inode.fallocate(FallocateMode::empty(), 0, 20_000).unwrap();
+    inode.fallocate(FallocateMode::empty(), 0, 20_000, &mut || Ok(())).unwrap();
     assert_eq!(inode.size(), 20_000);
-    assert_eq!(inode.fallocate(FallocateMode::empty(), 0, 1 << 40), Err(Errno::ENOSPC));
+    assert_eq!(inode.fallocate(FallocateMode::empty(), 0, 1 << 40, &mut || Ok(())), Err(Errno::ENOSPC));
+}
+
+#[test]
+fn an_interrupted_fallocate_leaves_nothing() {
+    let w = World::tmpfs();
+    w.write("/f", 0, b"abc").unwrap();
+    let inode = w.resolve("/f").unwrap().inode().unwrap().clone();
+    let blocks = inode.metadata().blocks;
+    let mut pages = 0;
+    let result = inode.fallocate(FallocateMode::empty(), 0, 100 * 4096, &mut || {
+        pages += 1;
+        if pages == 50 { Err(Errno::EINTR) } else { Ok(()) }
+    });
+    assert_eq!((result, inode.size(), inode.metadata().blocks), (Err(Errno::EINTR), 3, blocks));
+    assert_eq!(w.read("/f").unwrap(), b"abc");
 }
 
 #[test]

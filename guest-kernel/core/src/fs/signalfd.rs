@@ -10,7 +10,7 @@ use crate::{
     errno::{Errno, Result},
     io::Sink,
     sched,
-    signal::{SigInfo, SigSet, types::Fields},
+    signal::{self, SigInfo, SigSet, types::Fields},
     sync::{Interruptible, PollEvents, PollTable, SpinLock, wait_event},
     syscall::{Ctx, Fd, Syscall, UserPtr},
     syscalls,
@@ -71,7 +71,7 @@ fn encode(info: &SigInfo) -> [u8; INFO_SIZE] {
 impl SignalFd {
     fn take(&self, task: &TaskRef) -> Option<SigInfo> {
         let mask = *self.mask.lock();
-        task.signals.pending.take(mask).or_else(|| task.process().shared_pending.take(mask))
+        signal::take(task, mask)
     }
 }
 

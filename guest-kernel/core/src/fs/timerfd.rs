@@ -2,8 +2,15 @@
 //!
 //! The kernel timer fires once and makes the file readable; how often an interval has passed since is computed
 //! when it is read, which also sets the timer for the next time. A timer nobody reads costs nothing.
+//!
+//! With `TFD_TIMER_CANCEL_ON_SET` a reader is told by `ECANCELED` that the wall clock was set: such files compare how often it
+//! has been with how often it had been when they were set, and are woken through a list of their queues.
 
-use alloc::sync::Arc;
+use alloc::{
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_hal as hal;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -65,8 +72,23 @@ impl Schedule {
     }
 }
 
+/// How often the wall clock has been set, and who is to be told of the next time.
+static CLOCK_SET: AtomicU64 = AtomicU64::new(0);
+static WATCHERS: SpinLock<Vec<Weak<WaitQueue>>> = SpinLock::new(Vec::new());
+/// No count of [`CLOCK_SET`].
+const NOT_WATCHED: u64 = u64::MAX;
+
+/// The wall clock has been set.
+pub fn clock_was_set() {
+    CLOCK_SET.fetch_add(1, Ordering::SeqCst);
+    let watchers = core::mem::take(&mut *WATCHERS.lock());
+    watchers.iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake_all(READABLE));
+}
+
 struct TimerFd {
     realtime: bool,
+    /// [`CLOCK_SET`] when it was set, or last told; or [`NOT_WATCHED`].
+    watched: AtomicU64,
     schedule: SpinLock<Schedule>,
     timer: SpinLock<Option<Timer>>,
     queue: Queue,
@@ -90,7 +112,29 @@ impl TimerFd {
         drop(old);
     }
 
-    fn take(&self) -> Option<u64> {
+    /// Watches the clock from now on.
+    fn watch(&self) {
+        let mut watchers = WATCHERS.lock();
+        watchers.retain(|queue| queue.strong_count() > 0);
+        let queue = Arc::downgrade(&self.queue);
+        if !watchers.iter().any(|known| known.ptr_eq(&queue)) {
+            watchers.push(queue);
+        }
+        self.watched.store(CLOCK_SET.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Whether the clock was set and nobody has been told.
+    fn is_cancelled(&self) -> bool {
+        let watched = self.watched.load(Ordering::SeqCst);
+        watched != NOT_WATCHED && watched != CLOCK_SET.load(Ordering::SeqCst)
+    }
+
+    /// Expirations, or that the clock was set.
+    fn take(&self) -> Option<Result<u64>> {
+        if self.is_cancelled() {
+            self.watch();
+            return Some(Err(Errno::ECANCELED));
+        }
         let next = {
             let mut schedule = self.schedule.lock();
             let (n, next) = schedule.expirations(hal::time::now());
@@ -101,7 +145,7 @@ impl TimerFd {
             (n, next)
         };
         self.arm(next.1);
-        Some(next.0)
+        Some(Ok(next.0))
     }
 }
 
@@ -114,7 +158,7 @@ impl File for TimerFd {
             Some(n) => n,
             None if file.nonblocking() => return Err(Errno::EAGAIN),
             None => wait_event(task, &self.queue, Interruptible::Yes, None, || self.take())?,
-        };
+        }?;
         sink.put(&n.to_ne_bytes())?;
         Ok(8)
     }
@@ -124,7 +168,7 @@ impl File for TimerFd {
             table.register(&self.queue);
         }
         let due = self.schedule.lock().expirations(hal::time::now()).0 > 0;
-        if due { READABLE } else { PollEvents::empty() }
+        if due || self.is_cancelled() { READABLE } else { PollEvents::empty() }
     }
 }
 
@@ -138,6 +182,7 @@ fn timerfd_create(ctx: &mut Ctx<'_>, clock: i32, flags: u32) -> Result {
     let flags = OpenFlags::from_bits(flags).filter(|f| allowed.contains(*f)).ok_or(Errno::EINVAL)?;
     let ops = TimerFd {
         realtime,
+        watched: AtomicU64::new(NOT_WATCHED),
         schedule: SpinLock::new(Schedule::default()),
         timer: SpinLock::new(None),
         queue: WaitQueue::new(),
@@ -172,6 +217,15 @@ fn timerfd_settime(
     let schedule = Schedule { deadline, interval };
     let before = core::mem::replace(&mut *timer.schedule.lock(), schedule);
     timer.arm(schedule);
+    let cancelled = timer.is_cancelled();
+    if timer.realtime && flags == ABSTIME | CANCEL_ON_SET {
+        timer.watch();
+        if cancelled && deadline != 0 {
+            return Err(Errno::ECANCELED);
+        }
+    } else {
+        timer.watched.store(NOT_WATCHED, Ordering::SeqCst);
+    }
     old.write_opt(&before.remaining(now))?;
     Ok(0)
 }
@@ -184,7 +238,7 @@ fn timerfd_gettime(ctx: &mut Ctx<'_>, fd: Fd, current: UserPtr<ItimerSpec>) -> R
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     283 timerfd_create(clockid: i32, flags: u32) Full "";
-    286 timerfd_settime(fd: Fd, flags: u32, new: UserPtr<ItimerSpec>, old: UserPtr<ItimerSpec>) Partial "TFD_TIMER_CANCEL_ON_SET is ignored; setting the wall clock does not move armed timers";
+    286 timerfd_settime(fd: Fd, flags: u32, new: UserPtr<ItimerSpec>, old: UserPtr<ItimerSpec>) Partial "setting the wall clock does not move armed timers";
     287 timerfd_gettime(fd: Fd, current: UserPtr<ItimerSpec>) Full "";
 };
 

@@ -48,11 +48,7 @@ pub fn deliver(task: &TaskRef, regs: &mut UserRegs) {
             continue;
         }
         let allowed = SigSet(!task.signals.mask().0);
-        let Some(info) =
-            task.signals.pending.take(allowed).or_else(|| task.process().shared_pending.take(allowed))
-        else {
-            break;
-        };
+        let Some(info) = super::take(task, allowed) else { break };
         let info = if task.is_traced() {
             let Some(info) = ptrace::signal_stop(task, regs, info) else { continue };
             info

@@ -34,7 +34,8 @@ use ringfence_hal::{Exception, UserRegs, debug};
 pub use deliver::{deliver, with_mask};
 pub(crate) use send::spares_init;
 pub use send::{
-    force, kill_process, notify, notify_parent, send_from_host, send_to_group, send_to_process, send_to_task,
+    force, kill_process, notify, notify_parent, queue_for_process, queue_for_task, send_from_host,
+    send_to_group, send_to_process, send_to_task,
 };
 pub use state::{AltStack, Pending, SigHand, TaskSignals};
 pub(crate) use sys::may_send;
@@ -49,6 +50,13 @@ use crate::{
 
 /// The system calls of this module.
 pub const SYSCALLS: &[&[Syscall]] = &[sys::SYSCALLS, frame::SYSCALLS];
+
+/// Takes the first pending signal out of `allowed`: one of the task's own, or one of its process.
+pub fn take(task: &TaskRef, allowed: SigSet) -> Option<SigInfo> {
+    let process = task.process();
+    let info = task.signals.pending.take(allowed).or_else(|| process.shared_pending.take(allowed))?;
+    Some(crate::time::dequeued(process, info))
+}
 
 /// Whether an interruptible wait of `task` has to end.
 pub fn pending(task: &Task) -> bool {

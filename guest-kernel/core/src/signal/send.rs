@@ -33,30 +33,40 @@ pub fn notify(task: &TaskRef) {
 
 /// Sends to one thread.
 pub fn send_to_task(task: &TaskRef, info: SigInfo) -> Result<()> {
+    queue_for_task(task, info).map(drop)
+}
+
+/// The same; says whether it was queued, and not ignored.
+pub fn queue_for_task(task: &TaskRef, info: SigInfo) -> Result<bool> {
     let process = task.process().clone();
     let info = as_seen_by(&process, info);
     if prepare(&process, &info) {
-        return Ok(());
+        return Ok(false);
     }
     if ignored(&process, task, &info) {
-        return Ok(());
+        return Ok(false);
     }
     push(&task.signals.pending, info)?;
     notify(task);
     super::signalfd_wake(&process);
-    Ok(())
+    Ok(true)
 }
 
 /// Sends to a process.
 pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
+    queue_for_process(process, info).map(drop)
+}
+
+/// The same; says whether it was queued, and not ignored.
+pub fn queue_for_process(process: &Arc<Process>, info: SigInfo) -> Result<bool> {
     let info = as_seen_by(process, info);
     if prepare(process, &info) {
-        return Ok(());
+        return Ok(false);
     }
     let threads = process.threads();
-    let Some(any) = threads.first() else { return Ok(()) }; // a zombie
+    let Some(any) = threads.first() else { return Ok(false) }; // a zombie
     if threads.iter().all(|t| ignored(process, t, &info)) {
-        return Ok(());
+        return Ok(false);
     }
     push(&process.shared_pending, info)?;
     let willing = |t: &&TaskRef| !t.signals.mask().has(info.signal) && !t.is_exiting();
@@ -69,7 +79,7 @@ pub fn send_to_process(process: &Arc<Process>, info: SigInfo) -> Result<()> {
         }
     }
     super::signalfd_wake(process);
-    Ok(())
+    Ok(true)
 }
 
 /// Sends to the first process from outside the sandbox: what it has no handler for ends it, unlike a signal from

@@ -27,17 +27,19 @@ impl Pending {
         SigSet(self.set.load(Ordering::Acquire))
     }
 
-    /// Adds one. A standard signal that is pending already is dropped; says whether there was room.
+    /// Adds one. A standard signal that is pending already is dropped, unless it is a timer's, of which there is never more
+    /// than one; says whether there was room.
     pub fn push(&self, info: SigInfo) -> bool {
         let mut queue = self.queue.lock();
         let bit = SigSet::of(info.signal);
-        if !info.signal.is_realtime() && !self.set().and(bit).is_empty() {
+        let counts = info.signal.is_realtime() || info.code == super::types::code::SI_TIMER;
+        if !counts && !self.set().and(bit).is_empty() {
             return true;
         }
         let room = queue.len() < MAX_QUEUED;
         if room {
             queue.push(info);
-        } else if info.signal.is_realtime() {
+        } else if counts {
             return false;
         }
         self.set.fetch_or(bit.0, Ordering::Release);
@@ -64,6 +66,11 @@ impl Pending {
     /// The `n`th that is queued, in the order of arrival.
     pub fn peek(&self, n: usize) -> Option<SigInfo> {
         self.queue.lock().get(n).copied()
+    }
+
+    /// Whether one of those queued is `wanted`.
+    pub fn has(&self, wanted: impl Fn(&SigInfo) -> bool) -> bool {
+        self.queue.lock().iter().any(wanted)
     }
 
     /// Drops all of `set`.

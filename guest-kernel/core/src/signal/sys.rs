@@ -125,7 +125,7 @@ fn rt_sigtimedwait(
         None => None,
     };
     let task = ctx.task;
-    let take = || task.signals.pending.take(set).or_else(|| task.process().shared_pending.take(set));
+    let take = || super::take(task, set);
     // While waiting, what is waited for must wake the task although it is blocked: sending to a process wakes
     // all threads when every one blocks it, so no change of the mask is needed.
     let got = match wait_event(task, &task.process().signal_events, Interruptible::Yes, deadline, take) {

@@ -234,7 +234,9 @@ fn getitimer(ctx: &mut Ctx<'_>, which: i32, out: UserPtr<ITimerVal>) -> Result {
 
 fn alarm(ctx: &mut Ctx<'_>, seconds: u32) -> Result {
     let (left, _) = set_real(ctx.task.process(), u64::from(seconds) * super::NS_PER_SEC, 0);
-    Ok(left.div_ceil(super::NS_PER_SEC) as usize)
+    // To the nearest second, but never "none" for one that is set.
+    let seconds = (left + super::NS_PER_SEC / 2) / super::NS_PER_SEC;
+    Ok(seconds.max(u64::from(left > 0)) as usize)
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {

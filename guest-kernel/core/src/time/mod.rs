@@ -29,6 +29,8 @@ use crate::{
 pub const TICKS_PER_SECOND: u64 = 100;
 const NS_PER_SEC: u64 = 1_000_000_000;
 
+pub use posix::dequeued;
+
 /// The system calls of this module.
 pub const SYSCALLS: &[&[Syscall]] = &[clocks::SYSCALLS, sleep::SYSCALLS, itimer::SYSCALLS, posix::SYSCALLS];
 
@@ -125,6 +127,7 @@ fn set_realtime(wall: u64) {
     let change = (wall as i64).wrapping_sub(realtime() as i64);
     REALTIME_ADJUSTMENT.fetch_add(change, Ordering::Relaxed);
     crate::exec::vdso::realtime_changed();
+    crate::fs::timerfd::clock_was_set();
 }
 
 #[cfg(test)]

@@ -1,4 +1,12 @@
 //! POSIX timers (timer_create(2)).
+//!
+//! What Linux does: a timer that has expired sends its signal and rests. It is set for its next period when the signal is
+//! taken, and what was missed meanwhile is told with the signal (`si_overrun`): however short the period and however long the
+//! signal is blocked, there is one signal. If the signal is ignored the timer goes on, at most once a tick.
+//!
+//! What we do: the same ([`dequeued`]).
+//!
+//! Lock order: a process's table of timers, then a timer's state, then the scheduler's timers.
 
 use alloc::sync::{Arc, Weak};
 
@@ -21,6 +29,7 @@ use crate::{
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
     task::{Process, limits::UsageSum},
+    time::TICKS_PER_SECOND,
 };
 use ringfence_hal as hal;
 
@@ -116,25 +125,45 @@ enum Notify {
     Thread(Signal, i32),
 }
 
+/// The shortest period of a timer whose signal is ignored: nobody takes the signal and slows it down.
+const TICK_NS: u64 = 1_000_000_000 / TICKS_PER_SECOND;
+
 #[derive(Default)]
 struct State {
+    /// Set, and if it does not repeat not expired yet.
+    armed: bool,
     deadline: u64,
     interval: u64,
+    /// Told with the last signal.
     overrun: i32,
+    /// Its signal is queued.
+    pending: bool,
+    /// It was set anew while its signal was queued, and expired so often since.
+    late: u64,
     timer: Option<Running>,
 }
 
 impl PosixTimer {
     /// Stops it.
     pub(super) fn disarm(&self) {
-        let old = core::mem::take(&mut *self.state.lock());
+        let mut s = self.state.lock();
+        let new = State { pending: s.pending, ..State::default() };
+        let old = core::mem::replace(&mut *s, new);
+        drop(s);
         drop(old);
     }
 
     fn arm(self: &Arc<Self>, deadline: u64, interval: u64) -> Result<()> {
-        let timer = Some(self.clock.start(deadline, self.clone()).ok_or(Errno::ESRCH)?);
-        let new = State { deadline, interval, overrun: 0, timer };
-        let old = core::mem::replace(&mut *self.state.lock(), new);
+        let timer = match self.notify {
+            Notify::None => None,
+            _ => Some(self.clock.start(deadline, self.clone()).ok_or(Errno::ESRCH)?),
+        };
+        let queued = self.is_queued();
+        let mut s = self.state.lock();
+        let pending = s.pending && queued;
+        let new = State { armed: true, deadline, interval, pending, timer, ..State::default() };
+        let old = core::mem::replace(&mut *s, new);
+        drop(s);
         drop(old);
         Ok(())
     }
@@ -142,47 +171,113 @@ impl PosixTimer {
     fn current(&self) -> ITimerSpec {
         let now = self.clock.now();
         let s = self.state.lock();
-        let left = match (&s.timer, now) {
-            (Some(_), Some(now)) => s.deadline.saturating_sub(now).max(1),
+        let left = match now {
+            Some(now) if s.armed && s.deadline > now => s.deadline - now,
+            // It is due, or its signal is: what is told is the time to the next period.
+            Some(now) if s.armed => match super::next_period(s.deadline, s.interval, now) {
+                Some((_, deadline)) => deadline.saturating_sub(now).max(1),
+                None => u64::from(s.timer.is_some()),
+            },
             _ => 0,
         };
         ITimerSpec { interval: TimeSpec::from_ns(s.interval), value: TimeSpec::from_ns(left) }
     }
+
+    /// Whether its signal waits to be taken. One that was dropped, because it came to be ignored, is not told of.
+    fn is_queued(&self) -> bool {
+        let Some(process) = self.process.upgrade() else { return false };
+        let ours = |i: &SigInfo| {
+            i.code == code::SI_TIMER && matches!(i.fields, Fields::Timer { id, .. } if id == self.id)
+        };
+        match self.notify {
+            Notify::None => false,
+            Notify::Process(_) => process.shared_pending.has(ours),
+            Notify::Thread(_, tid) => {
+                process.threads().iter().any(|t| t.tid() == tid && t.signals.pending.has(ours))
+            }
+        }
+    }
+
+    /// Sends the signal; says whether it was queued.
+    fn tell(&self) -> bool {
+        let Some(process) = self.process.upgrade() else { return false };
+        let info = |signal| SigInfo {
+            signal,
+            code: code::SI_TIMER,
+            fields: Fields::Timer { id: self.id, overrun: 0, value: self.value },
+        };
+        // A queue that is full refuses it, as if it were ignored.
+        let sent = match self.notify {
+            Notify::None => Ok(false),
+            Notify::Process(s) => signal::queue_for_process(&process, info(s)),
+            Notify::Thread(s, tid) => match process.threads().iter().find(|t| t.tid() == tid) {
+                Some(t) => signal::queue_for_task(t, info(s)),
+                None => Ok(false),
+            },
+        };
+        sent.unwrap_or(false)
+    }
+
+    /// Sets it for its next period, not sooner than in `least`; the periods that were missed.
+    fn next(self: &Arc<Self>, s: &mut State, now: u64, least: u64) -> u64 {
+        let Some((missed, deadline)) = super::next_period(s.deadline, s.interval, now.saturating_add(least))
+        else {
+            s.armed = false;
+            return 0;
+        };
+        s.deadline = deadline;
+        s.timer = self.clock.start(deadline, self.clone());
+        missed
+    }
+
+    /// Its signal is being taken: the overrun to tell with it.
+    fn taken(self: &Arc<Self>) -> i32 {
+        let now = self.clock.now();
+        let mut s = self.state.lock();
+        s.pending = false;
+        let mut missed = core::mem::take(&mut s.late);
+        if let Some(now) = now
+            && s.armed
+            && s.timer.is_none()
+        {
+            missed = missed.saturating_add(self.next(&mut s, now, 0));
+        }
+        s.overrun = missed.min(i32::MAX as u64) as i32;
+        s.overrun
+    }
+}
+
+/// A signal of a timer has been taken from the queue: completes it, and sets the timer for its next period.
+pub fn dequeued(process: &Process, mut info: SigInfo) -> SigInfo {
+    if info.code == code::SI_TIMER
+        && let Fields::Timer { id, overrun, .. } = &mut info.fields
+        && let Some(timer) = process.timers.posix.lock().get(id).cloned()
+    {
+        *overrun = timer.taken();
+    }
+    info
 }
 
 impl TimerTarget for PosixTimer {
     fn expired(self: Arc<Self>) {
         let Some(now) = self.clock.now() else { return };
-        let (overrun, former) = {
+        let (former, queued) = {
             let mut s = self.state.lock();
             if s.timer.is_none() || s.deadline > now {
                 return;
             }
-            let former = s.timer.take();
-            s.overrun = 0;
-            if let Some((missed, deadline)) = super::next_period(s.deadline, s.interval, now) {
-                s.overrun = missed.min(i32::MAX as u64) as i32;
-                s.deadline = deadline;
-                s.timer = self.clock.start(deadline, self.clone());
-            }
-            (s.overrun, former)
+            s.late += u64::from(s.pending);
+            (s.timer.take(), core::mem::replace(&mut s.pending, true))
         };
         drop(former);
-        let Some(process) = self.process.upgrade() else { return };
-        let info = |signal| SigInfo {
-            signal,
-            code: code::SI_TIMER,
-            fields: Fields::Timer { id: self.id, overrun, value: self.value },
-        };
-        // A full queue loses the expiry; timer_getoverrun is how a program notices.
-        let _ = match self.notify {
-            Notify::None => Ok(()),
-            Notify::Process(s) => signal::send_to_process(&process, info(s)),
-            Notify::Thread(s, tid) => match process.threads().iter().find(|t| t.tid() == tid) {
-                Some(t) => signal::send_to_task(t, info(s)),
-                None => Ok(()),
-            },
-        };
+        if !queued && !self.tell() {
+            let mut s = self.state.lock();
+            s.pending = false;
+            if s.armed && s.timer.is_none() {
+                let least = TICK_NS.saturating_sub(s.interval);
+                self.next(&mut s, now, least);
+            }
+        }
     }
 }
 
@@ -206,9 +301,15 @@ struct ITimerSpec {
 
 const SIGEV_SIGNAL: i32 = 0;
 const SIGEV_NONE: i32 = 1;
+/// To the kernel the same as a signal; the C library's helper thread waits for it.
+const SIGEV_THREAD: i32 = 2;
 const SIGEV_THREAD_ID: i32 = 4;
 
 fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: UserPtr<i32>) -> Result {
+    // CLOCK_MONOTONIC_RAW and the coarse clocks have no timers.
+    if matches!(clock, 4..=6) {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let clock = TimerClock::new(ctx.task, clock)?;
     let process = ctx.task.process();
     let event = match event.non_null() {
@@ -224,7 +325,7 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
     let (notify, value) = match &event {
         None => (Notify::Process(Signal::ALRM), id as u64),
         Some(e) if e.notify == SIGEV_NONE => (Notify::None, e.value),
-        Some(e) if e.notify == SIGEV_SIGNAL => (Notify::Process(signal(e)?), e.value),
+        Some(e) if matches!(e.notify, SIGEV_SIGNAL | SIGEV_THREAD) => (Notify::Process(signal(e)?), e.value),
         Some(e) if e.notify == SIGEV_THREAD_ID => {
             if !process.threads().iter().any(|t| t.tid() == e.tid) {
                 return Err(Errno::EINVAL);

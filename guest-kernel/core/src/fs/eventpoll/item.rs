@@ -19,7 +19,7 @@ pub(super) const EXCLUSIVE: u32 = 1 << 28;
 /// `EPOLLONESHOT`.
 const ONESHOT: u32 = 1 << 30;
 /// `EPOLLET`.
-const EDGE: u32 = 1 << 31;
+pub(super) const EDGE: u32 = 1 << 31;
 
 /// How an instance knows an item.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -84,13 +84,13 @@ impl Item {
         *self.spec.lock() = spec;
     }
 
-    /// What is waited for; nothing once a one-shot item has been reported.
+    /// What is waited for, which always includes errors and hang-ups; nothing once a one-shot item has been reported.
     pub(super) fn interest(&self) -> PollEvents {
-        let events = self.spec.lock().events;
-        if events & !(EDGE | ONESHOT | EXCLUSIVE) == 0 && events & ONESHOT != 0 {
-            return PollEvents::empty();
-        }
-        PollEvents::from_bits_truncate(events) | PollEvents::ERR | PollEvents::HUP
+        PollEvents::from_bits_truncate(self.spec.lock().events)
+    }
+
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.spec.lock().events & EXCLUSIVE != 0
     }
 
     /// It has been reported. Whether it goes back on the ready list: it does if it is level-triggered.

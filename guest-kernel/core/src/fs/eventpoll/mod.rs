@@ -138,6 +138,9 @@ impl Epoll {
 
     fn modify(&self, key: Key, file: &FileRef, spec: EventSpec) -> Result<()> {
         let item = self.find(key)?;
+        if item.is_exclusive() {
+            return Err(Errno::EINVAL);
+        }
         item.set_spec(spec);
         if file.poll(None).intersects(item.interest()) {
             self.ready.add(&item);

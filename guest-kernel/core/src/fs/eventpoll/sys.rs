@@ -4,15 +4,16 @@ use alloc::sync::Arc;
 
 use super::{
     Epoll,
-    item::{EXCLUSIVE, EventSpec, Key},
+    item::{EDGE, EXCLUSIVE, EventSpec, Key},
 };
 use crate::{
     errno::{Errno, Result},
     fs::{
-        AnonInode, FileType, OpenFlags,
+        AnonInode, FileRef, FileType, OpenFlags,
         poll::{read_mask, read_timeout},
     },
     signal::{self, SigSet},
+    sync::PollEvents,
     syscall::{Ctx, Fd, Syscall, UserPtr},
     syscalls,
     task::limits::Resource,
@@ -63,6 +64,9 @@ fn epoll_ctl(ctx: &mut Ctx<'_>, epfd: Fd, op: i32, fd: Fd, event: UserPtr<Event>
     }
     let key = Key { fd: fd.0, file: file.id() };
     match (op, spec) {
+        (ADD, Some(spec)) if spec.events & EXCLUSIVE != 0 && !may_be_exclusive(&file, spec.events) => {
+            return Err(Errno::EINVAL);
+        }
         (ADD, Some(spec)) => epoll.add(fd.0, &file, spec)?,
         (MOD, Some(spec)) if spec.events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
         (MOD, Some(spec)) => epoll.modify(key, &file, spec)?,
@@ -72,9 +76,17 @@ fn epoll_ctl(ctx: &mut Ctx<'_>, epfd: Fd, op: i32, fd: Fd, event: UserPtr<Event>
     Ok(0)
 }
 
+/// What may be asked for with `EPOLLEXCLUSIVE`, and of what.
+fn may_be_exclusive(file: &FileRef, events: u32) -> bool {
+    const WAKEUP: u32 = 1 << 29;
+    let plain = PollEvents::IN | PollEvents::OUT | PollEvents::ERR | PollEvents::HUP;
+    events & !(plain.bits() | EXCLUSIVE | EDGE | WAKEUP) == 0 && file.downcast::<Epoll>().is_none()
+}
+
 fn decode(event: Event) -> EventSpec {
     let [a, b, c, d, data @ ..] = event;
-    EventSpec { events: u32::from_ne_bytes([a, b, c, d]), data: u64::from_ne_bytes(data) }
+    let always = (PollEvents::ERR | PollEvents::HUP).bits();
+    EventSpec { events: u32::from_ne_bytes([a, b, c, d]) | always, data: u64::from_ne_bytes(data) }
 }
 
 fn wait(ctx: &mut Ctx<'_>, epfd: Fd, events: UserPtr<Event>, max: i32, deadline: Option<u64>) -> Result {

@@ -76,19 +76,18 @@ impl Pair {
         Ok(())
     }
 
-    /// The session loses its terminal. Its foreground group is sent SIGHUP, and SIGCONT if `resume`.
+    /// The session loses its terminal: a hang-up is told to the leader, who may tell others; that the leader gives it up, or
+    /// ends, to the group in the foreground. With `resume` they are continued, too.
     pub fn disassociate(&self, session: &Arc<Session>, resume: bool) {
-        self.signal_foreground(Signal::HUP);
-        if resume {
-            self.signal_foreground(Signal::CONT);
-        }
-        if self.with(|s| s.hung_up) {
-            // A hang-up also goes to the leader, whoever is in the foreground.
+        let signals: &[Signal] = if resume { &[Signal::HUP, Signal::CONT] } else { &[Signal::HUP] };
+        if resume && self.with(|s| s.hung_up) {
             if let Ok(leader) = crate::kernel::kernel().pids.process(session.sid) {
-                for signal in [Signal::HUP, Signal::CONT] {
-                    let _ = signal::send_to_process(&leader, SigInfo::kernel(signal)); // never refused
+                for signal in signals {
+                    let _ = signal::send_to_process(&leader, SigInfo::kernel(*signal)); // never refused
                 }
             }
+        } else {
+            signals.iter().for_each(|signal| self.signal_foreground(*signal));
         }
         self.with(|s| {
             s.session = Weak::new();

@@ -154,12 +154,13 @@ impl PosixTimer {
     }
 
     fn arm(self: &Arc<Self>, deadline: u64, interval: u64) -> Result<()> {
+        let queued = self.is_queued();
+        let mut s = self.state.lock();
+        // Started with the state locked: one that expires at once finds itself there.
         let timer = match self.notify {
             Notify::None => None,
             _ => Some(self.clock.start(deadline, self.clone()).ok_or(Errno::ESRCH)?),
         };
-        let queued = self.is_queued();
-        let mut s = self.state.lock();
         let pending = s.pending && queued;
         let new = State { armed: true, deadline, interval, pending, timer, ..State::default() };
         let old = core::mem::replace(&mut *s, new);

@@ -30,7 +30,7 @@ until [ "$(cli info persistence | tr -d '\r' | grep -E '^aof_rewrite_(in_progres
 aof_rewrite_scheduled:0" ]; do sleep 0.2; done
 cli info persistence | tr -d '\r' | grep aof_last_bgrewrite_status
 cli set after rewrite
-kill -9 $server; wait $server; echo "killed: $?"
+kill -9 $server; wait $server 2> /dev/null; echo "killed: $?"
 start
 cli get after; cli dbsize; cli get counter; cli lindex list 0
 redis-benchmark -s socket -n 2000 -c 20 -q -t get,set,lpush,mset -P 4 | tr '\r' '\n' | grep -cE 'requests per second, p50'

@@ -1,0 +1,240 @@
+//! The profile against the budgets of the design, and the two things a rule must never be: without a reason, or
+//! wider than its reason. Then the filters themselves, each in a process of its own.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use serde_json::Value;
+
+use super::*;
+
+const PROFILE: &str = include_str!("../../resources/seccomp/x86_64.json");
+const THREADS: [Thread; 2] = [Thread::Vcpu, Thread::EventLoop];
+
+fn profile() -> Value {
+    serde_json::from_str(PROFILE).unwrap()
+}
+
+fn rules(thread: Thread) -> Vec<Value> {
+    profile()[thread.name()]["filter"].as_array().unwrap().clone()
+}
+
+fn calls(threads: &[Thread]) -> Vec<String> {
+    let rules = threads.iter().flat_map(|t| rules(*t));
+    let mut calls: Vec<_> = rules.map(|rule| rule["syscall"].as_str().unwrap().to_owned()).collect();
+    calls.sort();
+    calls.dedup();
+    calls
+}
+
+/// The value that argument `index` must have.
+fn pinned(rule: &Value, index: u64) -> Option<u64> {
+    let args = rule["args"].as_array().map_or(&[][..], Vec::as_slice);
+    args.iter().find(|arg| arg["index"] == index && arg["op"] == "eq").and_then(|arg| arg["val"].as_u64())
+}
+
+#[test]
+fn budgets() {
+    let (vcpu, event_loop, all) = (calls(&[Thread::Vcpu]), calls(&[Thread::EventLoop]), calls(&THREADS));
+    println!(
+        "system calls allowed: vcpu {}, event loop {}, together {}",
+        vcpu.len(),
+        event_loop.len(),
+        all.len()
+    );
+    assert!(vcpu.len() <= 12, "{vcpu:?}");
+    assert!(event_loop.len() <= 25, "{event_loop:?}");
+    assert!(all.len() <= 25, "{all:?}");
+}
+
+#[test]
+fn nothing_that_reaches_further() {
+    let forbidden = [
+        "open",
+        "openat",
+        "openat2",
+        "open_by_handle_at",
+        "creat",
+        "socket",
+        "socketpair",
+        "connect",
+        "bind",
+        "execve",
+        "execveat",
+        "fork",
+        "vfork",
+        "clone",
+        "clone3",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "mount",
+        "unshare",
+        "setns",
+        "bpf",
+        "io_uring_setup",
+        "userfaultfd",
+        "kill",
+        "prctl",
+        "seccomp",
+        "memfd_create",
+        "mprotect",
+        "mremap",
+        "shmat",
+        "remap_file_pages",
+        "pidfd_getfd",
+    ];
+    let allowed = calls(&THREADS);
+    for call in forbidden {
+        assert!(!allowed.iter().any(|c| c == call), "{call}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_reason_and_is_pinned() {
+    for thread in THREADS {
+        for rule in rules(thread) {
+            let call = rule["syscall"].as_str().unwrap();
+            assert!(rule["comment"].as_str().is_some_and(|c| c.len() > 10), "{call} has no comment");
+            match call {
+                "ioctl" | "fcntl" | "futex" | "fallocate" => {
+                    assert!(pinned(&rule, 1).is_some(), "any request: {rule}");
+                }
+                // Bit 2 is PROT_EXEC; private and anonymous memory: no file, nobody else's.
+                "mmap" => {
+                    assert!(pinned(&rule, 2).is_some_and(|prot| prot & 4 == 0), "executable memory: {rule}");
+                    assert_eq!(pinned(&rule, 3), Some(0x22), "memory of a file: {rule}");
+                }
+                "tgkill" => assert!(pinned(&rule, 2).is_some(), "any signal: {rule}"),
+                "sendto" => assert_eq!(pinned(&rule, 4), Some(0), "any address: {rule}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn the_default_is_a_trap_and_every_filter_has_a_thread() {
+    let profile = profile();
+    assert_eq!(profile.as_object().unwrap().len(), THREADS.len());
+    for thread in THREADS {
+        assert_eq!(profile[thread.name()]["mismatch_action"], "trap");
+        assert_eq!(profile[thread.name()]["match_action"], "allow");
+    }
+}
+
+#[test]
+fn a_violation_is_named() {
+    let sentence = |number| {
+        let mut line = Line::default();
+        line.violation("event_loop", number, [1, 2, 3, u64::MAX]).unwrap();
+        String::from_utf8(line.text[..line.len].to_vec()).unwrap()
+    };
+    assert_eq!(
+        sentence(257),
+        "ringfence: the event_loop thread made the system call openat (257), which its filter forbids; \
+         arguments 0x1 0x2 0x3 0xffffffffffffffff\n"
+    );
+    assert!(sentence(i32::MIN).contains("unknown (-2147483648)"));
+    assert!(sentence(1 << 30 | 1).contains("unknown"));
+}
+
+/// The exit code and standard error of a process that confines itself as `thread` and then makes the call.
+fn confined(thread: Thread, number: libc::c_long, args: [u64; 6]) -> (i32, String) {
+    let mut pipe = [0; 2];
+    // SAFETY: the array has room for the two descriptors.
+    assert_eq!(unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: the descriptors are new and nobody else's.
+    let [mut read, write] = pipe.map(|fd| unsafe { File::from_raw_fd(fd) });
+    // SAFETY: the child makes system calls only; it takes no lock, allocates nothing that its filter could end
+    // badly, and leaves by _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: descriptors are ours; the call's arguments are numbers that no test points at live memory with.
+        unsafe {
+            libc::dup2(write.as_raw_fd(), libc::STDERR_FILENO);
+            let ready = end_with(VIOLATED).and_then(|()| confine(thread)).is_ok();
+            if !ready {
+                libc::_exit(1);
+            }
+            let [a, b, c, d, e, f] = args;
+            libc::syscall(number, a, b, c, d, e, f);
+            libc::_exit(0)
+        }
+    }
+    drop(write);
+    let mut text = String::new();
+    read.read_to_string(&mut text).unwrap();
+    let mut status = 0;
+    // SAFETY: the child is ours and was not waited for.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status), "status {status:#x}: {text}");
+    (libc::WEXITSTATUS(status), text)
+}
+
+const NOBODY: u64 = u64::MAX; // no descriptor has this number
+
+#[test]
+fn what_is_allowed_works() {
+    for thread in THREADS {
+        let none = [NOBODY, 0, 0, 0, 0, 0];
+        assert_eq!(confined(thread, libc::SYS_write, none), (0, String::new()));
+        assert_eq!(confined(thread, libc::SYS_mmap, [0, 4096, 3, 0x22, NOBODY, 0]), (0, String::new()));
+    }
+    // The request is what the filter looks at, not the descriptor.
+    assert_eq!(confined(Thread::Vcpu, libc::SYS_ioctl, [NOBODY, 0xae80, 0, 0, 0, 0]).0, 0);
+    assert_eq!(confined(Thread::EventLoop, libc::SYS_ioctl, [NOBODY, 0x5413, 0, 0, 0, 0]).0, 0);
+    assert_eq!(confined(Thread::EventLoop, libc::SYS_fallocate, [NOBODY, 3, 0, 4096, 0, 0]).0, 0);
+}
+
+#[test]
+fn a_violation_ends_the_process_with_its_code() {
+    let check = |thread: Thread, name: &str, number, args| {
+        let (code, text) = confined(thread, number, args);
+        assert_eq!(code, i32::from(VIOLATED), "{name}: {text}");
+        let who = format!("ringfence: the {} thread made the system call {name} (", thread.name());
+        assert!(text.starts_with(&who), "{text}");
+    };
+    for thread in THREADS {
+        check(thread, "openat", libc::SYS_openat, [NOBODY, 0, 0, 0, 0, 0]);
+        check(thread, "socket", libc::SYS_socket, [1, 1, 0, 0, 0, 0]);
+        check(thread, "execve", libc::SYS_execve, [0, 0, 0, 0, 0, 0]);
+        // Executable; of a file; shared.
+        check(thread, "mmap", libc::SYS_mmap, [0, 4096, 7, 0x22, NOBODY, 0]);
+        check(thread, "mmap", libc::SYS_mmap, [0, 4096, 3, 2, 0, 0]);
+        check(thread, "mmap", libc::SYS_mmap, [0, 4096, 3, 0x21, NOBODY, 0]);
+        check(thread, "mprotect", libc::SYS_mprotect, [0, 0, 5, 0, 0, 0]);
+        // KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VM, TIOCSTI.
+        for request in [0x4020_ae46, 0xae01, 0x5412] {
+            check(thread, "ioctl", libc::SYS_ioctl, [NOBODY, request, 0, 0, 0, 0]);
+        }
+    }
+    // Each thread its own.
+    check(Thread::Vcpu, "read", libc::SYS_read, [NOBODY, 0, 0, 0, 0, 0]);
+    check(Thread::EventLoop, "ioctl", libc::SYS_ioctl, [NOBODY, 0xae80, 0, 0, 0, 0]);
+    check(Thread::EventLoop, "tgkill", libc::SYS_tgkill, [1, 1, 9, 0, 0, 0]);
+    check(Thread::EventLoop, "sendto", libc::SYS_sendto, [NOBODY, 0, 0, 0, 0x1000, 16]);
+}
+
+#[test]
+fn a_blocked_signal_helps_nobody() {
+    // SAFETY: the child makes system calls only and leaves by _exit or by a signal.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: sigset_t is plain data, initialised by sigfillset.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut set);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            if end_with(VIOLATED).and_then(|()| confine(Thread::Vcpu)).is_ok() {
+                libc::syscall(libc::SYS_socket, 1, 1, 0);
+            }
+            libc::_exit(0)
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the child is ours and was not waited for.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, "status {status:#x}");
+}

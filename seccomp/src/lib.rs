@@ -1,7 +1,7 @@
 //! The system calls each thread of the VMM may make, and what happens at any other.
 //!
 //! `resources/seccomp/x86_64.json` is the data: a filter a kind of thread, each rule with the reason for it. The
-//! build script compiles it, so nothing is parsed or generated at a start. A thread applies its own filter before
+//! build script compiles it, and makes [`Thread`] of its keys, so nothing is parsed or generated at a start. A thread applies its own filter before
 //! the guest runs its first instruction; it cannot be taken off again.
 //!
 //! A call that is not allowed is not made. The kernel sends SIGSYS instead (SECCOMP_RET_TRAP), whose handler says
@@ -15,39 +15,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use seccompiler::sock_filter;
 use syscalls::Sysno;
 
-mod filters {
-    use super::sock_filter;
-    include!(concat!(env!("OUT_DIR"), "/filters.rs"));
-}
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
 /// The exit code of a process whose filter was violated.
 pub const VIOLATED: u8 = 119;
-
-/// Kinds of threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Thread {
-    /// Runs the guest, and answers its exits.
-    Vcpu,
-    /// Serves the devices, the control connection and the caller's streams.
-    EventLoop,
-}
-
-impl Thread {
-    /// Its name in the profile and in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vcpu => "vcpu",
-            Self::EventLoop => "event_loop",
-        }
-    }
-
-    fn filter(self) -> &'static [sock_filter] {
-        match self {
-            Self::Vcpu => &filters::VCPU,
-            Self::EventLoop => &filters::EVENT_LOOP,
-        }
-    }
-}
 
 /// Why a filter is not in place.
 #[derive(Debug, thiserror::Error)]

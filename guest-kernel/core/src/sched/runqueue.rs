@@ -4,7 +4,10 @@ use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ringfence_hal as hal;
-use ringfence_hal::{PerCpu, sync::Once};
+use ringfence_hal::{
+    PerCpu,
+    sync::{Once, SpinLockGuard},
+};
 
 use super::{
     BLOCKED, RUNNABLE, SchedState,
@@ -596,22 +599,25 @@ pub fn for_running(mut f: impl FnMut(&TaskRef, u64)) {
     }
 }
 
-/// The group or priority of `task` has changed, or what controls it: puts it where it belongs, and has it charged soon if
-/// it runs.
-pub fn regroup(task: &TaskRef) {
+/// The CPU that `task` belongs to, with its queue.
+fn home_of(task: &TaskRef) -> (usize, SpinLockGuard<'static, RunQueue>) {
     loop {
         let home = task.sched.cpu.load(Ordering::Acquire);
-        let mut rq = cpus().of(home).rq.lock();
-        // On its way to another CPU it is queued there, by a look at its group after the group had changed.
-        if task.sched.cpu.load(Ordering::Acquire) != home {
-            continue;
+        let rq = cpus().of(home).rq.lock();
+        if task.sched.cpu.load(Ordering::Acquire) == home {
+            return (home, rq);
         }
-        if let Some(queued) = rq.remove(task) {
-            rq.enqueue(queued, false);
-            drop(rq);
-            notify(home); // it may be more urgent than what runs there
-        }
-        break;
+    }
+}
+
+/// The group or priority of `task` has changed, or what controls it: puts it where it belongs, and has it charged soon if
+/// it runs. (On its way to another CPU it is queued there, by a look at its group after the group had changed.)
+pub fn regroup(task: &TaskRef) {
+    let (home, mut rq) = home_of(task);
+    let waits = rq.remove(task).map(|queued| rq.enqueue(queued, false)).is_some();
+    drop(rq);
+    if waits {
+        notify(home); // it may be more urgent than what runs there
     }
     if task.sched.on_cpu.load(Ordering::Acquire) {
         task.work().fetch_or(work::RESCHEDULE, Ordering::Release);
@@ -622,18 +628,11 @@ pub fn regroup(task: &TaskRef) {
 /// `task` was killed, and others wait for what it has: if it waits for a CPU, it is the next but for those with real-time
 /// priorities.
 pub fn hurry(task: &TaskRef) {
-    loop {
-        let home = task.sched.cpu.load(Ordering::Acquire);
-        let mut rq = cpus().of(home).rq.lock();
-        if task.sched.cpu.load(Ordering::Acquire) != home {
-            continue;
-        }
-        match rq.remove(task) {
-            Some(queued) if queued.sched.priority() > 0 => rq.enqueue(queued, false),
-            Some(queued) => rq.queue.push_front(queued),
-            None => {}
-        }
-        return;
+    let (_, mut rq) = home_of(task);
+    match rq.remove(task) {
+        Some(queued) if queued.sched.priority() > 0 => rq.enqueue(queued, false),
+        Some(queued) => rq.queue.push_front(queued),
+        None => {}
     }
 }
 

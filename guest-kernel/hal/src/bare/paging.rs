@@ -228,10 +228,8 @@ pub fn map_stack_page(va: u64, phys: u64) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Takes the mapping of a kernel stack's page away; its frame is not to be used before TLBs were flushed
-/// (`tlb::flush_kernel`). The tables stay.
-pub fn unmap_stack_page(va: u64) -> Option<u64> {
-    let _guard = KERNEL_TABLES.lock();
+/// The entry of a kernel stack's page, if there is a table for it.
+fn stack_entry(va: u64) -> Option<&'static AtomicU64> {
     let mut t = &STACK_PDPT;
     for level in [2, 1] {
         let e = t.0[index(va, level)].load(Ordering::Acquire);
@@ -241,22 +239,20 @@ pub fn unmap_stack_page(va: u64) -> Option<u64> {
         // SAFETY: as in `map_stack_page`.
         t = unsafe { table(e & ADDRESS) };
     }
-    let e = t.0[index(va, 0)].swap(0, Ordering::AcqRel);
+    Some(&t.0[index(va, 0)])
+}
+
+/// Takes the mapping of a kernel stack's page away; its frame is not to be used before TLBs were flushed
+/// (`tlb::flush_kernel`). The tables stay.
+pub fn unmap_stack_page(va: u64) -> Option<u64> {
+    let _guard = KERNEL_TABLES.lock();
+    let e = stack_entry(va)?.swap(0, Ordering::AcqRel);
     (e != 0).then_some(e & ADDRESS)
 }
 
 /// The frame of a kernel stack's page, if it is mapped.
 pub fn stack_page(va: u64) -> Option<u64> {
-    let mut t = &STACK_PDPT;
-    for level in [2, 1] {
-        let e = t.0[index(va, level)].load(Ordering::Acquire);
-        if e == 0 {
-            return None;
-        }
-        // SAFETY: as in `map_stack_page`.
-        t = unsafe { table(e & ADDRESS) };
-    }
-    let e = t.0[index(va, 0)].load(Ordering::Acquire);
+    let e = stack_entry(va)?.load(Ordering::Acquire);
     (e != 0).then_some(e & ADDRESS)
 }
 

@@ -1,7 +1,8 @@
 //! `F_NOTIFY`: signals about directories.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::fcntl::{BAND, CODE, FD, note};
 use crate::helpers::*;
 use crate::test::Test;
 
@@ -23,17 +24,6 @@ const DELETE: u32 = 8;
 const RENAME: u32 = 0x10;
 const ATTRIB: u32 = 0x20;
 const MULTISHOT: u32 = 0x8000_0000;
-
-static CODE: AtomicI32 = AtomicI32::new(0);
-static BAND: AtomicI32 = AtomicI32::new(0);
-static FD: AtomicI32 = AtomicI32::new(0);
-
-extern "C" fn note(signal: i32, info: &mut Info, context: &mut libc::ucontext_t) {
-    CODE.store(info.code, Ordering::Relaxed);
-    BAND.store(info.rest[0], Ordering::Relaxed);
-    FD.store(info.rest[2], Ordering::Relaxed);
-    count(signal, info, context);
-}
 
 /// How often was signalled since the last time, and for which descriptor.
 fn told(fd: i64) -> String {

@@ -37,11 +37,13 @@ const RDLCK: i32 = 0;
 const WRLCK: i32 = 1;
 const UNLCK: i32 = 2;
 
-static CODE: AtomicI32 = AtomicI32::new(0);
-static BAND: AtomicI32 = AtomicI32::new(0);
-static FD: AtomicI32 = AtomicI32::new(0);
+/// What [`note`] was told last.
+pub(super) static CODE: AtomicI32 = AtomicI32::new(0);
+pub(super) static BAND: AtomicI32 = AtomicI32::new(0);
+pub(super) static FD: AtomicI32 = AtomicI32::new(0);
 
-extern "C" fn note(signal: i32, info: &mut Info, context: &mut libc::ucontext_t) {
+/// A handler that counts and takes down what a signal of a descriptor says.
+pub(super) extern "C" fn note(signal: i32, info: &mut Info, context: &mut libc::ucontext_t) {
     CODE.store(info.code, Ordering::Relaxed);
     BAND.store(info.rest[0], Ordering::Relaxed);
     FD.store(info.rest[2], Ordering::Relaxed);

@@ -20,11 +20,6 @@ use crate::{
     task::{Process, process::ExitStatus},
 };
 
-/// A value of `oom_score_adj` that protects from being killed.
-const NEVER: i32 = -1000;
-/// The number of the sandbox's first process.
-const FIRST: i32 = 1;
-
 impl Cgroup {
     /// The group in this chain that `memory` belongs to.
     fn of_memory(self: &Arc<Self>, memory: &Memory) -> Option<Arc<Cgroup>> {
@@ -100,12 +95,9 @@ pub fn victim_chosen(victim: &Process, domain: Option<&Arc<Cgroup>>) {
         .last();
     let Some(group) = with_group else { return };
     group.memory.note(Event::OomGroupKill);
-    for process in group.members(true) {
-        let spared = process.pid == FIRST || process.oom_score_adj.load(Ordering::Relaxed) == NEVER;
-        if !spared {
-            kill(&process);
-            killed(&process); // as on Linux, the victim counts again
-        }
+    for process in group.members(true).iter().filter(|p| !oom::is_spared(p)) {
+        kill(process);
+        killed(process); // as on Linux, the victim counts again
     }
 }
 

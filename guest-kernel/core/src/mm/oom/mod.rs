@@ -16,7 +16,7 @@ use ringfence_hal as hal;
 
 pub use wait::Awaited;
 pub(in crate::mm) use wait::reap;
-pub(crate) use wait::wait_for;
+pub(crate) use wait::{is_spared, wait_for};
 
 use super::{MmStats, charge, charge::Room, reclaim};
 use crate::{
@@ -131,7 +131,7 @@ fn kill(victim: &Arc<Process>, processes: &[Arc<Process>]) {
     end(victim);
     // Those who run in the same memory keep it alive.
     let Some(mm) = mm else { return };
-    for other in processes.iter().filter(|p| !Arc::ptr_eq(p, victim) && !wait::is_spared(p)) {
+    for other in processes.iter().filter(|p| !Arc::ptr_eq(p, victim) && !is_spared(p)) {
         if other.threads().iter().any(|t| t.mm_opt().is_some_and(|m| Arc::ptr_eq(&m, &mm))) {
             end(other);
         }

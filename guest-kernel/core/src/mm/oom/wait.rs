@@ -82,8 +82,8 @@ pub(in crate::mm) fn reap(task: &TaskRef, victim: &Arc<Process>) {
     }
 }
 
-/// Whether `process` is spared when those who share a victim's memory are killed with it.
-pub(super) fn is_spared(process: &Process) -> bool {
+/// Whether `process` is spared when those who share a victim's memory, or its group, are killed with it.
+pub(crate) fn is_spared(process: &Process) -> bool {
     process.pid == FIRST || process.oom_score_adj.load(Ordering::Relaxed) <= NEVER
 }
 

@@ -62,14 +62,22 @@ fn have_kernel_work(ms: u64) {
     must!(close, zero);
 }
 
+/// Whether `work` is mostly of the kind that `ratio` says it is, of user and system time. Time that the host takes away counts
+/// as what was running, so one of three attempts is enough.
+fn is_mostly(work: impl Fn(), ratio: impl Fn(u64, u64) -> bool) -> bool {
+    (0..3).any(|_| {
+        let (user, system, _) = usage(SELF);
+        work();
+        let (user2, system2, _) = usage(SELF);
+        ratio(user2 - user, system2 - system)
+    })
+}
+
 fn user_and_system(t: &mut T) {
-    let (user, system, _) = usage(SELF);
-    compute(300);
-    let (user2, system2, _) = usage(SELF);
-    say!(t, "computing is user time: {}", user2 - user > 8 * (system2 - system));
-    have_kernel_work(300);
-    let (user3, system3, _) = usage(SELF);
-    say!(t, "reading is system time: {}", system3 - system2 > 2 * (user3 - user2));
+    let computing = is_mostly(|| compute(300), |user, system| user > 8 * system);
+    say!(t, "computing is user time: {computing}");
+    let reading = is_mostly(|| have_kernel_work(300), |user, system| system > 2 * user);
+    say!(t, "reading is system time: {reading}");
     let mut ticks = [0i64; 4];
     must!(times, out(&mut ticks));
     say!(t, "times agree: {}", ticks[0] >= 25 && ticks[1] >= 15 && ticks[2] == 0 && ticks[3] == 0);
@@ -372,7 +380,7 @@ fn limit(t: &mut T) {
     handle(libc::SIGXCPU, count, 0, 0);
     show!(t, setrlimit, libc::RLIMIT_CPU, p(&[1u64, u64::MAX]));
     let start = Instant::now();
-    while COUNT.load(Ordering::Relaxed) < 1 && start.elapsed() < Duration::from_secs(8) {
+    while COUNT.load(Ordering::Relaxed) < 1 && start.elapsed() < Duration::from_secs(15) {
         compute(5);
     }
     let first = clock(PROCESS_CLOCK);
@@ -380,7 +388,7 @@ fn limit(t: &mut T) {
     let mut now = [0u64; 2];
     must!(getrlimit, libc::RLIMIT_CPU, out(&mut now));
     say!(t, "the next second: {}", now[0]);
-    while COUNT.load(Ordering::Relaxed) < 2 && start.elapsed() < Duration::from_secs(8) {
+    while COUNT.load(Ordering::Relaxed) < 2 && start.elapsed() < Duration::from_secs(15) {
         compute(5);
     }
     say!(t, "{}", (1_500_000_000..3_000_000_000).contains(&clock(PROCESS_CLOCK)));

@@ -55,6 +55,17 @@ pub mod power {
     pub const BOOT_FAILED: u32 = 2;
 }
 
+/// The console port: a line of the kernel's log in one exit.
+pub mod console {
+    /// I/O port number. A 32-bit read gives [`MAGIC`]; a 32-bit write is the guest-physical address of a line: its length in
+    /// four bytes, little endian, and that many bytes of text, at most [`MAX`].
+    pub const PORT: u16 = 0x604;
+    /// `RFLN`: there is such a port.
+    pub const MAGIC: u32 = 0x4e4c_4652;
+    /// Longest line in bytes.
+    pub const MAX: usize = 1024;
+}
+
 /// The document in the ramdisk slot: the machine-wide settings and the first container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -130,6 +130,14 @@ impl Serial {
         let _ = self.port.write(offset, value);
     }
 
+    /// Output that did not come through the port's registers.
+    pub fn print(&mut self, text: &[u8]) {
+        match self.port.writer_mut().write_all(text) {
+            Ok(()) => self.metrics.output_bytes.add(text.len() as u64),
+            Err(_) => self.metrics.lost_bytes.add(text.len() as u64),
+        }
+    }
+
     /// The last [`TAIL`] bytes of output.
     pub fn tail(&self) -> Vec<u8> {
         self.port.writer().tail.iter().copied().collect()

@@ -1,6 +1,5 @@
 //! The kernel log: short lines on the console, filtered by level.
 
-use crate::sync::SpinLock;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -29,25 +28,39 @@ pub fn enabled(level: Level) -> bool {
     level as u8 <= MAX_LEVEL.load(Ordering::Relaxed)
 }
 
+/// Bytes of a line; what does not fit is cut off.
+const LINE: usize = 512;
+
+/// A line being made.
+struct Line {
+    text: [u8; LINE],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let mut n = s.len().min(LINE - self.len);
+        while !s.is_char_boundary(n) {
+            n -= 1;
+        }
+        self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
+        self.len += n;
+        Ok(())
+    }
+}
+
 /// Writes one line. Use [`log!`](crate::log!), which does not format lines nobody reads.
 pub fn write(level: Level, args: fmt::Arguments<'_>) {
-    static LINE: SpinLock<()> = SpinLock::new(());
-    struct Console;
-    impl Write for Console {
-        fn write_str(&mut self, s: &str) -> fmt::Result {
-            crate::console::write(s);
-            Ok(())
-        }
-    }
     let name = match level {
         Level::Error => "error",
         Level::Warn => "warn",
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    let _line = LINE.lock();
-    // The console cannot fail; a `Display` that does only shortens the line.
-    let _ = writeln!(Console, "ringfence: {name}: {args}");
+    let mut line = Line { text: [0; LINE], len: 0 };
+    // A `Display` that fails only shortens the line.
+    let _ = write!(line, "ringfence: {name}: {args}");
+    crate::console::line(core::str::from_utf8(&line.text[..line.len]).unwrap_or_default());
 }
 
 /// `log!(Warn, "vsock: credit {n} too large")`: a line on the console if the level is enabled.

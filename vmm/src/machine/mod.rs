@@ -208,7 +208,8 @@ impl Machine {
         }
         timeline.mark("loaded");
 
-        let shared = Arc::new(Shared::new(Bus { serial, virtio, read_only }, debug)?);
+        let shared =
+            Arc::new(Shared::new(Bus { serial, memory: ram.map.clone(), virtio, read_only }, debug)?);
         Ok(Self { vcpus: None, pending: vcpus, shared, subscribers, vm, ram, image: config.image })
     }
 

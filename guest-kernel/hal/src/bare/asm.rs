@@ -125,6 +125,15 @@ pub unsafe fn outb(port: u16, v: u8) {
     unsafe { Port::new(port).write(v) };
 }
 
+/// Reads a word of 32 bits from an I/O port.
+///
+/// # Safety
+/// Reading this port has no effect on memory safety.
+pub unsafe fn inl(port: u16) -> u32 {
+    // SAFETY: by the caller.
+    unsafe { Port::new(port).read() }
+}
+
 /// Writes a word of 32 bits to an I/O port.
 ///
 /// # Safety

@@ -8,6 +8,11 @@ pub mod console {
     pub fn write(s: &str) {
         world().console.lock().unwrap_or_else(|e| e.into_inner()).push_str(s);
     }
+
+    /// Appends a line to the console.
+    pub fn line(s: &str) {
+        write(&format!("{s}\n"));
+    }
 }
 
 /// The end of the machine.

@@ -1,7 +1,7 @@
 //! Ringfence's device models.
 //!
-//! A sandbox sees five devices: four virtio devices behind the virtio-mmio transport (pmem, vsock,
-//! rng, balloon) and one serial port. This crate knows nothing of KVM: it is given guest memory
+//! A sandbox sees four virtio devices behind the virtio-mmio transport (pmem, vsock, rng, balloon), one serial
+//! port, and a virtio-blk device for each disk it is given. This crate knows nothing of KVM: it is given guest memory
 //! and an eventfd to raise an interrupt with, is told of register accesses, and hangs its eventfds on the
 //! VMM's `event-manager` loop. What reaches it from the guest is a register access or a virtqueue; both are
 //! hostile.
@@ -31,6 +31,7 @@
 //! the guest's RAM. `docs/devices.md` lists this per device.
 
 pub mod balloon;
+pub mod block;
 pub mod host_stream;
 pub mod metrics;
 pub mod pmem;

@@ -24,6 +24,11 @@ impl TokenBucket {
         Self { capacity, per_second: per_second.max(1), level: u128::from(capacity) * UNIT, last: now }
     }
 
+    /// Most tokens it holds.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
     /// Takes `tokens` (at most the capacity counts), or says how long until they will be there.
     pub fn take(&mut self, tokens: u64, now: Instant) -> Result<(), Duration> {
         let passed = now.saturating_duration_since(self.last).as_nanos();

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots a stock Debian kernel with `ringfence boot` and lets Linux's own drivers judge our devices: pmem
 # (mounted as EROFS, compared with the tree it was made from, writes refused), vsock (1 MiB echoed both ways
-# at once), rng, balloon, serial. Runs inside the lab: judge.sh [CPUS]. Prints PASS or FAIL and exits 0 or 1.
+# at once), rng, balloon, block (two disks, one of them read-only), serial. Runs inside the lab: judge.sh [CPUS]. Prints PASS or FAIL and exits 0 or 1.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 kernel=${KERNEL:-/boot/vmlinuz}
@@ -16,7 +16,7 @@ mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/mnt" "$root/m"
 cp "$(command -v busybox)" "$root/bin/busybox"
 gcc -static -O1 -o "$root/bin/vsock_echo" "$here/vsock_echo.c"
 modules="virtio_ring virtio virtio_mmio rng-core virtio-rng libnvdimm nd_virtio virtio_pmem nd_btt nd_pmem crc16
-libcrc32c erofs vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport virtio_balloon"
+libcrc32c erofs vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport virtio_balloon virtio_blk"
 order=
 for m in $modules; do
 	file=$(find -L "/lib/modules/$(uname -r)/" -name "$m.ko" | head -n1)
@@ -24,6 +24,8 @@ for m in $modules; do
 	cp "$file" "$root/m/"
 	order="$order $m"
 done
+truncate -s 64M "$work/disk"
+head -c 3145728 /dev/urandom > "$work/ro"
 (cd "$tree" && md5sum bin/bash etc/passwd usr/bin/perl) > "$root/sums"
 
 cat > "$root/init" <<INIT
@@ -50,6 +52,16 @@ check vsock_echo; cat /tmp.out
 check dd if=/dev/hwrng of=/random bs=64 count=4
 check test "\$(wc -c < /random)" = 256
 check test "\$(tr -d '\\\\000' < /random | wc -c)" -gt 200
+check test "\$(cat /sys/block/vda/size) \$(cat /sys/block/vda/ro) \$(cat /sys/block/vda/serial)" = "131072 0 judged"
+check test "\$(cat /sys/block/vdb/size) \$(cat /sys/block/vdb/ro)" = "6144 1"
+check test "\$(md5sum < /dev/vdb)" = "$(md5sum < "$work/ro")"
+check mke2fs -F /dev/vda
+check mount -t ext4 /dev/vda /mnt
+cp /bin/busybox /mnt/copy
+check dd if=/dev/vdb of=/mnt/big bs=1M oflag=direct
+umount /mnt
+check blkdiscard -o 50331648 /dev/vda
+! dd if=/dev/zero of=/dev/vdb bs=512 count=1 conv=fsync 2>/dev/null || echo FAIL: vdb was written
 grep -E 'virtio|ttyS' /proc/interrupts
 echo JUDGED
 reboot -f
@@ -59,10 +71,11 @@ chmod +x "$root/init"
 
 # QEMU 7.2 sometimes delivers an interrupt of a nested guest twice, the second time with interrupts off
 # (docs/lab.md). Linux deadlocks on that in the middle of its timer code, so a boot that hangs is tried again.
-sum=$(md5sum < "$image")
+sum=$(md5sum < "$image") disk=$(md5sum < "$work/ro")
 for attempt in 1 2 3 4; do
 	status=0
 	timeout 90 ringfence boot --kernel "$kernel" --initrd "$work/initrd" --pmem "$image" --cpus "$cpus" \
+		--disk "$work/disk,id=judged" --disk "$work/ro,ro,bandwidth=20M,ops=500" \
 		--memory 256M --cmdline quiet < /dev/null > "$work/raw" || status=$?
 	[ "$status" = 124 ] || break
 	echo "attempt $attempt: the guest hung after: $(tail -n 1 "$work/raw")"
@@ -71,4 +84,8 @@ tr -d '\r' < "$work/raw" > "$work/out"
 cat "$work/out"
 [ "$status" = 0 ] || { echo "FAIL: ringfence boot ended with $status"; exit 1; }
 [ "$sum" = "$(md5sum < "$image")" ] || { echo "FAIL: the image was changed"; exit 1; }
+[ "$disk" = "$(md5sum < "$work/ro")" ] || { echo "FAIL: the read-only disk was changed"; exit 1; }
+e2fsck -fn "$work/disk" > "$work/fsck" || { echo "FAIL: what Linux wrote is broken"; cat "$work/fsck"; exit 1; }
+debugfs -R "dump big $work/big" "$work/disk" 2> /dev/null
+cmp "$work/big" "$work/ro" || { echo "FAIL: the disk does not hold what was written"; exit 1; }
 if grep -q '^JUDGED' "$work/out" && ! grep -q '^FAIL' "$work/out"; then echo PASS; else echo FAIL; exit 1; fi

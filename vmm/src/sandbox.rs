@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_ioctls::Kvm;
 use ringfence_devices::balloon::Balloon;
+use ringfence_devices::block::Block;
 use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
@@ -111,6 +112,8 @@ pub struct Spec {
     pub stdio: Stdio,
     /// On whose behalf standard input is read, if it is a terminal.
     pub job: Option<Job>,
+    /// Disks, in the order the guest sees them.
+    pub disks: Vec<Block>,
     /// Where a line per system call goes.
     pub trace: Option<OwnedFd>,
     /// Gather counters.
@@ -157,6 +160,12 @@ impl Sandbox {
             stats: spec.stats,
         };
         let vsock = Arc::new(Mutex::new(vsock));
+        let mut devices = vec![
+            VirtioSlot::new(vsock.clone()),
+            VirtioSlot::new(Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?))),
+            VirtioSlot::new(Arc::new(Mutex::new(Balloon::new().map_err(SandboxError::Device)?))),
+        ];
+        devices.extend(spec.disks.into_iter().map(|disk| VirtioSlot::new(Arc::new(Mutex::new(disk)))));
         let config = MachineConfig {
             kvm: spec.kvm,
             cpus: spec.cpus,
@@ -166,11 +175,7 @@ impl Sandbox {
             cmdline: spec.cmdline,
             ramdisk: serde_json::to_vec(&document)?,
             image: Some(spec.image),
-            devices: vec![
-                VirtioSlot::new(vsock.clone()),
-                VirtioSlot::new(Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?))),
-                VirtioSlot::new(Arc::new(Mutex::new(Balloon::new().map_err(SandboxError::Device)?))),
-            ],
+            devices,
             serial_copy: spec.log,
             serial_input: None,
         };

@@ -11,7 +11,7 @@
 use smallvec::SmallVec;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 /// What can be wrong with a chain.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
@@ -171,11 +171,31 @@ impl Cursor<'_> {
     }
 }
 
+impl<'a> Cursor<'a> {
+    /// Consumes at most `want` bytes as pieces of host memory.
+    fn slices(&mut self, want: usize) -> Result<Slices<'a>, ChainError> {
+        let mem = self.mem;
+        let mut found = Slices::new();
+        self.consume(want, |_, addr, _, n| {
+            let pieces = mem.get_slices(addr, n, Permissions::ReadWrite).map_err(|_| ChainError::Memory)?;
+            for piece in pieces {
+                found.push(piece.map_err(|_| ChainError::Memory)?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+/// Pieces of guest memory, for system calls that move bytes without a copy of ours. No more than the queue has
+/// descriptors and the RAM regions.
+pub type Slices<'a> = SmallVec<[VolatileSlice<'a>; 8]>;
+
 /// Consumes the device-readable part of a chain.
 #[derive(Debug)]
 pub struct ChainReader<'a>(Cursor<'a>);
 
-impl ChainReader<'_> {
+impl<'a> ChainReader<'a> {
     /// Bytes not yet consumed.
     pub fn remaining(&self) -> usize {
         self.0.remaining()
@@ -186,6 +206,11 @@ impl ChainReader<'_> {
         self.0.consume(buf.len(), |mem, addr, done, n| {
             mem.read_slice(&mut buf[done..done + n], addr).map_err(|_| ChainError::Memory)
         })
+    }
+
+    /// Consumes at most `want` bytes without copying them.
+    pub fn slices(&mut self, want: usize) -> Result<Slices<'a>, ChainError> {
+        self.0.slices(want)
     }
 
     /// Fills all of `buf`, or fails with [`ChainError::TooShort`].
@@ -201,7 +226,7 @@ pub struct ChainWriter<'a> {
     written: u32,
 }
 
-impl ChainWriter<'_> {
+impl<'a> ChainWriter<'a> {
     /// Bytes of room left.
     pub fn remaining(&self) -> usize {
         self.cursor.remaining()
@@ -210,6 +235,14 @@ impl ChainWriter<'_> {
     /// Bytes written so far: the `len` of the used ring's entry.
     pub fn written(&self) -> u32 {
         self.written
+    }
+
+    /// Consumes at most `want` bytes of room, which the caller fills; they count as written.
+    pub fn slices(&mut self, want: usize) -> Result<Slices<'a>, ChainError> {
+        let before = self.cursor.remaining();
+        let found = self.cursor.slices(want)?;
+        self.written += (before - self.cursor.remaining()) as u32;
+        Ok(found)
     }
 
     /// Writes as much of `data` as fits; returns the number of bytes.

@@ -19,9 +19,10 @@ use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Endpoint, Vsock};
 use ringfence_protocol::ports;
 
-use super::{Failure, units};
+use super::{Failure, disk, units};
 use crate::machine::vcpu::{Shared, Stop};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, VirtioSlot};
+use crate::order::carry_out;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::timeline::Timeline;
@@ -45,6 +46,9 @@ pub struct Args {
     /// Image for the read-only pmem device
     #[arg(long, value_name = "FILE")]
     pmem: Option<PathBuf>,
+    /// A disk, as of `run`
+    #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
+    disk: Vec<disk::DiskOption>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: u8,
@@ -66,6 +70,10 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     let image = args.pmem.as_deref().map(Backing::open).transpose().map_err(Failure::setup)?;
     let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok().map(own_reader);
     let kvm = probe::open().map_err(|e| Failure { code: exit::HOST_UNABLE, message: e.to_string() })?;
+    let mut devices = devices().map_err(|e| Failure::setup(format!("cannot make a device: {e}")))?;
+    for disk in disk::open(&args.disk)? {
+        devices.push(VirtioSlot::new(Arc::new(Mutex::new(carry_out::disk(disk)?))));
+    }
     let config = MachineConfig {
         kvm,
         cpus: args.cpus,
@@ -75,7 +83,7 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         cmdline: format!("console=ttyS0 reboot=k panic=-1 {}", args.cmdline),
         ramdisk,
         image,
-        devices: devices().map_err(|e| Failure::setup(format!("cannot make a device: {e}")))?,
+        devices,
         serial_copy: Some(Box::new(std::io::stdout())),
         serial_input: input,
     };

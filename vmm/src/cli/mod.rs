@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod container;
+pub mod disk;
 pub mod doctor;
 pub mod image;
 mod progress;

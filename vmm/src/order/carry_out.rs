@@ -10,10 +10,11 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ringfence_devices::block::{self, Block, Limits};
 use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 
-use super::{Conclusion, News, Order};
+use super::{Conclusion, Disk, News, Order};
 use crate::cli::Failure;
 use crate::door::Door;
 use crate::event_loop::{Ending, EventLoop, printable};
@@ -53,6 +54,7 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
         user: order.user,
         stdio,
         job: files.job.map(Job::from),
+        disks: files.disks.into_iter().map(disk).collect::<Result<_, _>>()?,
         trace: files.trace,
         stats: order.stats,
         cmdline: order.log_level.as_ref().map_or(String::new(), |l| format!("ringfence.loglevel={l}")),
@@ -82,6 +84,14 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
     conclusion.image = sandbox.machine.image().map(|image| (image.host_address(), image.region_size()));
     tell(News::Over(Box::new(conclusion)));
     Ok(())
+}
+
+/// The device of a disk.
+pub fn disk(asked: Disk<OwnedFd>) -> Result<Block, Failure> {
+    let Disk { file, name, read_only, id, bandwidth, ops } = asked;
+    let disk = block::Disk::new(File::from(file), Path::new(&name), read_only).map_err(Failure::setup)?;
+    let limits = Limits::new(bandwidth, ops).map_err(SandboxError::Device).map_err(setup_failure)?;
+    Block::new(disk, id, limits).map_err(SandboxError::Device).map_err(setup_failure)
 }
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, Failure> {

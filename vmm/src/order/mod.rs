@@ -62,6 +62,31 @@ pub struct Order<F> {
     pub files: Files<F>,
 }
 
+/// A disk the sandbox gets.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk<F> {
+    /// The open file, locked, and open for no more than is needed.
+    pub file: F,
+    /// What it is called in messages.
+    pub name: String,
+    /// It is not to be written.
+    pub read_only: bool,
+    /// What the guest is told it is.
+    pub id: String,
+    /// Most bytes a second.
+    pub bandwidth: Option<u64>,
+    /// Most requests a second.
+    pub ops: Option<u64>,
+}
+
+impl<F> Disk<F> {
+    fn map<G>(self, f: impl FnOnce(F) -> G) -> Disk<G> {
+        let Disk { file, name, read_only, id, bandwidth, ops } = self;
+        Disk { file: f(file), name, read_only, id, bandwidth, ops }
+    }
+}
+
 /// The descriptors of an order.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,6 +111,9 @@ pub struct Files<F> {
     pub control: Option<F>,
     /// The supervisor's job ([`ringfence_devices::host_stream::Job`]), when standard input is its terminal.
     pub job: Option<F>,
+    /// Disks, in the order the guest sees them.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk<F>>,
 }
 
 impl<F> Files<F> {
@@ -102,6 +130,7 @@ impl<F> Files<F> {
             trace: self.trace.map(&mut f),
             control: self.control.map(&mut f),
             job: self.job.map(&mut f),
+            disks: self.disks.into_iter().map(|disk| disk.map(&mut f)).collect(),
         }
     }
 }
@@ -219,6 +248,14 @@ mod tests {
                 trace: None,
                 control: Some(open()),
                 job: None,
+                disks: vec![Disk {
+                    file: open(),
+                    name: "d".into(),
+                    read_only: true,
+                    id: String::new(),
+                    bandwidth: None,
+                    ops: Some(7),
+                }],
             },
         };
         let raw: Vec<_> =
@@ -227,6 +264,7 @@ mod tests {
         let text = serde_json::to_string(&numbered).unwrap();
         let read: Order<i32> = serde_json::from_str(&text).unwrap();
         assert_eq!((read.files.kvm, read.files.control, read.files.trace), (4, Some(10), None));
+        assert_eq!((read.files.disks[0].file, read.files.disks[0].ops), (11, Some(7)));
         assert_eq!(read.timeout, Some(Duration::from_millis(1500)));
         assert_eq!([files[0].as_raw_fd(), files[6].as_raw_fd()].as_slice(), raw);
     }

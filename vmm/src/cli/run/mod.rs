@@ -17,7 +17,7 @@ use ringfence_devices::pmem::Backing;
 use ringfence_jailer::{JailConfig, SandboxId};
 use rustix::io::fcntl_dupfd_cloexec;
 
-use super::{Failure, Format, report, units};
+use super::{Failure, Format, disk, report, units};
 use crate::machine::MAX_CPUS;
 use crate::order::{Conclusion, Files, News, Order, carry_out};
 use crate::signals::Signals;
@@ -38,6 +38,10 @@ pub struct Args {
     /// Root directory; packed into a cached image first
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
+    /// A file or block device of the host as a disk (/dev/vda, /dev/vdb, ...); with `,ro` it cannot be written. `id=` is its
+    /// serial number, `bandwidth=` and `ops=` are limits a second
+    #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
+    disk: Vec<disk::DiskOption>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     cpus: u8,
@@ -131,6 +135,7 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     timeline.mark("image_opened");
     let guest = sandbox::guest_override().map_err(Failure::setup)?;
     // Before anything is started: a path in use is a mistake.
+    let disks = disk::open(&args.disk)?;
     let control = args.control.as_deref().map(door::Name::bind).transpose().map_err(Failure::setup)?;
     let (_name, control) = control.unzip();
     let trace = if args.strace {
@@ -166,6 +171,7 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
             trace,
             control: control.map(OwnedFd::from),
             job: streams.job,
+            disks,
         },
     };
     let conclusion = match jail {

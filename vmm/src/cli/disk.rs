@@ -1,0 +1,118 @@
+//! `--disk PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]`.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use ringfence_devices::block::{self, ID_BYTES};
+
+use crate::cli::{Failure, units};
+use crate::order::Disk;
+
+/// Most disks of a sandbox: each takes an interrupt line.
+const MAX_DISKS: usize = 8;
+
+/// A disk as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskOption {
+    path: PathBuf,
+    read_only: bool,
+    id: String,
+    bandwidth: Option<u64>,
+    ops: Option<u64>,
+}
+
+/// Parses the option's value.
+pub fn parse(text: &str) -> Result<DiskOption, String> {
+    let (path, options) = text.split_once(',').map_or((text, None), |(path, rest)| (path, Some(rest)));
+    if path.is_empty() {
+        return Err(
+            "name a file or a block device: --disk PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]".into()
+        );
+    }
+    let mut disk =
+        DiskOption { path: path.into(), read_only: false, id: String::new(), bandwidth: None, ops: None };
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        match option.split_once('=') {
+            None if option == "ro" => disk.read_only = true,
+            Some(("id", id)) => disk.id = identity(id)?,
+            Some(("bandwidth", rate)) => disk.bandwidth = Some(positive("bandwidth", units::size(rate)?)?),
+            Some(("ops", rate)) => {
+                let wrong = |_| format!("`{rate}` is not a number of requests a second");
+                disk.ops = Some(positive("ops", rate.parse().map_err(wrong)?)?);
+            }
+            _ => {
+                return Err(format!(
+                    "`{option}` is no option of a disk; there are ro, id=NAME, bandwidth=SIZE (bytes a second) \
+                     and ops=N (requests a second)"
+                ));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+fn identity(id: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if id.is_empty() || id.len() > ID_BYTES || !id.chars().all(fine) {
+        return Err(format!("a disk's id has 1 to {ID_BYTES} letters, digits, dots, dashes and underscores"));
+    }
+    Ok(id.to_owned())
+}
+
+fn positive(name: &str, rate: u64) -> Result<u64, String> {
+    if rate == 0 { Err(format!("a disk with {name}=0 would never answer")) } else { Ok(rate) }
+}
+
+/// Opens and locks the files.
+pub fn open(asked: &[DiskOption]) -> Result<Vec<Disk<OwnedFd>>, Failure> {
+    if asked.len() > MAX_DISKS {
+        return Err(Failure::setup(format!("a sandbox has at most {MAX_DISKS} disks")));
+    }
+    let open = |asked: &DiskOption| {
+        let file = block::Disk::open_file(&asked.path, asked.read_only).map_err(Failure::setup)?;
+        Ok(Disk {
+            file: file.into(),
+            name: asked.path.to_string_lossy().into_owned(),
+            read_only: asked.read_only,
+            id: asked.id.clone(),
+            bandwidth: asked.bandwidth,
+            ops: asked.ops,
+        })
+    };
+    asked.iter().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_parsed() {
+        let plain = parse("/a b.img").unwrap();
+        assert_eq!((plain.path.to_str(), plain.read_only, plain.ops), (Some("/a b.img"), false, None));
+        let full = parse("x,ro,id=my-disk_1,bandwidth=10M,ops=100").unwrap();
+        assert!(full.read_only && full.id == "my-disk_1");
+        assert_eq!((full.bandwidth, full.ops), (Some(10 << 20), Some(100)));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("", "PATH"),
+            (",ro", "PATH"),
+            ("x,rw", "`rw`"),
+            ("x,", "``"),
+            ("x,ro=1", "`ro=1`"),
+            ("x,id=", "1 to 20"),
+            ("x,id=a b", "1 to 20"),
+            ("x,id=aaaaaaaaaaaaaaaaaaaaa", "1 to 20"),
+            ("x,bandwidth=fast", "`fast`"),
+            ("x,bandwidth=0", "never"),
+            ("x,ops=0", "never"),
+            ("x,ops=-1", "`-1`"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+}

@@ -30,6 +30,7 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 
+pub mod block;
 pub mod cgroup;
 pub mod container;
 pub mod control;

@@ -79,6 +79,10 @@ fn probe(cmdline: &str) -> Devices {
             id::VSOCK => found.vsock = Vsock::start(transport).ok(),
             id::RNG => found.rng = Some(transport),
             id::BALLOON => found.balloon = Some(transport),
+            id::BLOCK => match drivers::block::Disk::start(transport) {
+                Ok(disk) => crate::block::add(disk),
+                Err(e) => hal::log!(Warn, "a disk cannot be used: {e:?}"),
+            },
             _ => {}
         }
     }
@@ -117,6 +121,7 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
 
     let status = first.wait(task);
     first.settle(task);
+    crate::block::sync_all(task);
     let stats = config.stats.then(stats::collect);
     finish(task, &channel, &ToHost::Exited { status: container::for_host(status), stats });
 }

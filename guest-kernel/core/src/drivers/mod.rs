@@ -11,8 +11,10 @@
 //! | [`pmem`] | the root image |
 //! | [`rng`] | entropy |
 //! | [`balloon`] | free page reporting |
+//! | [`block`] | disks |
 
 pub mod balloon;
+pub mod block;
 pub mod pmem;
 pub mod rng;
 pub mod virtio;

@@ -188,7 +188,7 @@ fn read_exact(object: &dyn Mappable, offset: u64, buf: &mut [u8]) -> Result<()> 
         let in_page = (at % PAGE_SIZE) as usize;
         let n = rest.len().min(PAGE_SIZE as usize - in_page);
         let (part, after) = rest.split_at_mut(n);
-        object.page(at / PAGE_SIZE, false)?.read(in_page, part);
+        crate::mm::loaded_page(object, at / PAGE_SIZE)?.read(in_page, part);
         at += n as u64;
         rest = after;
     }

@@ -38,7 +38,7 @@ pub fn instance(container: u32) -> Result<Arc<Tmpfs>> {
     if let Some(fs) = instances.get(&container) {
         return Ok(fs.clone());
     }
-    let fs = make()?;
+    let fs = make(container == 0)?;
     instances.insert(container, fs.clone());
     Ok(fs)
 }
@@ -49,12 +49,16 @@ pub fn forget(container: u32) {
     drop(fs); // outside the lock
 }
 
-fn make() -> Result<Arc<Tmpfs>> {
+/// `disks`: with nodes for them, which only the first container has.
+fn make(disks: bool) -> Result<Arc<Tmpfs>> {
     let fs = Tmpfs::named("devtmpfs", &TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() })?;
     let root = fs.root_inode().clone();
     let add = |name: &str, kind, mode| root.create(name.as_bytes(), &NewInode { kind, mode, uid: 0, gid: 0 });
     for (name, mode, id) in NODES {
         add(name, NewKind::CharDevice(*id), *mode)?;
+    }
+    for disk in crate::block::all().into_iter().filter(|_| disks) {
+        add(&disk.name, NewKind::BlockDevice(disk.id), 0o660)?;
     }
     for (name, target) in LINKS {
         add(name, NewKind::Symlink(target.as_bytes()), 0o777)?;

@@ -113,6 +113,11 @@ pub trait File: Any + Send + Sync {
         None
     }
 
+    /// Makes what was written durable.
+    fn fsync(&self, file: &OpenFile, task: &TaskRef, data_only: bool) -> Result<()> {
+        file.inode().fsync(data_only)
+    }
+
     /// `F_GETPIPE_SZ`, and `F_SETPIPE_SZ` with a new size in bytes. `EBADF` for what is not a pipe.
     fn pipe_size(&self, task: &TaskRef, new: Option<u64>) -> Result {
         Err(Errno::EBADF)
@@ -505,6 +510,14 @@ impl OpenFile {
             None => self.inode.clone().mappable(),
         }
         .ok_or(Errno::ENODEV)
+    }
+
+    /// `fsync`.
+    pub fn fsync(&self, task: &TaskRef, data_only: bool) -> Result<()> {
+        match &self.ops {
+            Some(ops) => ops.fsync(self, task, data_only),
+            None => self.inode.fsync(data_only),
+        }
     }
 
     /// `ftruncate`.

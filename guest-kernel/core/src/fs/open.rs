@@ -134,7 +134,8 @@ fn finish(place: Path, flags: OpenFlags, task: Option<&TaskRef>) -> Result<FileR
         match inode.kind() {
             FileType::CharDevice => ops = Some(device::open_char(&inode, flags, task)?),
             FileType::Fifo => ops = Some(super::open_fifo(&inode, flags, task)?),
-            FileType::BlockDevice | FileType::Socket => return Err(Errno::ENXIO),
+            FileType::BlockDevice => ops = Some(crate::block::file::open_node(&inode, flags, task)?),
+            FileType::Socket => return Err(Errno::ENXIO),
             FileType::Symlink => return Err(Errno::ELOOP),
             FileType::Regular | FileType::Directory => {}
         }

@@ -4,9 +4,10 @@ use core::sync::atomic::Ordering;
 
 use ringfence_hal::{Exception, PageFault};
 
-use super::{FaultResult, Limits, oom};
+use super::{FaultResult, Limits, Mm, oom};
 use crate::{
     TaskRef,
+    errno::Errno,
     signal::{self, SigInfo, Signal, types::code},
     task::Capabilities,
 };
@@ -23,15 +24,35 @@ pub fn limits_of(task: &TaskRef) -> Limits {
 fn resolve(task: &TaskRef, fault: PageFault) -> FaultResult {
     task.minor_faults.fetch_add(1, Ordering::Relaxed);
     match task.mm_opt() {
-        Some(mm) => mm.fault(fault, || limits_of(task)),
+        Some(mm) => match mm.fault(fault, || limits_of(task)) {
+            FaultResult::NotLoaded => load(task, &mm, fault),
+            result => result,
+        },
         None => FaultResult::NotMapped,
+    }
+}
+
+/// Has the page read, as often as it is given up again before it is mapped. `NotLoaded`: the task is being killed.
+#[cold]
+fn load(task: &TaskRef, mm: &Mm, fault: PageFault) -> FaultResult {
+    loop {
+        match mm.load_page(fault.addr) {
+            Ok(()) => {}
+            Err(Errno::ENOMEM) => return FaultResult::OutOfMemory,
+            Err(Errno::EINTR) => return FaultResult::NotLoaded,
+            Err(_) => return FaultResult::NoPage,
+        }
+        match mm.fault(fault, || limits_of(task)) {
+            FaultResult::NotLoaded => {}
+            result => return result,
+        }
     }
 }
 
 /// A page fault in ring 3: resolved, or the task gets a signal.
 pub fn user_fault(task: &TaskRef, fault: PageFault) {
     let (signal, code) = match resolve(task, fault) {
-        FaultResult::Resolved => return,
+        FaultResult::Resolved | FaultResult::NotLoaded => return,
         FaultResult::NotMapped => (Signal::SEGV, code::SEGV_MAPERR),
         FaultResult::NotPermitted => (Signal::SEGV, code::SEGV_ACCERR),
         FaultResult::NoPage => (Signal::BUS, code::BUS_ADRERR),

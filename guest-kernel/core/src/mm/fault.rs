@@ -34,6 +34,8 @@ pub enum FaultResult {
     NoPage,
     /// No memory is left: the out-of-memory path decides whom to kill.
     OutOfMemory,
+    /// It has to be read from somewhere: [`Mm::load_page`], then the access can be retried.
+    NotLoaded,
 }
 
 /// What one attempt at a page came to.
@@ -71,6 +73,20 @@ impl Mm {
             Some(vma) => self.touch(vma, page, fault.access, false),
             None => FaultResult::NotMapped,
         }
+    }
+
+    /// Has the page at `addr` read into memory, after [`FaultResult::NotLoaded`]. Sleeps: only sleeping locks may be held.
+    #[cold]
+    pub fn load_page(&self, addr: u64) -> Result<(), Errno> {
+        let page = page_align_down(addr);
+        let found = {
+            let layout = self.layout.read();
+            match layout.vmas.find(page).map(|vma| (&vma.backing, vma.page_index(page))) {
+                Some((Backing::Object { object, .. }, index)) => Some((object.clone(), index)),
+                _ => None, // Another mapping by now: the retry will see.
+            }
+        };
+        found.map_or(Ok(()), |(object, index)| object.load(index))
     }
 
     /// Makes `page` of `vma` accessible. `present`: there is probably an entry already.
@@ -146,6 +162,7 @@ impl Mm {
         let writable = vma.is_shared() && vma.prot.contains(Prot::WRITE);
         let frame = object.page(index, writable).map_err(|e| match e {
             Errno::ENOMEM => FaultResult::OutOfMemory,
+            Errno::EAGAIN => FaultResult::NotLoaded,
             _ => FaultResult::NoPage,
         })?;
         if vma.is_shared() && write && frame.is_static() {

@@ -223,6 +223,7 @@ impl Mm {
         while page < range.end {
             let layout = self.layout.read();
             let stop = range.end.min(page.saturating_add(BATCH * PAGE_SIZE));
+            let mut missing = None;
             while page < stop {
                 let vma = layout.vmas.find(page).ok_or(Errno::ENOMEM)?;
                 let write = write.unwrap_or(vma.prot.contains(Prot::WRITE) && !vma.is_shared());
@@ -235,11 +236,18 @@ impl Mm {
                     super::FaultResult::Resolved => {}
                     super::FaultResult::OutOfMemory => return Err(Errno::ENOMEM),
                     super::FaultResult::NotPermitted => return Err(Errno::EACCES),
+                    super::FaultResult::NotLoaded => {
+                        missing = Some(page);
+                        break;
+                    }
                     _ => return Err(Errno::EFAULT),
                 }
                 page = self.end_of_huge(vma, page).unwrap_or(page + PAGE_SIZE);
             }
             drop(layout);
+            if let Some(page) = missing {
+                self.load_page(page).map_err(|e| if e == Errno::EIO { Errno::EFAULT } else { e })?;
+            }
             if !between() {
                 return Err(Errno::EINTR);
             }

@@ -24,12 +24,19 @@ use crate::{
 ///   takes the lock of the `Mm`.
 /// - The frame of an index stays the same until a truncation drops it, so that all mappings and the
 ///   `read`/`write` path see the same bytes. A hole is therefore allocated by the first look at it.
+/// - A page that has to be read from somewhere is `EAGAIN`; the caller then gives up its locks and calls [`load`](Self::load),
+///   which may sleep, and asks again.
 /// - Bytes between the end of the object and the end of its last page are zero.
 #[allow(clippy::len_without_is_empty)] // an empty object is not special
 pub trait Mappable: Any + Send + Sync {
     /// The frame of page `index`. With `write`, the page is about to be written through a shared mapping
-    /// (mark it dirty). Errors become SIGBUS, except ENOMEM, which goes to the out-of-memory path.
+    /// (mark it dirty). Errors become SIGBUS, except ENOMEM, which goes to the out-of-memory path, and EAGAIN.
     fn page(&self, index: u64, write: bool) -> Result<hal::Frame>;
+
+    /// Reads page `index`, of which [`page`](Self::page) said `EAGAIN`. Sleeps; `EINTR` if the task is being killed.
+    fn load(&self, _index: u64) -> Result<()> {
+        Ok(())
+    }
 
     /// The frame of page `index` if it is there without any work (cached, or static memory): used to map
     /// the neighbours of a faulting page.
@@ -75,6 +82,16 @@ pub trait Mappable: Any + Send + Sync {
     /// The name in `/proc/PID/maps` of a mapping without a file, for example `[vdso]`.
     fn label(&self) -> Option<&'static str> {
         None
+    }
+}
+
+/// Page `index` of `object`, read if it must be. May sleep.
+pub fn loaded_page(object: &dyn Mappable, index: u64) -> Result<hal::Frame> {
+    loop {
+        match object.page(index, false) {
+            Err(Errno::EAGAIN) => object.load(index)?,
+            found => return found,
+        }
     }
 }
 

@@ -74,7 +74,7 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 pub use entry::{kernel_fault, limits_of, user_fault};
 pub use fault::FaultResult;
 pub use map::{MapRequest, Placement};
-pub use mappable::{FileMapping, Mappable};
+pub use mappable::{FileMapping, Mappable, loaded_page};
 pub use mappers::Mappers;
 pub(crate) use oom::relieve;
 pub use pages::PageTree;

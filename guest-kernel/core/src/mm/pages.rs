@@ -136,12 +136,17 @@ impl PageTree {
 
     /// Removes the frames that nobody else refers to; returns how many there were.
     pub fn evict_unused(&self) -> usize {
+        self.evict(0, usize::MAX).0
+    }
+
+    /// The same from index `from` on until there were `most`; also returns where to go on, 0 at the end.
+    pub fn evict(&self, from: u64, most: usize) -> (usize, u64) {
         let mut removed = 0;
-        let mut next = 0;
-        loop {
+        let mut next = from / CHUNK;
+        while removed < most {
             let mut dropped: Vec<Frame> = Vec::with_capacity(CHUNK as usize);
             let mut chunks = self.chunks.lock();
-            let Some((&key, chunk)) = chunks.map.range_mut(next..).next() else { break };
+            let Some((&key, chunk)) = chunks.map.range_mut(next..).next() else { return (removed, 0) };
             for slot in &mut chunk.frames {
                 // Nobody can get another reference but from here, and that is locked.
                 if slot.as_ref().is_some_and(|frame| frame.ref_count() == 1) {
@@ -157,7 +162,7 @@ impl PageTree {
             removed += dropped.len();
             next = key + 1;
         }
-        removed
+        (removed, next.saturating_mul(CHUNK))
     }
 
     /// The first index at or after `index` that has a frame (`SEEK_DATA`).
@@ -230,7 +235,8 @@ mod tests {
         for i in [4, 70, 5000] {
             tree.insert(i, frame());
         }
-        assert_eq!(tree.evict_unused(), 3);
+        assert_eq!(tree.evict(64, 1), (1, 128));
+        assert_eq!(tree.evict_unused(), 2);
         assert_eq!(tree.next_present(0), Some(3));
         drop(used);
         assert_eq!(tree.evict_unused(), 1);

@@ -86,14 +86,22 @@ impl Mm {
     /// Runs `f` on the frame at `addr`, made present and, for a write, private or shared-writable.
     fn with_page<R>(&self, addr: u64, access: Access, force: bool, f: impl FnOnce(&Frame) -> R) -> Result<R> {
         let page = page_align_down(addr);
-        let layout = self.layout.read();
-        let vma = layout.vmas.find(page).ok_or(Errno::EFAULT)?;
         // A few rounds: another thread may drop the page (MADV_DONTNEED) between touch and get.
         for _ in 0..16 {
-            match self.touch(vma, page, access, false) {
+            let layout = self.layout.read();
+            let vma = layout.vmas.find(page).ok_or(Errno::EFAULT)?;
+            let mut touched = self.touch(vma, page, access, false);
+            if touched == FaultResult::NotPermitted && force {
+                touched = self.touch_by_force(vma, page, access)?;
+            }
+            match touched {
                 FaultResult::Resolved => {}
-                FaultResult::NotPermitted if force => self.touch_by_force(vma, page, access)?,
                 FaultResult::OutOfMemory => return Err(Errno::ENOMEM),
+                FaultResult::NotLoaded => {
+                    drop(layout);
+                    self.load_page(page).map_err(|_| Errno::EFAULT)?;
+                    continue;
+                }
                 _ => return Err(Errno::EFAULT),
             }
             if let Some(mapping) = self.space.get(page) {
@@ -104,7 +112,7 @@ impl Mm {
     }
 
     /// Makes a page of a private mapping present although the program may not access it so.
-    fn touch_by_force(&self, vma: &Vma, page: u64, access: Access) -> Result<()> {
+    fn touch_by_force(&self, vma: &Vma, page: u64, access: Access) -> Result<FaultResult> {
         if access == Access::Write && vma.is_shared() || vma.flags.contains(VmFlags::SPECIAL) {
             return Err(Errno::EFAULT);
         }
@@ -112,13 +120,11 @@ impl Mm {
         let mut allowed = vma.clone();
         allowed.prot |= if access == Access::Write { Prot::READ | Prot::WRITE } else { Prot::READ };
         vma.note_private_page();
-        match self.touch(&allowed, page, access, false) {
-            FaultResult::Resolved => {}
-            FaultResult::OutOfMemory => return Err(Errno::ENOMEM),
-            _ => return Err(Errno::EFAULT),
+        let touched = self.touch(&allowed, page, access, false);
+        if touched == FaultResult::Resolved {
+            self.space.protect(page..page + PAGE_SIZE, page_rights(vma.prot));
         }
-        self.space.protect(page..page + PAGE_SIZE, page_rights(vma.prot));
-        Ok(())
+        Ok(touched)
     }
 
     /// The identity of the word at `addr`, for futexes shared between processes.

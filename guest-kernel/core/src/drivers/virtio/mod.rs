@@ -51,6 +51,7 @@ pub mod features {
 /// Device identities (virtio 1.2, section 5).
 pub mod id {
     #![allow(missing_docs)]
+    pub const BLOCK: u32 = 2;
     pub const RNG: u32 = 4;
     pub const BALLOON: u32 = 5;
     pub const VSOCK: u32 = 19;

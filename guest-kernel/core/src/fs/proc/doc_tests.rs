@@ -20,6 +20,8 @@ fn collect(prefix: &str, entries: &[Entry], paths: &mut BTreeSet<String>) {
                 paths.extend(more.map(|e| format!("{path}/TID/{}", e.name)));
                 paths.insert(path + "/TID/");
             }
+            Node::Disks(None) => collect(&(path + "/DISK"), sysfs::DISK, paths),
+            Node::Disks(Some(_)) | Node::DiskNumbers(_) => drop(paths.insert(path + "/DISK")),
             Node::Descriptors | Node::DescriptorInfos => drop(paths.insert(path + "/N")),
             _ => drop(paths.insert(path)),
         }

@@ -1,16 +1,17 @@
 //! Inodes: made at each lookup, from the tables and from what exists at that moment.
 
-use alloc::{format, sync::Arc, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use super::{
     Destination, Entry, Instance, Node, Scope, Who,
     file::{Content, ProcFile},
     machine,
     mem::MemFile,
-    process,
+    process, sysfs,
 };
 use crate::{
     TaskRef,
+    block::{self, BlockDevice},
     errno::{Errno, Result},
     fs::{DirEntry, File, FileRef, FileType, Inode, InodeRef, LinkTarget, Metadata, OpenFlags},
     kernel::kernel,
@@ -29,6 +30,8 @@ enum Kind {
     Descriptor(i32),
     /// `fdinfo/N`.
     DescriptorInfo(i32),
+    /// A link to the directory of the disk, in the directory of this path.
+    DiskLink(&'static str),
 }
 
 struct ProcInode {
@@ -79,7 +82,12 @@ fn entry_type(entry: &Entry) -> FileType {
     match entry.node {
         Node::File(..) | Node::Memory => FileType::Regular,
         Node::Link(_) => FileType::Symlink,
-        Node::Dir(_) | Node::Threads | Node::Descriptors | Node::DescriptorInfos => FileType::Directory,
+        Node::Dir(_)
+        | Node::Disks(_)
+        | Node::DiskNumbers(_)
+        | Node::Threads
+        | Node::Descriptors
+        | Node::DescriptorInfos => FileType::Directory,
     }
 }
 
@@ -93,6 +101,7 @@ impl ProcInode {
         match (self.kind, self.who) {
             (Kind::Root, _) => machine::ENTRIES,
             (Kind::Owner, Who::Thread(..)) => process::THREAD_ENTRIES,
+            (Kind::Owner, Who::Disk(_)) => sysfs::DISK,
             (Kind::Owner, _) => process::ENTRIES,
             (Kind::Entry(Entry { node: Node::Dir(table), .. }), _) => table,
             _ => &[],
@@ -115,11 +124,38 @@ impl ProcInode {
         Ok(tids)
     }
 
+    /// Which disk `name` is in this directory, and what its entry is.
+    fn disk(&self, name: &str) -> Option<(usize, Kind)> {
+        let Kind::Entry(Entry { node, .. }) = self.kind else { return None };
+        let kind = match node {
+            Node::Disks(None) => Kind::Owner,
+            Node::Disks(Some(to)) | Node::DiskNumbers(to) => Kind::DiskLink(to),
+            _ => return None,
+        };
+        let disk = block::all().iter().position(|device| self.name_of_disk(device).0 == name)?;
+        Some((disk, kind))
+    }
+
+    fn name_of_disk(&self, device: &BlockDevice) -> (String, FileType) {
+        match self.kind {
+            Kind::Entry(Entry { node: Node::DiskNumbers(_), .. }) => {
+                (format!("{}:{}", device.id.major, device.id.minor), FileType::Symlink)
+            }
+            Kind::Entry(Entry { node: Node::Disks(Some(_)), .. }) => (device.name.clone(), FileType::Symlink),
+            _ => (device.name.clone(), FileType::Directory),
+        }
+    }
+
+    fn disk_link(&self) -> Option<Vec<u8>> {
+        let (Kind::DiskLink(to), Who::Disk(disk)) = (self.kind, self.who) else { return None };
+        Some(format!("{to}{}", block::nth(disk)?.name).into_bytes())
+    }
+
     fn check_private(&self, viewer: &TaskRef) -> Result<()> {
         let private = match self.kind {
             Kind::Entry(e) => e.private,
             Kind::Descriptor(_) | Kind::DescriptorInfo(_) => true,
-            Kind::Root | Kind::Owner => false,
+            Kind::Root | Kind::Owner | Kind::DiskLink(_) => false,
         };
         if private { self.who.target()?.check_access(viewer) } else { Ok(()) }
     }
@@ -140,7 +176,7 @@ impl Inode for ProcInode {
         match self.kind {
             Kind::Root | Kind::Owner => FileType::Directory,
             Kind::Entry(e) => entry_type(e),
-            Kind::Descriptor(_) => FileType::Symlink,
+            Kind::Descriptor(_) | Kind::DiskLink(_) => FileType::Symlink,
             Kind::DescriptorInfo(_) => FileType::Regular,
         }
     }
@@ -158,6 +194,7 @@ impl Inode for ProcInode {
             Kind::Root | Kind::Owner => 0o555,
             Kind::Entry(e) => e.mode,
             Kind::DescriptorInfo(_) => 0o444,
+            Kind::DiskLink(_) => 0o777,
             Kind::Descriptor(fd) => {
                 let flags = self.descriptor(fd).map_or(OpenFlags::empty(), |f| f.flags());
                 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 }
@@ -187,6 +224,9 @@ impl Inode for ProcInode {
         let text = core::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
         if let Some(entry) = self.table().iter().find(|e| e.name == text) {
             return Ok(self.child(name, self.who, Kind::Entry(entry)));
+        }
+        if let Some((disk, kind)) = self.disk(text) {
+            return Ok(self.child(name, Who::Disk(disk), kind));
         }
         let n = number(name).ok_or(Errno::ENOENT)?;
         match (self.kind, self.who) {
@@ -223,6 +263,16 @@ impl Inode for ProcInode {
             if !emit_named(entry.name.as_bytes(), entry_type(entry), i as u64 + 1) {
                 return Ok(());
             }
+        }
+        if let Kind::Entry(Entry { node: Node::Disks(_) | Node::DiskNumbers(_), .. }) = self.kind {
+            let skip = usize::try_from(from).unwrap_or(usize::MAX);
+            for (i, device) in block::all().into_iter().enumerate().skip(skip) {
+                let (name, kind) = self.name_of_disk(&device);
+                if !emit_named(name.as_bytes(), kind, i as u64 + 1) {
+                    break;
+                }
+            }
+            return Ok(());
         }
         // Numbered entries: the cookie is the base plus the number plus one.
         let (base, kind) = match self.kind {
@@ -268,6 +318,9 @@ impl Inode for ProcInode {
         if let Kind::Descriptor(fd) = self.kind {
             return Ok(self.descriptor(fd).map_err(|_| Errno::ENOENT)?.path().text(&root).marked());
         }
+        if let Some(path) = self.disk_link() {
+            return Ok(path);
+        }
         Ok(match self.destination(task)? {
             Destination::Text(text) => text.0,
             Destination::Place(place) => place.text(&root).marked(),
@@ -278,6 +331,9 @@ impl Inode for ProcInode {
         self.check_private(task.ok_or(Errno::ENOENT)?)?;
         if let Kind::Descriptor(fd) = self.kind {
             return Ok(LinkTarget::File(self.descriptor(fd).map_err(|_| Errno::ENOENT)?));
+        }
+        if let Some(path) = self.disk_link() {
+            return Ok(LinkTarget::Path(path));
         }
         Ok(match self.destination(task)? {
             Destination::Text(text) => LinkTarget::Path(text.0),

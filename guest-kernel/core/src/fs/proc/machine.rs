@@ -6,7 +6,7 @@ use ringfence_hal as hal;
 
 use super::{Destination, Entry, Scope, Text, dir, file, link, status, sysctl, text::emit};
 use crate::{
-    cgroup,
+    block, cgroup,
     errno::{Errno, Result},
     fs::filesystems,
     ipc,
@@ -45,12 +45,15 @@ pub(super) const ENTRIES: &[Entry] = &[
     file("cgroups", cgroups),
     file("cpuinfo", cpuinfo),
     file("devices", devices),
-    file("diskstats", |_, _| Ok(())),
+    file("diskstats", |_, out| {
+        emit!(out, "{}", block::report::diskstats());
+        Ok(())
+    }),
     file("filesystems", known_filesystems),
     file("loadavg", loadavg),
     file("meminfo", meminfo),
     file("partitions", |_, out| {
-        emit!(out, "major minor  #blocks  name\n\n");
+        emit!(out, "{}", block::report::partitions());
         Ok(())
     }),
     file("stat", stat),
@@ -234,6 +237,9 @@ fn known_filesystems(_: &Scope<'_>, out: &mut Text) -> Result<()> {
 
 fn devices(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n");
+    if block::nth(0).is_some() {
+        emit!(out, "{} virtblk\n", block::MAJOR);
+    }
     Ok(())
 }
 

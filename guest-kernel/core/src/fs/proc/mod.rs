@@ -68,6 +68,10 @@ enum Node {
     Descriptors,
     /// `fdinfo`: descriptors as files.
     DescriptorInfos,
+    /// Disks by name: as directories, or as links to those, from so deep.
+    Disks(Option<&'static str>),
+    /// The same by number.
+    DiskNumbers(&'static str),
 }
 
 /// A name in a directory.

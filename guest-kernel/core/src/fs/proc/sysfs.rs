@@ -5,8 +5,9 @@ use core::sync::atomic::Ordering;
 
 use ringfence_hal as hal;
 
-use super::{Entry, Instance, Scope, Text, dir, file, inode, status, text::emit, writable};
+use super::{Entry, Instance, Node, Scope, Text, dir, file, inode, status, text::emit, who::Who, writable};
 use crate::{
+    block,
     errno::{Errno, Result},
     fs::{FileSystem, InodeRef, StatFs, filesystems, inode::alloc_anonymous_dev},
     mm::huge,
@@ -27,14 +28,19 @@ pub(super) fn entries() -> &'static [Entry] {
 static ROOT: Entry = dir(
     "",
     &[
-        dir("block", &[]),
+        disks("block", Node::Disks(None)),
         dir("bus", &[]),
-        dir("class", &[]),
+        dir("class", &[disks("block", Node::Disks(Some("../../block/")))]),
+        dir("dev", &[disks("block", Node::DiskNumbers("../../block/")), dir("char", &[])]),
         dir("devices", &[dir("system", &[dir("cpu", CPU), dir("node", NODE)])]),
         dir("fs", &[dir("cgroup", &[])]),
         dir("kernel", &[dir("mm", &[dir("transparent_hugepage", HUGE)])]),
     ],
 );
+
+const fn disks(name: &'static str, node: Node) -> Entry {
+    Entry { name, mode: 0o555, private: false, node }
+}
 
 const CPU: &[Entry] = &[
     file("kernel_max", |_, out| {
@@ -100,6 +106,61 @@ fn huge_pages(_: &Scope<'_>, out: &mut Text) -> Result<()> {
     emit!(out, "\n");
     Ok(())
 }
+
+/// A file of a disk.
+macro_rules! of_disk {
+    ($name:literal, |$disk:ident| $($text:tt)*) => {
+        file($name, |s, out| {
+            let Who::Disk(n) = s.who else { return Err(Errno::ENOENT) };
+            let $disk = block::nth(n).ok_or(Errno::ENOENT)?;
+            emit!(out, $($text)*);
+            Ok(())
+        })
+    };
+}
+
+/// A directory of `/sys/block`.
+pub(super) const DISK: &[Entry] = &[
+    of_disk!("dev", |d| "{}:{}\n", d.id.major, d.id.minor),
+    of_disk!("size", |d| "{}\n", block::report::sectors(&d)),
+    of_disk!("ro", |d| "{}\n", u8::from(d.cache.read_only())),
+    of_disk!("removable", |_d| "0\n"),
+    of_disk!("hidden", |_d| "0\n"),
+    of_disk!("range", |_d| "16\n"),
+    of_disk!("ext_range", |_d| "256\n"),
+    of_disk!("alignment_offset", |_d| "0\n"),
+    of_disk!("discard_alignment", |_d| "0\n"),
+    of_disk!("cache_type", |_d| "write back\n"),
+    of_disk!("diskseq", |d| "{}\n", d.id.minor / 16 + 1),
+    of_disk!("stat", |d| "{}", block::report::stat(&d)),
+    of_disk!("uevent", |d| "MAJOR={}\nMINOR={}\nDEVNAME={}\nDEVTYPE=disk\n", d.id.major, d.id.minor, d.name),
+    file("serial", |s, out| {
+        let Who::Disk(n) = s.who else { return Err(Errno::ENOENT) };
+        let id = block::nth(n).ok_or(Errno::ENOENT)?.cache.storage().identity(s.viewer)?;
+        let text = id.split(|b| *b == 0).next().unwrap_or_default();
+        out.0.extend_from_slice(text);
+        Ok(())
+    }),
+    dir("holders", &[]),
+    dir("slaves", &[]),
+    dir("queue", QUEUE),
+];
+
+const QUEUE: &[Entry] = &[
+    of_disk!("logical_block_size", |_d| "512\n"),
+    of_disk!("physical_block_size", |_d| "512\n"),
+    of_disk!("hw_sector_size", |_d| "512\n"),
+    of_disk!("minimum_io_size", |_d| "512\n"),
+    of_disk!("optimal_io_size", |_d| "0\n"),
+    of_disk!("discard_granularity", |_d| "512\n"),
+    of_disk!("discard_max_bytes", |d| "{}\n", if d.cache.storage().read_only() { 0 } else { 1u64 << 30 }),
+    of_disk!("discard_zeroes_data", |_d| "0\n"),
+    of_disk!("read_ahead_kb", |_d| "128\n"),
+    of_disk!("rotational", |_d| "1\n"),
+    of_disk!("scheduler", |_d| "[none]\n"),
+    of_disk!("write_cache", |_d| "write back\n"),
+    of_disk!("zoned", |_d| "none\n"),
+];
 
 struct Sysfs(Arc<Instance>);
 

@@ -19,6 +19,8 @@ pub(super) enum Who {
     Machine,
     Process(Pid),
     Thread(Pid, Pid),
+    /// A disk, by its place.
+    Disk(usize),
 }
 
 /// A process, and one of its threads if it still has any.
@@ -34,7 +36,7 @@ impl Who {
     pub fn target(self) -> Result<Target> {
         let pids = &kernel().pids;
         match self {
-            Who::Machine => Err(Errno::ESRCH),
+            Who::Machine | Who::Disk(_) => Err(Errno::ESRCH),
             Who::Process(pid) => {
                 let process = pids.process(pid)?;
                 // The leader may have ended before its threads.

@@ -1,4 +1,4 @@
-//! fsync and its kin. Nothing here outlives the sandbox, so there is little to do.
+//! fsync and its kin. Only what is on a disk outlives the sandbox.
 
 use crate::{
     errno::{Errno, Result},
@@ -11,7 +11,7 @@ fn do_fsync(ctx: &Ctx<'_>, fd: Fd, data_only: bool) -> Result {
     let file = ctx.task.files()?.get(fd.0)?;
     match file.kind() {
         FileType::Fifo | FileType::Socket => Err(Errno::EINVAL),
-        _ => file.inode().fsync(data_only).map(|()| 0),
+        _ => file.fsync(ctx.task, data_only).map(|()| 0),
     }
 }
 
@@ -28,6 +28,7 @@ fn sync(ctx: &mut Ctx<'_>) -> Result {
         // sync(2) never fails.
         let _ = mount.superblock().fs().sync();
     }
+    crate::block::sync_all(ctx.task);
     Ok(0)
 }
 

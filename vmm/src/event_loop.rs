@@ -41,7 +41,7 @@ pub enum Ending {
     },
     /// The machine ended and nobody said why.
     Stopped(Stop),
-    /// A signal came before there was a program to forward it to.
+    /// A signal came before there was a program to forward it to, or the supervisor asked for the end (SIGKILL).
     Signalled(libc::c_int),
     /// `--timeout`.
     TimedOut,
@@ -155,7 +155,12 @@ impl State {
                     self.said = Some(Ending::Exited(status));
                     self.stats = stats.or(self.stats.take());
                 }
-                ToHost::Stats { stats } => self.stats = Some(stats),
+                ToHost::Stats { stats } => {
+                    if let Some(door) = &mut self.door {
+                        door.stats(&stats);
+                    }
+                    self.stats = Some(stats);
+                }
                 ToHost::Reply { id, reply } => {
                     if let Some(door) = &mut self.door {
                         door.reply(id, reply, &mut self.control)?;
@@ -166,7 +171,7 @@ impl State {
         Ok(())
     }
 
-    /// Waits for the guest to take what is queued for it, if there is something, and for clients likewise.
+    /// Waits for the guest to take what is queued for it, if there is something, and for the supervisor likewise.
     fn watch_control(&mut self, ops: &mut EventOps) {
         let wants = self.control.is_waiting() && !self.control.closed();
         if wants != self.control_blocked {
@@ -240,11 +245,14 @@ impl MutEventSubscriber for State {
             Ok(())
         } else {
             match &mut self.door {
-                Some(door) => door.process(events, ops, &mut self.control),
-                None => Ok(()),
+                Some(door) if fd == door.as_raw_fd() => door.process(events, &mut self.control),
+                _ => Ok(()),
             }
         };
         self.watch_control(ops);
+        if self.door.as_ref().is_some_and(|door| door.ends) {
+            self.ending.get_or_insert(Ending::Signalled(libc::SIGKILL));
+        }
         if let Err(e) = result {
             self.ending.get_or_insert(Ending::Broken(e));
         }

@@ -13,12 +13,14 @@
 //! | [`order`] | a sandbox from its description to its end, here or in the jail |
 //! | [`sandbox`] | a machine with our guest, its boot document and its streams |
 //! | [`event_loop`] | everything a running sandbox waits for |
-//! | [`control`], [`door`] | the control connection to the guest, the control socket for others |
+//! | [`api`] | HTTP and JSON for others, in the supervisor |
+//! | [`control`], [`door`] | the control connection to the guest, the link to the supervisor |
 //! | [`probe`] | can this host run sandboxes |
 //! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
 //! | [`stats`], [`kvm_stats`] | counters |
 //! | [`timeline`] | phases of the start |
 
+pub mod api;
 pub mod boot;
 pub mod cli;
 pub mod control;

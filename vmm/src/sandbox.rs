@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_ioctls::Kvm;
@@ -18,8 +18,9 @@ use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
-use ringfence_protocol::{BootConfig, Container, Limits, Process, Root, Streams, VERSION, ports};
+use ringfence_protocol::{BootConfig, Container, Streams, VERSION, ports};
 
+use crate::door::Devices;
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
 use crate::timeline::Timeline;
 
@@ -98,16 +99,8 @@ pub struct Spec {
     pub memory: u64,
     /// The root image.
     pub image: Backing,
-    /// `sethostname(2)` name.
-    pub hostname: String,
-    /// Program and arguments.
-    pub args: Vec<String>,
-    /// Environment.
-    pub env: Vec<String>,
-    /// Working directory.
-    pub cwd: String,
-    /// `user[:group]`.
-    pub user: Option<String>,
+    /// The first container; its streams get their ports here.
+    pub container: Container,
     /// The program's streams.
     pub stdio: Stdio,
     /// On whose behalf standard input is read, if it is a terminal.
@@ -129,6 +122,9 @@ pub struct Sandbox {
     /// The machine.
     pub machine: Machine,
     vsock: Arc<Mutex<Vsock>>,
+    rng: Arc<Mutex<Rng>>,
+    balloon: Arc<Mutex<Balloon>>,
+    disks: Vec<Arc<Mutex<Block>>>,
     outputs: [(u32, &'static str); 2],
 }
 
@@ -142,7 +138,8 @@ impl Sandbox {
         if let Some(trace) = spec.trace {
             vsock.listen(ports::TRACE, Endpoint::stdio(None, Some(trace)));
         }
-        let streams = listen(&mut vsock, spec.stdio, spec.job);
+        let mut container = spec.container;
+        container.process.streams = listen(&mut vsock, spec.stdio, spec.job);
         let mut seed = vec![0u8; 32];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| SandboxError::Device(e.into()))?;
@@ -150,22 +147,20 @@ impl Sandbox {
             version: VERSION,
             realtime_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64),
             seed,
-            container: Container {
-                process: Process { args: spec.args, env: spec.env, cwd: spec.cwd, user: spec.user, streams },
-                root: Root::default(),
-                hostname: Some(spec.hostname),
-                limits: Limits::default(),
-            },
+            container,
             strace,
             stats: spec.stats,
         };
         let vsock = Arc::new(Mutex::new(vsock));
+        let rng = Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?));
+        let balloon = Arc::new(Mutex::new(Balloon::new().map_err(SandboxError::Device)?));
+        let disks: Vec<_> = spec.disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
         let mut devices = vec![
             VirtioSlot::new(vsock.clone()),
-            VirtioSlot::new(Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?))),
-            VirtioSlot::new(Arc::new(Mutex::new(Balloon::new().map_err(SandboxError::Device)?))),
+            VirtioSlot::new(rng.clone()),
+            VirtioSlot::new(balloon.clone()),
         ];
-        devices.extend(spec.disks.into_iter().map(|disk| VirtioSlot::new(Arc::new(Mutex::new(disk)))));
+        devices.extend(disks.iter().map(|disk| VirtioSlot::new(disk.clone())));
         let config = MachineConfig {
             kvm: spec.kvm,
             cpus: spec.cpus,
@@ -181,7 +176,7 @@ impl Sandbox {
         };
         let machine = Machine::new(config, timeline)?;
         let outputs = [(STDOUT_PORT, "standard output"), (STDERR_PORT, "standard error")];
-        Ok((Self { machine, vsock, outputs }, control))
+        Ok((Self { machine, vsock, rng, balloon, disks, outputs }, control))
     }
 
     /// The device that streams go through.
@@ -189,10 +184,29 @@ impl Sandbox {
         self.vsock.clone()
     }
 
+    /// What others may ask the devices.
+    pub fn devices(&self) -> Devices {
+        let shared = self.machine.shared().clone();
+        let serial = lock(&shared.bus.serial).metrics();
+        let image = self.machine.image().map(|image| (image.host_address(), image.region_size()));
+        let mut devices = Devices::new(shared, image);
+        devices.add("balloon", lock(&self.balloon).metrics());
+        devices.add("rng", lock(&self.rng).metrics());
+        devices.add("serial", serial);
+        devices.add("vsock", lock(&self.vsock).metrics());
+        for disk in &self.disks {
+            devices.add("block", lock(disk).metrics());
+        }
+        if let Some(pmem) = self.machine.pmem() {
+            devices.add("pmem", pmem);
+        }
+        devices
+    }
+
     /// After the vCPUs have stopped: delivers every byte the program has written, however slow its reader,
     /// until `deadline`. Returns a sentence for each stream that lost bytes.
     pub fn drain(&self, deadline: Option<std::time::Instant>) -> Vec<String> {
-        let mut vsock = self.vsock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vsock = lock(&self.vsock);
         let mut problems = Vec::new();
         if let Drained::TimedOut { lost } = vsock.drain(deadline) {
             problems.push(format!("{lost} bytes of output were not read in time and are lost"));
@@ -207,8 +221,12 @@ impl Sandbox {
 
     /// The last words on the serial port.
     pub fn last_words(&self) -> Vec<u8> {
-        self.machine.shared().bus.serial.lock().unwrap_or_else(PoisonError::into_inner).tail()
+        lock(&self.machine.shared().bus.serial).tail()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listen(vsock: &mut Vsock, stdio: Stdio, mut job: Option<Job>) -> Streams {

@@ -37,7 +37,8 @@ pub struct Report {
 }
 
 /// [`vcpu::Exits`], with their sum.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as there")]
 pub struct Exits {
     /// All of them.
@@ -68,7 +69,8 @@ impl From<&vcpu::Exits> for Exits {
 }
 
 /// Host memory in bytes.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Proportional set size of the command's processes without the guest's RAM and image.
     pub vmm_pss: u64,
@@ -78,6 +80,9 @@ pub struct Memory {
     pub image_pss: u64,
     /// Configured RAM.
     pub guest_size: u64,
+    /// Guest RAM in the page tables of the processes measured.
+    #[serde(skip)]
+    pub guest_mapped: u64,
 }
 
 impl Report {
@@ -120,6 +125,7 @@ impl Memory {
 /// Sums the Pss lines of `/proc/PID/smaps`, apart for our own memory and for the image.
 fn add_smaps(memory: &mut Memory, smaps: &str, image: Option<(u64, u64)>) {
     let (mut is_ram, mut is_image) = (false, false);
+    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0u64);
     for line in smaps.lines() {
         let first = line.split_whitespace().next().unwrap_or_default();
         if let Some((start, end)) = first.split_once('-')
@@ -127,12 +133,13 @@ fn add_smaps(memory: &mut Memory, smaps: &str, image: Option<(u64, u64)>) {
         {
             is_ram = line.contains("memfd:ringfence-ram");
             is_image = image.is_some_and(|(at, len)| (at..at + len).contains(&start));
+        } else if first == "Rss:" && is_ram {
+            memory.guest_mapped += kib(line) << 10;
         } else if first == "Pss:" {
-            let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
             match (is_ram, is_image) {
                 (true, _) => {}
-                (_, true) => memory.image_pss += kib << 10,
-                _ => memory.vmm_pss += kib << 10,
+                (_, true) => memory.image_pss += kib(line) << 10,
+                _ => memory.vmm_pss += kib(line) << 10,
             }
         }
     }
@@ -153,7 +160,7 @@ impl fmt::Display for Report {
         for (name, count) in &self.kvm {
             write!(f, " {name}={count}")?;
         }
-        let Memory { vmm_pss, guest_touched, image_pss, guest_size } = self.memory;
+        let Memory { vmm_pss, guest_touched, image_pss, guest_size, .. } = self.memory;
         writeln!(
             f,
             "\nmemory (KiB): vmm_pss={} guest_touched={} image_pss={} guest_size={}",

@@ -48,7 +48,7 @@ pub struct Args {
     pmem: Option<PathBuf>,
     /// A disk, as of `run`
     #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
-    disk: Vec<disk::DiskOption>,
+    disk: Vec<crate::api::config::Disk>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: u8,

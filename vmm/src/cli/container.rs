@@ -1,24 +1,22 @@
-//! `ringfence container`: further containers in a sandbox that was started with `--control`.
+//! `ringfence container`: further containers in a sandbox with an API.
 //!
-//! A client of the control socket ([`crate::door`]): each command is one or a few questions. The standard streams of what
-//! is started are the command's own, handed to the sandbox as descriptors.
+//! A client of the API: each command is one or a few calls. The standard streams of what is started are the command's
+//! own, handed to the sandbox as descriptors.
 
-use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use ringfence_devices::host_stream::{own_reader, own_writer};
-use ringfence_protocol::{
-    Container, ContainerState, ContainerStatus, INIT_PROCESS, Process, Reply, Request, Streams,
-};
+use ringfence_protocol::{Container, ContainerState, ContainerStatus, INIT_PROCESS, Process, Streams};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Serialize;
 
-use super::run::{duplicate, environment};
-use super::{Failure, Format};
-use crate::door::{Answer, Question};
+use super::run::environment;
+use super::run::launch::duplicate;
+use super::{Failure, Format, print};
+use crate::api::client::{Answer, Client};
+use crate::api::{self, Started};
 use crate::exit;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
@@ -26,9 +24,9 @@ use crate::terminal::{self, RawMode};
 /// Arguments of `container`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The socket the sandbox was started with (`ringfence run --control PATH`)
-    #[arg(long, value_name = "PATH")]
-    control: PathBuf,
+    /// The sandbox: its name, or the socket it was started with (`ringfence run --api-sock PATH`)
+    #[arg(long, value_name = "NAME|PATH")]
+    sandbox: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -91,6 +89,13 @@ enum Command {
 struct Exec {
     /// The container's name; the program of `ringfence run` is in `main`
     name: String,
+    #[command(flatten)]
+    program: Program,
+}
+
+/// A program to run.
+#[derive(Debug, clap::Args)]
+pub struct Program {
     /// Environment variable; without `=VALUE` it is passed on from here
     #[arg(long, short, value_name = "K[=V]")]
     env: Vec<String>,
@@ -108,7 +113,8 @@ struct Exec {
     command: Vec<String>,
 }
 
-fn signal(text: &str) -> Result<u32, String> {
+/// A signal by name or number.
+pub fn signal(text: &str) -> Result<u32, String> {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
         "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
@@ -124,31 +130,24 @@ fn signal(text: &str) -> Result<u32, String> {
 
 /// Runs `ringfence container`.
 pub fn main(args: &Args) -> Result<u8, Failure> {
-    let stream = UnixStream::connect(&args.control).map_err(|e| {
-        Failure::setup(format!("cannot connect to a sandbox at {}: {e}", args.control.display()))
-    })?;
-    let mut connection = Connection::new(stream)?;
+    let mut client = Client::of(&args.sandbox)?;
     match &args.command {
-        Command::Create { name, spec } => connection.create(name, spec).map(|_| 0),
-        Command::Start { name } => connection.done(Request::Start { container: name.clone() }),
+        Command::Create { name, spec } => create(&mut client, name, spec),
+        Command::Start { name } => client.done("POST", &of(name, "/start"), None::<&()>),
         Command::Run { name, spec } => {
             let signals = Signals::block().map_err(no_signals)?;
-            connection.create(name, spec)?;
-            let started = connection.started(Request::Start { container: name.clone() });
-            let status = started.and_then(|process| connection.follow(name, process, signals));
-            let removed = connection.done(Request::Remove { container: name.clone() });
+            create(&mut client, name, spec)?;
+            let started = client.call("POST", &of(name, "/start"), None::<&()>)?.document();
+            let status =
+                started.and_then(|started: Started| follow(&mut client, name, started.process, signals));
+            let removed = client.done("DELETE", &of(name, ""), None::<&()>);
             status.and_then(|code| removed.map(|_| code))
         }
-        Command::Exec(exec) => connection.exec(exec),
-        Command::Kill { name, signal, process } => {
-            connection.done(Request::Signal { container: name.clone(), process: *process, signal: *signal })
-        }
-        Command::Wait { name } => {
-            connection.send(Request::Wait { container: name.clone(), process: INIT_PROCESS }, &[])?;
-            connection.ended()
-        }
-        Command::Ls { format } => connection.list(*format),
-        Command::Rm { name } => connection.done(Request::Remove { container: name.clone() }),
+        Command::Exec(exec) => exec.program.run(&mut client, &exec.name),
+        Command::Kill { name, signal, process } => kill(&mut client, name, *process, *signal),
+        Command::Wait { name } => wait(&mut client, name, INIT_PROCESS),
+        Command::Ls { format } => list(&mut client, *format),
+        Command::Rm { name } => client.done("DELETE", &of(name, ""), None::<&()>),
     }
 }
 
@@ -156,121 +155,69 @@ fn no_signals(e: io::Error) -> Failure {
     Failure::setup(format!("cannot open a signalfd: {e}"))
 }
 
-fn unexpected(reply: &Reply) -> Failure {
-    match reply {
-        Reply::Failed { errno, message } => {
-            Failure { code: exit::of_start_failure(*errno), message: message.clone() }
+/// Path of something of a container. The name is written so that whatever it is stays one part of the path.
+fn of(container: &str, what: &str) -> String {
+    let mut path = "/containers/".to_owned();
+    for byte in container.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => path.push(byte.into()),
+            _ => path += &format!("%{byte:02X}"),
         }
-        _ => Failure { code: exit::MACHINE_FAILED, message: "the sandbox answered something else".into() },
     }
+    path + what
 }
 
-fn lost(e: impl ToString) -> Failure {
-    let why = e.to_string();
-    Failure { code: exit::MACHINE_FAILED, message: format!("the connection to the sandbox ended: {why}") }
+/// Sends a signal to a process.
+pub fn kill(client: &mut Client, container: &str, process: u32, signal: u32) -> Result<u8, Failure> {
+    let path = of(container, &format!("/processes/{process}/signal"));
+    client.done("POST", &path, Some(&api::Signal { signal }))
 }
 
-struct Connection {
-    stream: UnixStream,
-    answers: BufReader<UnixStream>,
-    next: u64,
+fn wait(client: &mut Client, container: &str, process: u32) -> Result<u8, Failure> {
+    let status = client.get(&of(container, &format!("/processes/{process}/wait")))?;
+    Ok(exit::of_status(status))
 }
 
-impl Connection {
-    fn new(stream: UnixStream) -> Result<Connection, Failure> {
-        let answers = BufReader::new(stream.try_clone().map_err(lost)?);
-        Ok(Connection { stream, answers, next: 1 })
+/// Sends a request with streams. Pipes and terminals are opened anew: the sandbox's process cannot do that.
+fn send_with(
+    client: &mut Client,
+    method: &str,
+    path: &str,
+    body: &impl Serialize,
+    streams: &[BorrowedFd<'_>],
+) -> Result<Answer, Failure> {
+    let mut own = Vec::new();
+    for (n, stream) in streams.iter().enumerate() {
+        let copy = duplicate(*stream, "a standard stream")?;
+        own.push(if n == 0 { own_reader(copy) } else { own_writer(copy) });
     }
+    let own: Vec<_> = own.iter().map(AsFd::as_fd).collect();
+    client.send(method, path, Some(body), &own)?;
+    client.receive()?.good()
+}
 
-    /// Asks; answers the number of the question.
-    fn send(&mut self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64, Failure> {
-        let id = self.next;
-        self.next += 1;
-        let mut line = serde_json::to_vec(&Question { id, request }).map_err(lost)?;
-        line.push(b'\n');
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-        }
-        let io = [IoSlice::new(&line)];
-        let sent = sendmsg(&self.stream, &io, &mut ancillary, SendFlags::NOSIGNAL).map_err(lost)?;
-        self.stream.write_all(&line[sent..]).map_err(lost)?;
-        Ok(id)
+fn create(client: &mut Client, name: &str, file: &PathBuf) -> Result<u8, Failure> {
+    let text = match file.as_os_str() == "-" {
+        true => io::read_to_string(io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(|e| Failure::setup(format!("cannot read {}: {e}", file.display())))?;
+    let spec: Container = serde_json::from_str(&text)
+        .map_err(|e| Failure::setup(format!("{} does not describe a container: {e}", file.display())))?;
+    if matches!(spec.process.streams, Streams::Tty { .. }) {
+        return Err(Failure::setup("a container with a terminal is not for this command; use `exec --tty`"));
     }
+    let null = std::fs::File::open("/dev/null").map_err(Failure::setup)?;
+    let input = if file.as_os_str() == "-" { null.as_fd() } else { rustix::stdio::stdin() };
+    let streams = [input, rustix::stdio::stdout(), rustix::stdio::stderr()];
+    send_with(client, "PUT", &of(name, ""), &spec, &streams).map(|_| 0)
+}
 
-    fn receive(&mut self) -> Result<Answer, Failure> {
-        let mut line = String::new();
-        match self.answers.read_line(&mut line) {
-            Ok(0) => Err(lost("the sandbox is over")),
-            Ok(_) => serde_json::from_str(&line).map_err(lost),
-            Err(e) => Err(lost(e)),
-        }
-    }
-
-    /// Asks and waits for the answer.
-    fn ask(&mut self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Reply, Failure> {
-        self.send(request, descriptors)?;
-        Ok(self.receive()?.reply)
-    }
-
-    fn done(&mut self, request: Request) -> Result<u8, Failure> {
-        match self.ask(request, &[])? {
-            Reply::Done | Reply::Started { .. } => Ok(0),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn started(&mut self, request: Request) -> Result<u32, Failure> {
-        match self.ask(request, &[])? {
-            Reply::Started { process, .. } => Ok(process),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn ended(&mut self) -> Result<u8, Failure> {
-        match self.receive()?.reply {
-            Reply::Ended { status } => Ok(exit::of_status(status)),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// [`Connection::ask`] with streams. Pipes and terminals are opened anew: the sandbox's process cannot do that.
-    fn ask_with(&mut self, request: Request, streams: &[BorrowedFd<'_>]) -> Result<Reply, Failure> {
-        let mut own = Vec::new();
-        for (n, stream) in streams.iter().enumerate() {
-            let copy = duplicate(*stream, "a standard stream")?;
-            own.push(if n == 0 { own_reader(copy) } else { own_writer(copy) });
-        }
-        let own: Vec<_> = own.iter().map(AsFd::as_fd).collect();
-        self.ask(request, &own)
-    }
-
-    fn create(&mut self, name: &str, file: &PathBuf) -> Result<(), Failure> {
-        let text = match file.as_os_str() == "-" {
-            true => io::read_to_string(io::stdin()),
-            false => std::fs::read_to_string(file),
-        };
-        let text = text.map_err(|e| Failure::setup(format!("cannot read {}: {e}", file.display())))?;
-        let spec: Container = serde_json::from_str(&text)
-            .map_err(|e| Failure::setup(format!("{} does not describe a container: {e}", file.display())))?;
-        if matches!(spec.process.streams, Streams::Tty { .. }) {
-            return Err(Failure::setup(
-                "a container with a terminal is not for this command; use `exec --tty`",
-            ));
-        }
-        let null = std::fs::File::open("/dev/null").map_err(Failure::setup)?;
-        let input = if file.as_os_str() == "-" { null.as_fd() } else { rustix::stdio::stdin() };
-        let streams = [input, rustix::stdio::stdout(), rustix::stdio::stderr()];
-        match self.ask_with(Request::Create { container: name.to_owned(), spec }, &streams)? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn exec(&mut self, exec: &Exec) -> Result<u8, Failure> {
+impl Program {
+    /// Runs it in a container, and follows it to its end.
+    pub fn run(&self, client: &mut Client, container: &str) -> Result<u8, Failure> {
         let signals = Signals::block().map_err(no_signals)?;
-        let size = match exec.tty {
+        let size = match self.tty {
             true if !terminal::is_terminal() => {
                 return Err(Failure::setup("--tty needs a terminal on standard input"));
             }
@@ -278,78 +225,66 @@ impl Connection {
             false => None,
         };
         let process = Process {
-            args: exec.command.clone(),
-            env: environment(&exec.env, exec.tty, exec.user.is_some()),
-            cwd: exec.cwd.clone(),
-            user: exec.user.clone(),
+            args: self.command.clone(),
+            env: environment(&self.env, self.tty, self.user.is_some()),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
             streams: match size {
                 Some((rows, cols)) => Streams::Tty { port: 0, rows, cols },
                 None => Streams::default(),
             },
         };
-        let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-        let pipes = [input, output, rustix::stdio::stderr()];
-        let descriptors = if exec.tty { &pipes[..2] } else { &pipes[..] };
-        let request = Request::Exec { container: exec.name.clone(), process };
-        let process = match self.ask_with(request, descriptors)? {
-            Reply::Started { process, .. } => process,
-            other => return Err(unexpected(&other)),
-        };
+        let pipes = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+        let streams = if self.tty { &pipes[..2] } else { &pipes[..] };
+        let started: Started =
+            send_with(client, "POST", &of(container, "/exec"), &process, streams)?.document()?;
         let no_terminal = |e| Failure::setup(format!("cannot set up the terminal: {e}"));
-        let raw = exec.tty.then(RawMode::enter).transpose().map_err(no_terminal)?;
-        let status = self.follow(&exec.name, process, signals);
+        let raw = self.tty.then(RawMode::enter).transpose().map_err(no_terminal)?;
+        let status = follow(client, container, started.process, signals);
         drop(raw);
         status
     }
+}
 
-    /// Waits for the end of a process and passes signals on to it.
-    fn follow(&mut self, name: &str, process: u32, mut signals: Signals) -> Result<u8, Failure> {
-        let container = name.to_owned();
-        let wait = self.send(Request::Wait { container: container.clone(), process }, &[])?;
-        loop {
-            // What is read ahead does not show in the socket.
-            if self.answers.buffer().is_empty() {
-                let mut fds =
-                    [PollFd::new(&self.stream, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-                match poll(&mut fds, None) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(e) => return Err(lost(e)),
+/// Waits for the end of a process and passes signals on to it, over a connection of their own.
+fn follow(client: &mut Client, name: &str, process: u32, mut signals: Signals) -> Result<u8, Failure> {
+    client.send("GET", &of(name, &format!("/processes/{process}/wait")), None::<&()>, &[])?;
+    let mut other = None;
+    while !client.has_input() {
+        let mut fds = [PollFd::new(client, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Failure::setup(e)),
+        }
+        if !fds[0].revents().is_empty() {
+            break;
+        }
+        while let Some(signal) = signals.take() {
+            let other = match &mut other {
+                Some(other) => other,
+                None => other.insert(client.again()?),
+            };
+            // One that comes too late is no failure.
+            let _ = match (signal == libc::SIGWINCH, terminal::size()) {
+                (false, _) => kill(other, name, process, signal as u32),
+                (true, Some((rows, cols))) => {
+                    let path = of(name, &format!("/processes/{process}/resize"));
+                    other.done("POST", &path, Some(&api::Resize { rows, cols }))
                 }
-                let answered = !fds[0].revents().is_empty();
-                while let Some(signal) = signals.take() {
-                    let container = container.clone();
-                    let request = match (signal == libc::SIGWINCH, terminal::size()) {
-                        (false, _) => Request::Signal { container, process, signal: signal as u32 },
-                        (true, Some((rows, cols))) => Request::Resize { container, process, rows, cols },
-                        (true, None) => continue,
-                    };
-                    self.send(request, &[])?;
-                }
-                if !answered {
-                    continue;
-                }
-            }
-            let answer = self.receive()?;
-            match answer.reply {
-                Reply::Ended { status } => return Ok(exit::of_status(status)),
-                other if answer.id == wait => return Err(unexpected(&other)),
-                _ => {} // a signal that came too late
-            }
+                (true, None) => Ok(0),
+            };
         }
     }
+    Ok(exit::of_status(client.receive()?.document()?))
+}
 
-    fn list(&mut self, format: Format) -> Result<u8, Failure> {
-        let containers = match self.ask(Request::List, &[])? {
-            Reply::Containers { containers } => containers,
-            other => return Err(unexpected(&other)),
-        };
-        let text = match format {
-            Format::Json => serde_json::to_string(&containers).map_err(Failure::setup)? + "\n",
-            Format::Text => table(&containers),
-        };
-        io::stdout().write_all(text.as_bytes()).map_err(|e| Failure::setup(format!("cannot print: {e}")))?;
-        Ok(0)
-    }
+fn list(client: &mut Client, format: Format) -> Result<u8, Failure> {
+    let containers: Vec<ContainerStatus> = client.get("/containers")?;
+    let text = match format {
+        Format::Json => serde_json::to_string(&containers).map_err(Failure::setup)? + "\n",
+        Format::Text => table(&containers),
+    };
+    print(&text)
 }
 
 fn table(containers: &[ContainerStatus]) -> String {

@@ -1,28 +1,15 @@
 //! `--disk PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]`.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
-use ringfence_devices::block::{self, ID_BYTES};
+use ringfence_devices::block;
 
+use crate::api::config::{Disk as Wanted, MAX_DISKS, check_disk_id};
 use crate::cli::{Failure, units};
 use crate::order::Disk;
 
-/// Most disks of a sandbox: each takes an interrupt line.
-const MAX_DISKS: usize = 8;
-
-/// A disk as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskOption {
-    path: PathBuf,
-    read_only: bool,
-    id: String,
-    bandwidth: Option<u64>,
-    ops: Option<u64>,
-}
-
 /// Parses the option's value.
-pub fn parse(text: &str) -> Result<DiskOption, String> {
+pub fn parse(text: &str) -> Result<Wanted, String> {
     let (path, options) = text.split_once(',').map_or((text, None), |(path, rest)| (path, Some(rest)));
     if path.is_empty() {
         return Err(
@@ -30,7 +17,7 @@ pub fn parse(text: &str) -> Result<DiskOption, String> {
         );
     }
     let mut disk =
-        DiskOption { path: path.into(), read_only: false, id: String::new(), bandwidth: None, ops: None };
+        Wanted { path: path.into(), read_only: false, id: String::new(), bandwidth: None, ops: None };
     for option in options.into_iter().flat_map(|options| options.split(',')) {
         match option.split_once('=') {
             None if option == "ro" => disk.read_only = true,
@@ -52,11 +39,11 @@ pub fn parse(text: &str) -> Result<DiskOption, String> {
 }
 
 fn identity(id: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if id.is_empty() || id.len() > ID_BYTES || !id.chars().all(fine) {
-        return Err(format!("a disk's id has 1 to {ID_BYTES} letters, digits, dots, dashes and underscores"));
+    if id.is_empty() {
+        Err(check_disk_id(" ").err().unwrap_or_default())
+    } else {
+        check_disk_id(id).map(|()| id.to_owned())
     }
-    Ok(id.to_owned())
 }
 
 fn positive(name: &str, rate: u64) -> Result<u64, String> {
@@ -64,11 +51,11 @@ fn positive(name: &str, rate: u64) -> Result<u64, String> {
 }
 
 /// Opens and locks the files.
-pub fn open(asked: &[DiskOption]) -> Result<Vec<Disk<OwnedFd>>, Failure> {
+pub fn open(asked: &[Wanted]) -> Result<Vec<Disk<OwnedFd>>, Failure> {
     if asked.len() > MAX_DISKS {
         return Err(Failure::setup(format!("a sandbox has at most {MAX_DISKS} disks")));
     }
-    let open = |asked: &DiskOption| {
+    let open = |asked: &Wanted| {
         let file = block::Disk::open_file(&asked.path, asked.read_only).map_err(Failure::setup)?;
         Ok(Disk {
             file: file.into(),

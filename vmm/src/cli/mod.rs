@@ -11,6 +11,8 @@ pub mod doctor;
 pub mod image;
 mod progress;
 pub mod run;
+pub mod sandbox;
+pub mod serve;
 pub mod units;
 
 use std::process::ExitCode;
@@ -32,7 +34,19 @@ struct Cli {
 enum Command {
     /// Run a program in a sandbox
     Run(Box<run::Args>),
-    /// Make, start and end further containers of a sandbox that was started with --control
+    /// Describe, start and run a sandbox over the API
+    Serve(serve::Args),
+    /// Run another program in a running sandbox
+    Exec(sandbox::Exec),
+    /// List sandboxes
+    Ps(sandbox::Ps),
+    /// Send a signal to the first program of a sandbox
+    Kill(sandbox::Kill),
+    /// Print what a sandbox's kernel and VMM have said
+    Logs(sandbox::Logs),
+    /// Print the counters of a sandbox
+    Stats(sandbox::Stats),
+    /// Make, start and end further containers of a running sandbox
     Container(container::Args),
     /// Make, list and remove root images
     Image(image::Args),
@@ -105,6 +119,12 @@ pub fn main() -> ExitCode {
     };
     let result = match command {
         Command::Run(args) => run::main(*args, timeline),
+        Command::Serve(args) => serve::main(args, timeline),
+        Command::Exec(args) => sandbox::exec(&args),
+        Command::Ps(args) => sandbox::ps(args),
+        Command::Kill(args) => sandbox::kill(&args),
+        Command::Logs(args) => sandbox::logs(&args),
+        Command::Stats(args) => sandbox::stats(&args),
         Command::Container(args) => container::main(&args),
         Command::Image(args) => image::main(&args),
         Command::Doctor(args) => doctor::main(&args),
@@ -118,6 +138,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Prints a result.
+pub fn print(text: &str) -> Result<u8, Failure> {
+    use std::io::Write;
+    let printed = std::io::stdout().write_all(text.as_bytes());
+    printed.map(|()| 0).map_err(|e| Failure::setup(format!("cannot print: {e}")))
 }
 
 /// Prints one line for the user on stderr; a closed stderr is no reason to fail.

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
+use crate::api::config::{MAX_MEMORY, MIN_MEMORY};
+
 const PAGE: u64 = 4096;
-/// Nothing boots in less.
-const MIN_MEMORY: u64 = 16 << 20;
-/// More than any machine we know of; keeps every later sum far from overflow.
-const MAX_MEMORY: u64 = 16 << 40;
 
 /// Parses `256M`, `1G`, `1.5G` is refused; a bare number is bytes. Suffixes K, M, G, T (powers of 1024), with
 /// an optional `B` or `iB`.

@@ -1,4 +1,4 @@
-//! A connection to the control socket: lines and descriptors in, lines out.
+//! The connection to the supervisor: lines and descriptors in, lines out.
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -6,15 +6,14 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use event_manager::EventSet;
-use ringfence_protocol::{MAX_FRAME, Reply};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{Answer, Question};
+use super::{Answer, MAX_LINE, Question, Told};
 
 /// Descriptors that may come with one request.
 const MAX_DESCRIPTORS: usize = 3;
-/// Answers that wait for a client that does not read.
-const MAX_OUTPUT: usize = 2 * MAX_FRAME;
+/// Answers that wait for a supervisor that does not read.
+const MAX_OUTPUT: usize = 8 * MAX_LINE;
 
 /// A question and what came with it.
 pub(super) struct Asked {
@@ -22,19 +21,24 @@ pub(super) struct Asked {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// What the event loop has to wait for from now on.
+pub(super) enum Interest {
+    In(EventSet),
+    /// The connection is over.
+    Nothing,
+}
+
 pub(super) struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     descriptors: Vec<OwnedFd>,
     output: Vec<u8>,
-    /// Questions the guest has not answered yet.
-    pub waits_for: usize,
-    /// The client sends nothing more, or nothing it sends is read any more.
+    /// The supervisor sends nothing more, or nothing it sends is read any more.
     ended: bool,
     /// The connection does not work any more.
     broken: bool,
-    /// What the event loop waits for.
-    watched: EventSet,
+    /// What the event loop waits for; `None`: nothing any more.
+    watched: Option<EventSet>,
 }
 
 impl Client {
@@ -44,24 +48,23 @@ impl Client {
             input: Vec::new(),
             descriptors: Vec::new(),
             output: Vec::new(),
-            waits_for: 0,
             ended: false,
             broken: false,
-            watched: EventSet::IN,
+            watched: Some(EventSet::IN),
         }
     }
 
-    /// Whether it can be dropped.
-    pub fn is_over(&self) -> bool {
-        self.broken || (self.ended && self.output.is_empty() && self.waits_for == 0)
-    }
-
     /// What to wait for, if that has changed.
-    pub fn interest(&mut self) -> Option<EventSet> {
+    pub fn interest(&mut self) -> Option<Interest> {
         let mut set = EventSet::empty();
         set.set(EventSet::IN, !self.ended);
         set.set(EventSet::OUT, !self.output.is_empty());
-        (set != std::mem::replace(&mut self.watched, set)).then_some(set)
+        let watched = if self.broken { None } else { Some(set) };
+        match (std::mem::replace(&mut self.watched, watched), watched) {
+            (Some(_), None) => Some(Interest::Nothing),
+            (before, Some(now)) if before != Some(now) => Some(Interest::In(now)),
+            _ => None,
+        }
     }
 
     /// Reads and writes what is possible; answers the questions that are complete.
@@ -110,17 +113,17 @@ impl Client {
                     let descriptors = if takes { std::mem::take(&mut self.descriptors) } else { Vec::new() };
                     asked.push(Asked { question, descriptors });
                 }
-                Err(e) => return self.give_up(format!("the request makes no sense: {e}")),
+                Err(e) => return self.give_up(format!("the question makes no sense: {e}")),
             }
         }
-        if self.input.len() > MAX_FRAME {
-            self.give_up(format!("a request has at most {MAX_FRAME} bytes"));
+        if self.input.len() > MAX_LINE {
+            self.give_up(format!("a question has at most {MAX_LINE} bytes"));
         }
     }
 
     /// Reads nothing more; what cannot be told from each other cannot be answered.
     fn give_up(&mut self, message: String) {
-        self.answer(&Answer { id: 0, reply: Reply::Failed { errno: libc::EINVAL as u32, message } });
+        self.answer(&Answer { id: 0, told: Told::failed(libc::EINVAL, message) });
         self.ended = true;
         self.input.clear();
         self.descriptors.clear();

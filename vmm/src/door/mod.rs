@@ -1,122 +1,105 @@
-//! The control socket: how others than the user of `ringfence run` ask for containers.
+//! The VMM's end of the link to its supervisor, on which the supervisor passes on what clients of the API ask for.
 //!
-//! A unix stream socket that only its owner can open. Either side sends JSON documents, one a line, at most
-//! [`MAX_FRAME`] bytes long. A client sends [`Question`]s, a [`Request`] of the protocol with a number of the client's choice;
-//! each gets one [`Answer`] with that number, in any order: that to `wait` comes when the process has ended. What is not a
-//! question ends the connection, after an answer with number 0 that says what is wrong. Requests that take descriptors
-//! are not to be sent before the last such one was answered.
+//! A unix stream socket that comes with the order. Either side sends JSON documents, one a line: the supervisor
+//! [`Question`]s with a number of its choice, the VMM one [`Answer`] to each with that number, in any order: that to a guest's
+//! `wait` comes when the process has ended. Most questions are the guest's to answer ([`Ask::Guest`]).
 //!
-//! Standard streams are descriptors, sent as SCM_RIGHTS with the line (or before it): three for input, output and error, two
+//! Standard streams are descriptors, sent as SCM_RIGHTS with the line that needs them: three for input, output and error, two
 //! for what a terminal is typed on and shown on (`streams` is `{"tty": {"rows": …, "cols": …}}` then), none for
-//! `/dev/null`. They are connected to the process byte for byte as those of `run` are, and closed when it has ended. A client
-//! that goes away ends nothing.
+//! `/dev/null`. They are connected to the process byte for byte as those of `run` are, and closed when it has ended.
 //!
-//! Nothing here is trusted more than it has to be: clients can only ask, and the guest's answers go only to who has asked.
-//! Each list is bounded: [`MAX_CLIENTS`], [`MAX_QUESTIONS`] a client, [`MAX_FRAME`] bytes a line each way.
+//! The VMM makes no sockets and accepts no connections: who may ask, and how much at a time, is the supervisor's to decide
+//! (`api`). It trusts nothing it hears here more than it has to: the guest can have taken the VMM over.
 //!
 //! | file | holds |
 //! |---|---|
-//! | here | the listening socket, what clients and guest say to each other |
-//! | `client.rs` | a connection: lines and descriptors |
+//! | here | what supervisor and guest say to each other |
+//! | `client.rs` | the connection: lines and descriptors |
 //! | `streams.rs` | descriptors become vsock ports |
+//! | `counters.rs` | what the devices have counted |
 
 mod client;
+mod counters;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventOps, EventSet, Events};
 use ringfence_devices::vsock::Vsock;
-use ringfence_protocol::{INIT_PROCESS, MAX_FRAME, Process, Reply, Request, ToGuest};
+use ringfence_protocol::{GuestStats, INIT_PROCESS, MAX_FRAME, Process, Reply, Request, ToGuest};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Control, ControlError};
-use client::Client;
+use client::{Client, Interest};
+pub use counters::{Counters, Devices};
 use streams::Ports;
 
-/// Connections at a time.
-const MAX_CLIENTS: usize = 64;
-/// Questions of a client that are not answered yet.
-const MAX_QUESTIONS: usize = 64;
+/// Questions that are not answered yet.
+pub const MAX_PENDING: usize = 4096;
+/// Longest line, either way: a frame of the guest and what is around it.
+pub const MAX_LINE: usize = MAX_FRAME + 4096;
 
-/// The same of all clients, those included that are gone.
-const MAX_PENDING: usize = MAX_CLIENTS * MAX_QUESTIONS;
-
-/// What a client sends.
+/// What the supervisor sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// Given back in the answer.
     pub id: u64,
     /// What is asked for.
-    pub request: Request,
+    pub ask: Ask,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ask {
+    /// Something about a container. Answered by [`Told::Guest`].
+    Guest(Box<Request>),
+    /// The guest kernel's counters. Answered by [`Told::Stats`].
+    Stats,
+    /// The VMM's counters. Answered by [`Told::Counters`].
+    Counters,
+    /// End the sandbox, whatever its programs are at. There is no answer but the end.
+    End,
 }
 
 /// What it gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
     /// The question's.
     pub id: u64,
     /// The answer.
-    pub reply: Reply,
+    pub told: Told,
 }
 
-/// The name of a listening socket; it is removed with this.
-pub struct Name(PathBuf);
-
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the message is the documentation")]
-pub enum ListenError {
-    #[error("cannot listen on {0}: a sandbox listens there already")]
-    InUse(PathBuf),
-    #[error("cannot listen on {0}: there is a file with that name; choose another or remove it")]
-    Exists(PathBuf),
-    #[error("cannot listen on {0}: {1}")]
-    Io(PathBuf, io::Error),
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Told {
+    /// The guest's.
+    Guest(Reply),
+    /// The guest kernel's counters.
+    Stats(Box<GuestStats>),
+    /// The VMM's.
+    Counters(Counters),
 }
 
-impl Name {
-    /// Makes a socket at `path`, in place of one that a killed sandbox has left. It may be another process that
-    /// serves it.
-    pub fn bind(path: &Path) -> Result<(Name, UnixListener), ListenError> {
-        use std::os::unix::fs::FileTypeExt;
-        if let Ok(found) = std::fs::symlink_metadata(path) {
-            if !found.file_type().is_socket() {
-                return Err(ListenError::Exists(path.into()));
-            }
-            if UnixStream::connect(path).is_ok() {
-                return Err(ListenError::InUse(path.into()));
-            }
-            let _ = std::fs::remove_file(path); // if it is still there, binding says so
-        }
-        let io = |e| ListenError::Io(path.into(), e);
-        // The mode of the name decides who may connect; it must never have been a wider one.
-        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let socket = UnixListener::bind(path);
-        rustix::process::umask(mask);
-        let socket = socket.map_err(io)?;
-        socket.set_nonblocking(true).map_err(io)?;
-        Ok((Name(path.into()), socket))
+impl Told {
+    /// It cannot be done.
+    pub fn failed(errno: libc::c_int, message: impl Into<String>) -> Told {
+        Told::Guest(Reply::Failed { errno: errno as u32, message: message.into() })
     }
 }
 
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0); // somebody may have been faster
-    }
-}
-
-/// Who waits for the guest's answer, and what has to be done with it.
+/// What has to be done with the guest's answer.
 struct Pending {
-    /// The client and its number for the question; `None`: we have asked ourselves.
-    asked: Option<(u64, u64)>,
+    /// The supervisor's number for the question; `None`: we have asked ourselves.
+    asked: Option<u64>,
     then: Then,
 }
 
@@ -136,72 +119,79 @@ enum Then {
 
 /// The server.
 pub struct Door {
-    listener: UnixListener,
+    client: Client,
     vsock: Arc<Mutex<Vsock>>,
-    clients: BTreeMap<u64, Client>,
-    next_client: u64,
+    devices: Devices,
     pending: BTreeMap<u64, Pending>,
     next_request: u64,
     next_port: u32,
     /// Ports of processes that live, by container and number.
     ports: BTreeMap<(String, u32), Ports>,
+    /// Who waits for the guest's counters.
+    stats: VecDeque<u64>,
+    /// The sandbox is to be ended.
+    pub ends: bool,
 }
 
 impl Door {
-    /// A server on `listener` for the sandbox with this device.
-    pub fn new(listener: UnixListener, vsock: Arc<Mutex<Vsock>>) -> Door {
-        Door {
-            listener,
+    /// A server of `link` for the sandbox with these devices.
+    pub fn new(link: UnixStream, vsock: Arc<Mutex<Vsock>>, devices: Devices) -> io::Result<Door> {
+        link.set_nonblocking(true)?;
+        Ok(Door {
+            client: Client::new(link),
             vsock,
-            clients: BTreeMap::new(),
-            next_client: 1,
+            devices,
             pending: BTreeMap::new(),
             next_request: 1,
             next_port: crate::sandbox::FIRST_FREE_PORT,
             ports: BTreeMap::new(),
-        }
+            stats: VecDeque::new(),
+            ends: false,
+        })
     }
 
-    /// Begins to wait for clients.
+    /// Begins to listen.
     pub fn watch(&self, ops: &mut EventOps) {
-        let events = Events::new(&self.listener, EventSet::IN);
-        ops.add(events).expect("a listening socket can be polled");
+        ops.add(Events::new(&self.client, EventSet::IN)).expect("a socket can be polled");
     }
 
-    /// An event on one of our descriptors.
-    pub fn process(
-        &mut self,
-        events: Events,
-        ops: &mut EventOps,
-        control: &mut Control,
-    ) -> Result<(), ControlError> {
-        if events.fd() == self.listener.as_raw_fd() {
-            self.accept(ops);
-            return Ok(());
-        }
-        let Some(id) = self.client_of(events.fd()) else { return Ok(()) };
-        let questions = match self.clients.get_mut(&id) {
-            Some(client) => client.process(events.event_set()),
-            None => return Ok(()),
-        };
-        for question in questions {
-            self.ask(id, question, control)?;
+    /// An event on our descriptor.
+    pub fn process(&mut self, events: Events, control: &mut Control) -> Result<(), ControlError> {
+        for client::Asked { question, descriptors } in self.client.process(events.event_set()) {
+            match question.ask {
+                Ask::Guest(request) => self.ask(question.id, *request, descriptors, control)?,
+                Ask::Counters => self.answer(question.id, Told::Counters(self.devices.counters())),
+                Ask::End => self.ends = true,
+                Ask::Stats if self.stats.len() >= MAX_PENDING => {
+                    self.answer(question.id, Told::failed(libc::EAGAIN, "too many wait for counters"));
+                }
+                Ask::Stats if control.send(&ToGuest::Stats)? => self.stats.push_back(question.id),
+                Ask::Stats => {
+                    self.answer(question.id, Told::failed(libc::EAGAIN, "the sandbox takes no question"));
+                }
+            }
         }
         Ok(())
     }
 
-    /// After events: waits for what there is to wait for, and drops connections that are over.
+    /// After events: waits for what there is to wait for.
     pub fn update(&mut self, ops: &mut EventOps) {
-        self.clients.retain(|_, client| {
-            if client.is_over() {
-                let _ = ops.remove(Events::new(client, EventSet::IN));
-                return false;
-            }
-            if let Some(set) = client.interest() {
-                let _ = ops.modify(Events::new(client, set));
-            }
-            true
-        });
+        match self.client.interest() {
+            Some(Interest::In(set)) => drop(ops.modify(Events::new(&self.client, set))),
+            Some(Interest::Nothing) => drop(ops.remove(Events::new(&self.client, EventSet::IN))),
+            None => {}
+        }
+    }
+
+    /// Counters of the guest have come.
+    pub fn stats(&mut self, stats: &GuestStats) {
+        for id in std::mem::take(&mut self.stats) {
+            self.answer(id, Told::Stats(Box::new(stats.clone())));
+        }
+    }
+
+    fn answer(&mut self, id: u64, told: Told) {
+        self.client.answer(&Answer { id, told });
     }
 
     /// An answer of the guest.
@@ -227,11 +217,8 @@ impl Door {
             let request = Request::Wait { container: name.clone(), process };
             self.send(Pending { asked: None, then: Then::Ended(name, process) }, request, control)?;
         }
-        if let Some((client, question)) = pending.asked
-            && let Some(client) = self.clients.get_mut(&client)
-        {
-            client.answer(&Answer { id: question, reply: printable(reply) });
-            client.waits_for -= 1;
+        if let Some(question) = pending.asked {
+            self.answer(question, Told::Guest(printable(reply)));
         }
         Ok(())
     }
@@ -246,34 +233,17 @@ impl Door {
         ports.close(&mut streams::lock(&self.vsock));
     }
 
-    fn accept(&mut self, ops: &mut EventOps) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
-                continue; // closed
-            }
-            let client = Client::new(stream);
-            if ops.add(Events::new(&client, EventSet::IN)).is_ok() {
-                self.clients.insert(self.next_client, client);
-                self.next_client += 1;
-            }
-        }
-    }
-
-    fn client_of(&self, fd: RawFd) -> Option<u64> {
-        self.clients.iter().find(|(_, client)| client.as_raw_fd() == fd).map(|(id, _)| *id)
-    }
-
     /// Passes a question on to the guest.
     fn ask(
         &mut self,
-        client: u64,
-        question: client::Asked,
+        id: u64,
+        mut request: Request,
+        descriptors: Vec<OwnedFd>,
         control: &mut Control,
     ) -> Result<(), ControlError> {
-        let client::Asked { question: Question { id, mut request }, descriptors } = question;
-        let waiting = self.clients.get(&client).map_or(0, |client| client.waits_for);
-        if waiting >= MAX_QUESTIONS || self.pending.len() >= MAX_PENDING {
-            self.refuse(client, id, format!("at most {MAX_QUESTIONS} questions can wait for an answer"));
+        if self.pending.len() >= MAX_PENDING {
+            let message = format!("at most {MAX_PENDING} questions can wait for an answer");
+            self.answer(id, Told::failed(libc::EAGAIN, message));
             return Ok(());
         }
         let ports = match process_of(&mut request) {
@@ -284,7 +254,7 @@ impl Door {
                     Ok(ports) => ports,
                     Err(why) => {
                         drop(vsock);
-                        self.refuse(client, id, why.into());
+                        self.answer(id, Told::failed(libc::EINVAL, why));
                         return Ok(());
                     }
                 }
@@ -297,16 +267,7 @@ impl Door {
             Request::Remove { container } => Then::Removed(container.clone()),
             _ => Then::Nothing,
         };
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.waits_for += 1;
-        }
-        self.send(Pending { asked: Some((client, id)), then }, request, control)
-    }
-
-    fn refuse(&mut self, client: u64, id: u64, message: String) {
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.answer(&Answer { id, reply: Reply::Failed { errno: libc::EINVAL as u32, message } });
-        }
+        self.send(Pending { asked: Some(id), then }, request, control)
     }
 
     fn send(
@@ -338,7 +299,8 @@ fn process_of(request: &mut Request) -> Option<&mut Process> {
 
 /// Whether descriptors go with it.
 fn takes_streams(question: &Question) -> bool {
-    matches!(question.request, Request::Create { .. } | Request::Exec { .. })
+    let Ask::Guest(request) = &question.ask else { return false };
+    matches!(**request, Request::Create { .. } | Request::Exec { .. })
 }
 
 /// The guest's words must not drive anybody's terminal.
@@ -354,5 +316,11 @@ fn printable(reply: Reply) -> Reply {
             Reply::Containers { containers }
         }
         other => other,
+    }
+}
+
+impl AsRawFd for Door {
+    fn as_raw_fd(&self) -> RawFd {
+        self.client.as_raw_fd()
     }
 }

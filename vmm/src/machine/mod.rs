@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use event_manager::MutEventSubscriber;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
-use ringfence_devices::pmem::{Backing, Pmem};
+use ringfence_devices::pmem::{Backing, Pmem, PmemMetrics};
 use ringfence_devices::serial::{COM1_GSI, Serial};
 use ringfence_devices::virtio::{MmioTransport, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -143,6 +143,7 @@ pub struct Machine {
     vm: VmFd,
     ram: Ram,
     image: Option<Backing>,
+    pmem: Option<Arc<PmemMetrics>>,
 }
 
 impl Machine {
@@ -165,6 +166,7 @@ impl Machine {
 
         let mut slots = Vec::with_capacity(config.devices.len() + 1);
         let mut read_only = 0..0;
+        let mut pmem_metrics = None;
         if let Some(image) = &config.image {
             let (start, len) = layout::pmem_range(config.memory, image.file_size());
             if len != image.region_size() {
@@ -173,6 +175,7 @@ impl Machine {
             add_memory(&vm, &mut slot, start, len, image.host_address(), KVM_MEM_READONLY)?;
             read_only = start..start + len;
             let pmem = Pmem::new(start, len).map_err(MachineError::EventFd)?;
+            pmem_metrics = Some(pmem.metrics());
             slots.push(VirtioSlot::new(Arc::new(Mutex::new(pmem))));
         }
         slots.extend(config.devices);
@@ -210,7 +213,16 @@ impl Machine {
 
         let shared =
             Arc::new(Shared::new(Bus { serial, memory: ram.map.clone(), virtio, read_only }, debug)?);
-        Ok(Self { vcpus: None, pending: vcpus, shared, subscribers, vm, ram, image: config.image })
+        Ok(Self {
+            vcpus: None,
+            pending: vcpus,
+            shared,
+            subscribers,
+            vm,
+            ram,
+            image: config.image,
+            pmem: pmem_metrics,
+        })
     }
 
     /// The devices' sides of the event loop; taken once.
@@ -248,6 +260,11 @@ impl Machine {
     /// Guest RAM.
     pub fn ram(&self) -> &Ram {
         &self.ram
+    }
+
+    /// What the root image's device has counted.
+    pub fn pmem(&self) -> Option<Arc<PmemMetrics>> {
+        self.pmem.clone()
     }
 
     /// The root image.

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,22 +46,23 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
         cpus: order.cpus,
         memory: order.memory,
         image,
-        hostname: order.hostname,
-        args: order.args,
-        env: order.env,
-        cwd: order.cwd,
-        user: order.user,
+        container: order.container,
         stdio,
         job: files.job.map(Job::from),
         disks: files.disks.into_iter().map(disk).collect::<Result<_, _>>()?,
         trace: files.trace,
         stats: order.stats,
-        cmdline: order.log_level.as_ref().map_or(String::new(), |l| format!("ringfence.loglevel={l}")),
-        log: order.log_level.as_ref().map(|_| log_writer(order.terminal.is_some())),
+        cmdline: order.log_level.map_or(String::new(), |l| format!("ringfence.loglevel={l}")),
+        log: match (files.log, &order.log_level) {
+            (Some(pipe), _) => Some(Box::new(File::from(pipe))),
+            (None, Some(_)) => Some(log_writer(order.terminal.is_some())),
+            (None, None) => None,
+        },
     };
     let (mut sandbox, control) = Sandbox::new(spec, &mut timeline).map_err(setup_failure)?;
     let kvm_stats = order.stats.then(|| sandbox.machine.open_stats());
-    let door = files.control.map(|socket| Door::new(UnixListener::from(socket), sandbox.vsock()));
+    let door = files.link.map(|link| Door::new(link.into(), sandbox.vsock(), sandbox.devices())).transpose();
+    let door = door.map_err(|e| Failure::setup(format!("a socket: {e}")))?;
     let mut events = EventLoop::new(&mut sandbox.machine, control, door, signals, terminal, order.timeout)?;
     sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
     timeline.mark("vcpus_started");

@@ -22,6 +22,7 @@ pub mod process;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ringfence_protocol::Container;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Failure;
@@ -38,20 +39,12 @@ pub struct Order<F> {
     pub memory: u64,
     /// What the image is called in messages.
     pub image_name: String,
-    /// Host name inside.
-    pub hostname: String,
-    /// Program and arguments.
-    pub args: Vec<String>,
-    /// Environment.
-    pub env: Vec<String>,
-    /// Working directory.
-    pub cwd: String,
-    /// `user[:group]`.
-    pub user: Option<String>,
+    /// The first container, whose streams are among the files.
+    pub container: Container,
     /// Rows and columns of the terminal, if the program gets one.
     pub terminal: Option<(u16, u16)>,
-    /// Show the guest kernel's log from this level on.
-    pub log_level: Option<String>,
+    /// The guest kernel's log is from this level on.
+    pub log_level: Option<u8>,
     /// End the sandbox after this time.
     pub timeout: Option<Duration>,
     /// Gather counters.
@@ -107,8 +100,10 @@ pub struct Files<F> {
     pub error: Option<F>,
     /// Where system calls are printed.
     pub trace: Option<F>,
-    /// The listening control socket.
-    pub control: Option<F>,
+    /// The link to the supervisor's API, if it has one ([`crate::door`]).
+    pub link: Option<F>,
+    /// Where the guest kernel's log goes; standard error if there is none and a level was given.
+    pub log: Option<F>,
     /// The supervisor's job ([`ringfence_devices::host_stream::Job`]), when standard input is its terminal.
     pub job: Option<F>,
     /// Disks, in the order the guest sees them.
@@ -128,7 +123,8 @@ impl<F> Files<F> {
             output: f(self.output),
             error: self.error.map(&mut f),
             trace: self.trace.map(&mut f),
-            control: self.control.map(&mut f),
+            link: self.link.map(&mut f),
+            log: self.log.map(&mut f),
             job: self.job.map(&mut f),
             disks: self.disks.into_iter().map(|disk| disk.map(&mut f)).collect(),
         }
@@ -137,25 +133,10 @@ impl<F> Files<F> {
 
 impl<F> Order<F> {
     fn map<G>(self, f: impl FnMut(F) -> G) -> Order<G> {
-        let Order { cpus, memory, image_name, hostname, args, env, cwd, user, .. } = self;
-        let Order { terminal, log_level, timeout, stats, timeline, files, .. } = self;
+        let Order { cpus, memory, image_name, container, terminal, log_level, timeout, stats, .. } = self;
+        let Order { timeline, files, .. } = self;
         let files = files.map(f);
-        Order {
-            cpus,
-            memory,
-            image_name,
-            hostname,
-            args,
-            env,
-            cwd,
-            user,
-            terminal,
-            log_level,
-            timeout,
-            stats,
-            timeline,
-            files,
-        }
+        Order { cpus, memory, image_name, container, terminal, log_level, timeout, stats, timeline, files }
     }
 }
 
@@ -227,11 +208,7 @@ mod tests {
             cpus: 1,
             memory: 1 << 28,
             image_name: "x".into(),
-            hostname: "h".into(),
-            args: vec!["true".into()],
-            env: vec![],
-            cwd: "/".into(),
-            user: None,
+            container: serde_json::from_str(r#"{"process": {"args": ["true"]}}"#).unwrap(),
             terminal: None,
             log_level: None,
             timeout: Some(Duration::from_millis(1500)),
@@ -246,7 +223,8 @@ mod tests {
                 output: open(),
                 error: Some(open()),
                 trace: None,
-                control: Some(open()),
+                link: Some(open()),
+                log: None,
                 job: None,
                 disks: vec![Disk {
                     file: open(),
@@ -259,11 +237,11 @@ mod tests {
             },
         };
         let raw: Vec<_> =
-            [&order.files.kvm, order.files.control.as_ref().unwrap()].map(|f| f.as_raw_fd()).into();
+            [&order.files.kvm, order.files.link.as_ref().unwrap()].map(|f| f.as_raw_fd()).into();
         let (numbered, files) = order.number(4);
         let text = serde_json::to_string(&numbered).unwrap();
         let read: Order<i32> = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.files.kvm, read.files.control, read.files.trace), (4, Some(10), None));
+        assert_eq!((read.files.kvm, read.files.link, read.files.trace), (4, Some(10), None));
         assert_eq!((read.files.disks[0].file, read.files.disks[0].ops), (11, Some(7)));
         assert_eq!(read.timeout, Some(Duration::from_millis(1500)));
         assert_eq!([files[0].as_raw_fd(), files[6].as_raw_fd()].as_slice(), raw);

@@ -3,6 +3,7 @@
 //! A suite is a function that returns its [`Tally`]; a suite that cannot run at all (a tool or a build fails)
 //! counts as one failure, so that the others are still seen. Each suite prints its count and the last line is
 //! the sum, `N passed, N failed`.
+mod api;
 mod case;
 mod checks;
 mod guest_elf;
@@ -59,6 +60,8 @@ enum Suite {
     Selftest,
     /// What the jail keeps its prisoner from, and what kill -9 leaves
     Jail,
+    /// The API's server answers as its description says
+    Api,
     /// What system calls do, natively and in a sandbox
     Conformance,
     /// A minute of random system calls
@@ -74,7 +77,7 @@ enum Suite {
 impl Suite {
     /// Whether it is part of what CI runs.
     fn is_usual(self) -> bool {
-        !matches!(self, Suite::Programs | Suite::JailSoak)
+        !matches!(self, Suite::Api | Suite::Programs | Suite::JailSoak)
     }
 }
 
@@ -131,6 +134,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Binary => crate::build::build().map(|_| Tally::one(true)),
             Suite::Selftest => selftest::run(),
             Suite::Jail => jail::run(),
+            Suite::Api => api::run(),
             Suite::Conformance => lab::conformance(options),
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),

@@ -7,23 +7,30 @@
 //!      └─────────────▶ kill, exit 128+n          ▼                           └──────▶ kill, exit 128+n
 //! ```
 //!
-//! Nothing waits here but `poll(2)`. What the VMM's process says is not trusted: see [`crate::order`].
+//! Nothing waits here but `poll(2)`. What the VMM's process says is not trusted: see [`crate::order`]. The server of the API, if
+//! there is one, is a descriptor more in that `poll`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringfence_jailer::{JailConfig, JailError, Monitor, Outcome, PATIENCE, Program, runtime};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Failure, last_resort, report};
+use super::Failure;
+use super::launch::{self, Ends, ending, enter_raw, last_resort};
+use crate::api::config::Config;
+use crate::api::listen::Name;
+use crate::api::server::{Server, Wanted};
+use crate::api::state::{Event, State};
+use crate::cli::report;
 use crate::event_loop::printable;
-use crate::exit;
 use crate::order::{Conclusion, News, Order, process};
 use crate::signals::Signals;
 use crate::terminal::RawMode;
+use crate::{api, exit};
 
 /// Bytes the VMM's process may say in all; a report with every counter is a hundredth of it.
 const MAX_NEWS: usize = 4 << 20;
@@ -49,10 +56,102 @@ struct Supervisor {
     raw: Option<RawMode>,
     tty: bool,
     conclusion: Option<Conclusion>,
+    server: Option<Server>,
+}
+
+/// The API of a sandbox in a jail.
+#[derive(Default)]
+pub struct Api {
+    /// It listens already.
+    pub server: Option<Server>,
+    /// What connects it with the VMM.
+    pub ends: Option<Ends>,
+    /// It is to listen in the sandbox's own directory, once that is there.
+    pub named: Option<Config>,
+}
+
+/// A sandbox that could not be started, and what it leaves.
+pub struct NotStarted {
+    /// Why.
+    pub failure: Failure,
+    /// The server, to try again.
+    pub server: Option<Server>,
+    /// The signals likewise.
+    pub signals: Signals,
 }
 
 /// Runs the order in a jail. `signals` have SIGTSTP among them. Call it with one thread.
-pub fn run(order: Order<OwnedFd>, config: JailConfig, signals: Signals) -> Result<Conclusion, Failure> {
+pub fn run(
+    order: Order<OwnedFd>,
+    config: JailConfig,
+    signals: Signals,
+    api: Api,
+) -> Result<Conclusion, Failure> {
+    match begin(order, config, signals, api) {
+        Ok(begun) => begun.run(),
+        Err(not_started) => {
+            let NotStarted { failure, server, .. } = *not_started;
+            if let Some(server) = server {
+                server.over(failure.code, Some(failure.message.clone()));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// A sandbox that is being started.
+pub struct Begun {
+    supervisor: Supervisor,
+    line: Vec<u8>,
+    timeout: Option<Duration>,
+}
+
+/// Starts the jail, and the VMM in it.
+pub fn begin(
+    order: Order<OwnedFd>,
+    config: JailConfig,
+    signals: Signals,
+    api: Api,
+) -> Result<Begun, Box<NotStarted>> {
+    let Api { mut server, ends, named } = api;
+    match prepare(order, config, &mut server, ends, named) {
+        Ok(made) => {
+            let Made { monitor, channel, raw, line, tty, timeout } = made;
+            let supervisor = Supervisor {
+                monitor,
+                signals,
+                channel: Some(channel),
+                heard: Vec::new(),
+                taken: 0,
+                phase: Phase::Starting,
+                raw,
+                tty,
+                conclusion: None,
+                server,
+            };
+            Ok(Begun { supervisor, line, timeout })
+        }
+        Err(failure) => Err(Box::new(NotStarted { failure, server, signals })),
+    }
+}
+
+struct Made {
+    monitor: Monitor,
+    channel: UnixStream,
+    raw: Option<RawMode>,
+    line: Vec<u8>,
+    tty: bool,
+    timeout: Option<Duration>,
+}
+
+fn prepare(
+    order: Order<OwnedFd>,
+    config: JailConfig,
+    server: &mut Option<Server>,
+    ends: Option<Ends>,
+    named: Option<Config>,
+) -> Result<Made, Failure> {
+    let id = config.id.clone();
     let tty = order.terminal.is_some();
     let timeout = order.timeout;
     let (channel, theirs) = UnixStream::pair().map_err(|e| Failure::setup(format!("no socket pair: {e}")))?;
@@ -65,27 +164,46 @@ pub fn run(order: Order<OwnedFd>, config: JailConfig, signals: Signals) -> Resul
     warnings.iter().for_each(|warning| report(&format!("warning: {warning}")));
     // Only a courtesy to others; what cannot be removed now is tried again by the next.
     let _ = runtime::sweep_now_and_then(&runtime::base(), STALE);
-    let raw = if tty { Some(super::enter_raw()?) } else { None };
-    last_resort(timeout)?;
-    let mut supervisor = Supervisor {
-        monitor,
-        signals,
-        channel: Some(channel),
-        heard: Vec::new(),
-        taken: 0,
-        phase: Phase::Starting,
-        raw,
-        tty,
-        conclusion: None,
-    };
-    supervisor.order(&line)?;
-    let ended = supervisor.watch();
-    supervisor.raw = None;
-    match ended {
-        Ok(None) => supervisor.finish(),
-        // Dropping the monitor ends the sandbox and waits for that.
-        Ok(Some(signal)) => Ok(Conclusion::of_code(128 + signal as u8)),
-        Err(failure) => Err(failure),
+    if let Some(described) = named {
+        // A VMM that has ended already has taken its directory along; we hear of that.
+        let name = Name::bind(&api::socket_of(&id)).map_err(Failure::setup)?;
+        *server = Some(launch::server(name, State::Starting, described)?);
+    }
+    if let (Some(server), Some(Ends { link, log, copy })) = (server, ends) {
+        server.connect(link, log, copy).map_err(|e| Failure::setup(format!("cannot serve the API: {e}")))?;
+        let processes = [Some(monitor.pid()), monitor.program()].into_iter().flatten();
+        server.set_processes(processes.map(|pid| pid.as_raw_pid()).collect());
+        warnings.iter().for_each(|warning| server.note(&format!("warning: {warning}")));
+    }
+    let raw = if tty { Some(enter_raw()?) } else { None };
+    Ok(Made { monitor, channel, raw, line, tty, timeout })
+}
+
+impl Begun {
+    /// Sees it through to the end, and tells those who wait for that.
+    pub fn run(self) -> Result<Conclusion, Failure> {
+        let Begun { mut supervisor, line, timeout } = self;
+        let ended =
+            last_resort(timeout).and_then(|()| supervisor.order(&line)).and_then(|()| supervisor.watch());
+        supervisor.raw = None;
+        let server = supervisor.server.take();
+        let result = match ended {
+            Ok(None) => supervisor.finish(),
+            Ok(Some(signal)) => {
+                // Dropping the monitor ends the sandbox and waits for that.
+                drop(supervisor);
+                Ok(Conclusion::of_code(128 + signal as u8))
+            }
+            Err(failure) => {
+                drop(supervisor);
+                Err(failure)
+            }
+        };
+        if let Some(server) = server {
+            let (code, message) = ending(&result);
+            server.over(code, message);
+        }
+        result
     }
 }
 
@@ -119,14 +237,19 @@ impl Supervisor {
     fn watch(&mut self) -> Result<Option<libc::c_int>, Failure> {
         let mut patience = Some(&PATIENCE);
         loop {
-            let (over, called, said) = {
+            let due = self.server.as_ref().and_then(Server::deadline);
+            let due = due.map(|at| at.saturating_duration_since(Instant::now()));
+            let due = due.and_then(|due| Timespec::try_from(due).ok());
+            let (over, called, said, asked) = {
                 let mut fds = vec![
                     PollFd::new(&self.monitor, PollFlags::IN),
                     PollFd::new(&self.signals, PollFlags::IN),
                 ];
                 fds.extend(self.channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
-                match poll(&mut fds, patience) {
-                    Ok(0) => {
+                let channels = fds.len() - 2;
+                fds.extend(self.server.as_ref().map(|server| PollFd::new(server, PollFlags::IN)));
+                match poll(&mut fds, due.as_ref().or(patience)) {
+                    Ok(0) if due.is_none() => {
                         patience = None;
                         ringfence_jailer::release_code();
                     }
@@ -134,13 +257,16 @@ impl Supervisor {
                     Err(e) => return Err(failed(format!("poll: {e}"))),
                 }
                 let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
-                (ready(0), ready(1), ready(2))
+                (ready(0), ready(1), channels > 0 && ready(2), due.is_some() || ready(2 + channels))
             };
             if said || over {
                 self.listen()?;
             }
             if over {
                 return Ok(None);
+            }
+            if asked && let Some(Wanted::Kill) = self.server.as_mut().and_then(Server::process) {
+                return Ok(Some(libc::SIGKILL));
             }
             if called && let Some(signal) = self.pass_on() {
                 return Ok(Some(signal));
@@ -195,9 +321,13 @@ impl Supervisor {
             self.taken += end + 1;
             match news {
                 None => return Err(failed("what the VMM said makes no sense")),
-                Some(News::Ready) => self.phase = Phase::Running,
+                Some(News::Ready) => {
+                    self.phase = Phase::Running;
+                    self.tell(Event::Ready);
+                }
                 Some(News::Stopped) => {
                     self.phase = Phase::Stopping;
+                    self.tell(Event::Stopped);
                     self.raw = None;
                 }
                 Some(News::Over(conclusion)) => {
@@ -210,6 +340,12 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Some(server) = &mut self.server {
+            server.event(event);
         }
     }
 

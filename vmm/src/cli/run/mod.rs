@@ -1,39 +1,34 @@
 //! `ringfence run`: one program in one sandbox, as if it ran here.
 //!
 //! The standard streams are the program's, byte for byte; its exit code is ours; signals to us are signals to
-//! it. This process opens what the sandbox needs and writes the [`Order`]; who carries it out is a process in the jail
-//! ([`jailed`]) or, with `--no-jail`, this one. At the end the terminal is put back, then we report and exit.
+//! it. The options become a [`Config`], as `--config-file` is one; [`launch`] opens what such a sandbox needs and writes the
+//! [`Order`](crate::order::Order); who carries it out is a process in the jail ([`jailed`]) or, with `--no-jail`, this one. At the end
+//! the terminal is put back, then we report and exit.
 
 pub mod jailed;
+pub mod launch;
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use ringfence_devices::host_stream::{Job, own_reader, own_writer};
-use ringfence_devices::pmem::Backing;
-use ringfence_jailer::{JailConfig, SandboxId};
-use rustix::io::fcntl_dupfd_cloexec;
+use ringfence_jailer::SandboxId;
+use ringfence_protocol::{Container, Limits, Process, Root, Streams};
 
-use super::{Failure, Format, disk, report, units};
+use super::{Failure, Format, disk, units};
+use crate::api;
+use crate::api::config::{Boot, Config, Disk, Image, Jail as JailConfig, LogLevel, Machine, check_hostname};
 use crate::machine::MAX_CPUS;
-use crate::order::{Conclusion, Files, News, Order, carry_out};
-use crate::signals::Signals;
-use crate::terminal::{self, RawMode};
+use crate::terminal;
 use crate::timeline::Timeline;
-use crate::{door, exit, probe, sandbox, stats};
+use launch::{Api, Counters};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// After a time-out, how long the command may take to end in good order.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Root image (EROFS), made by `ringfence image build`
-    #[arg(long, value_name = "FILE", required_unless_present = "rootfs", conflicts_with = "rootfs")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["rootfs", "config_file"], conflicts_with = "rootfs")]
     image: Option<PathBuf>,
     /// Root directory; packed into a cached image first
     #[arg(long, value_name = "DIR")]
@@ -41,7 +36,7 @@ pub struct Args {
     /// A file or block device of the host as a disk (/dev/vda, /dev/vdb, ...); with `,ro` it cannot be written. `id=` is its
     /// serial number, `bandwidth=` and `ops=` are limits a second
     #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
-    disk: Vec<disk::DiskOption>,
+    disk: Vec<Disk>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     cpus: u8,
@@ -75,23 +70,50 @@ pub struct Args {
     /// How counters are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Listen on this unix socket for `ringfence container`
+    /// Serve the API on this unix socket, too
     #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    api_sock: Option<PathBuf>,
+    /// JSON that describes the sandbox, in place of the options that do
+    #[arg(long, value_name = "FILE", conflicts_with_all = DESCRIBES)]
+    config_file: Option<PathBuf>,
     /// Show the guest kernel's log on standard error, from this level on
-    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
-    loglevel: Option<String>,
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    loglevel: Option<LogLevel>,
     #[command(flatten)]
     jail: Jail,
     /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "PROG")]
+    #[arg(required_unless_present = "config_file", last = true, value_name = "PROG")]
     command: Vec<String>,
 }
+
+/// Options that describe the sandbox.
+const DESCRIBES: [&str; 19] = [
+    "image",
+    "disk",
+    "rootfs",
+    "cpus",
+    "memory",
+    "env",
+    "cwd",
+    "user",
+    "hostname",
+    "tty",
+    "strace",
+    "timeout",
+    "stats",
+    "loglevel",
+    "host_memory",
+    "host_cpus",
+    "cgroup_parent",
+    "no_jail",
+    "command",
+];
 
 /// What of the host the sandbox gets.
 #[derive(Debug, clap::Args)]
 struct Jail {
-    /// Name of the sandbox, used by no other at the same time; random if not given
+    /// Name of the sandbox, used by no other at the same time; others can find it by (`ringfence exec NAME`). Random, and
+    /// without an API, if not given
     #[arg(long, value_name = "ID", conflicts_with = "no_jail", value_parser = |id: &str| SandboxId::new(id))]
     name: Option<SandboxId>,
     /// Most memory the sandbox can take from the host, all in all; a bit more than --memory if not given
@@ -110,230 +132,74 @@ struct Jail {
 }
 
 fn hostname(text: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    if text.is_empty() || text.len() > 64 || !text.chars().all(fine) {
-        return Err("a host name has 1 to 64 letters, digits, dots and dashes".into());
-    }
-    Ok(text.to_owned())
+    check_hostname(text).map(|()| text.to_owned())
 }
-
-const NO_JAIL: &str = "--no-jail: the VMM runs with all rights of this user and sees this host's files, processes and \
-                       network; a guest that takes the VMM over has them, too";
 
 /// Runs `ringfence run`.
-pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
-    check_memory(args.memory)?;
-    // Packing a directory can take a while: signals must still end us.
-    let (image, image_path) = open_image(&args)?;
-    let jail = args.jail.config(&args)?;
-    let also: &[libc::c_int] = if jail.is_some() { &[libc::SIGTSTP] } else { &[] };
-    let signals =
-        Signals::block_also(also).map_err(|e| Failure::setup(format!("cannot open a signalfd: {e}")))?;
-    let unable = |message| Failure { code: exit::HOST_UNABLE, message };
-    probe::quick().map_or(Ok(()), |problem| Err(unable(problem)))?;
-    let kvm = probe::open_device().map_err(|e| unable(e.to_string()))?;
-    timeline.mark("image_opened");
-    let guest = sandbox::guest_override().map_err(Failure::setup)?;
-    // Before anything is started: a path in use is a mistake.
-    let disks = disk::open(&args.disk)?;
-    let control = args.control.as_deref().map(door::Name::bind).transpose().map_err(Failure::setup)?;
-    let (_name, control) = control.unzip();
-    let trace = if args.strace {
-        Some(own_writer(duplicate(rustix::stdio::stderr(), "standard error")?))
-    } else {
-        None
+pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
+    let api = args.api_sock.clone();
+    let counters = args.stats.clone().map(|file| Counters { format: args.format, file });
+    let config = match &args.config_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failure::setup(format!("cannot read {}: {e}", file.display())))?;
+            let wrong =
+                |why| Failure::setup(format!("{} does not describe a sandbox: {why}", file.display()));
+            let mut config = api::read_config(&text).map_err(wrong)?;
+            config.jail.name = args.jail.name.map(|id| id.as_str().to_owned()).or(config.jail.name);
+            config
+        }
+        None => args.config(),
     };
-    let terminal = args.tty.then(|| terminal::size().unwrap_or((24, 80)));
-    let streams = streams(args.tty)?;
-    let order = Order {
-        cpus: args.cpus,
-        memory: args.memory,
-        image_name: image_path.to_string_lossy().into_owned(),
-        hostname: args.hostname,
-        env: environment(&args.env, args.tty, args.user.is_some()),
-        args: args.command,
-        cwd: args.cwd,
-        user: args.user,
-        terminal,
-        log_level: args.loglevel,
-        timeout: args.timeout,
-        stats: args.stats.is_some(),
-        timeline,
-        files: Files {
-            kvm,
-            image: image.into(),
-            // Without it the guest kernel is copied.
-            executable: File::open("/proc/self/exe").ok().map(OwnedFd::from),
-            guest: guest.map(OwnedFd::from),
-            input: streams.input,
-            output: streams.output,
-            error: streams.error,
-            trace,
-            control: control.map(OwnedFd::from),
-            job: streams.job,
-            disks,
-        },
+    let api = match (api, config.jail.name.is_some()) {
+        (Some(path), _) => Api::At(path),
+        (None, true) => Api::Named,
+        (None, false) => Api::None,
     };
-    let conclusion = match jail {
-        Some(config) => jailed::run(order, config, signals)?,
-        None => here(order, signals)?,
-    };
-    conclude(conclusion, args.stats.as_ref().map(|file| (args.format, file.as_deref())))
+    launch::main(config, &api, counters, timeline)
 }
 
-/// Carries the order out in this process.
-fn here(order: Order<OwnedFd>, signals: Signals) -> Result<Conclusion, Failure> {
-    report(&format!("warning: {NO_JAIL}"));
-    let mut raw = if order.terminal.is_some() { Some(enter_raw()?) } else { None };
-    last_resort(order.timeout)?;
-    let mut conclusion = None;
-    carry_out::run(order, signals, &mut |news| match news {
-        News::Ready => {}
-        News::Stopped => {
-            // From here on a signal ends us at once, should a reader of the output never come.
-            raw = None;
-            Signals::unblock();
-        }
-        News::Over(mut told) => {
-            let image = told.image;
-            if let Some(report) = &mut told.report {
-                report.memory.measure("self", image);
+impl Args {
+    fn config(self) -> Config {
+        let streams = match self.tty {
+            true => {
+                let (rows, cols) = terminal::size().unwrap_or((24, 80));
+                Streams::Tty { port: 0, rows, cols }
             }
-            conclusion = Some(*told);
-        }
-    })?;
-    conclusion.ok_or_else(|| Failure::setup("the sandbox ended without a word"))
-}
-
-fn enter_raw() -> Result<RawMode, Failure> {
-    RawMode::enter().map_err(|e| Failure::setup(format!("cannot set up the terminal: {e}")))
-}
-
-/// Prints what there is to print.
-fn conclude(told: Conclusion, stats: Option<(Format, Option<&Path>)>) -> Result<u8, Failure> {
-    told.notes.iter().for_each(|note| report(note));
-    if let (Some(report), Some((format, file))) = (&told.report, stats) {
-        print_stats(report, format, file)?;
-    }
-    if !told.last_words.is_empty() {
-        // A closed stderr cannot be told about.
-        let _ = std::io::stderr().write_all(harmless(&told.last_words).as_bytes());
-    }
-    match told.message {
-        Some(message) => Err(Failure { code: told.code, message }),
-        None => Ok(told.code),
-    }
-}
-
-/// Lines of others that cannot drive the terminal.
-fn harmless(text: &str) -> String {
-    text.chars().filter(|&c| c == '\n' || !c.is_control()).collect()
-}
-
-impl Jail {
-    /// `None`: without.
-    fn config(&self, args: &Args) -> Result<Option<JailConfig>, Failure> {
-        if self.no_jail {
-            return Ok(None);
-        }
-        let id = match &self.name {
-            Some(id) => id.clone(),
-            None => SandboxId::random().map_err(Failure::setup)?,
+            false => Streams::default(),
         };
-        let mut config = JailConfig::new(id);
-        config.cgroup_parent = self.cgroup_parent.clone();
-        // A limit somebody asked for must hold.
-        config.require_cgroup = self.host_memory.is_some() || self.host_cpus.is_some();
-        config.limits.memory = Some(self.host_memory.unwrap_or_else(|| host_memory(args.memory, args.cpus)));
-        config.limits.cpu_millis = self.host_cpus;
-        config.check().map_err(Failure::setup)?;
-        Ok(Some(config))
+        let process = Process {
+            args: self.command,
+            env: environment(&self.env, self.tty, self.user.is_some()),
+            cwd: self.cwd,
+            user: self.user,
+            streams,
+        };
+        Config {
+            machine: Machine { cpus: self.cpus, memory: self.memory },
+            boot: Boot {
+                log_level: self.loglevel,
+                strace: self.strace,
+                stats: self.stats.is_some(),
+                timeout_ms: self.timeout.map(|time| time.as_millis() as u64),
+            },
+            disks: self.disk,
+            image: self.image.map(Image::File).or(self.rootfs.map(Image::Rootfs)),
+            container: Some(Container {
+                process,
+                root: Root::default(),
+                hostname: Some(self.hostname),
+                limits: Limits::default(),
+            }),
+            jail: JailConfig {
+                enabled: !self.jail.no_jail,
+                name: self.jail.name.map(|id| id.as_str().to_owned()),
+                host_memory: self.jail.host_memory,
+                host_cpu_millis: self.jail.host_cpus,
+                cgroup_parent: self.jail.cgroup_parent,
+            },
+        }
     }
-}
-
-/// What a sandbox can take from the host when all of the guest's memory is used: page tables and KVM's own records,
-/// the VMM's memory and buffers, and a margin for what of the image is counted for whoever reads it first.
-fn host_memory(guest: u64, cpus: u8) -> u64 {
-    guest + guest / 32 + (96 << 20) + (u64::from(cpus) << 20)
-}
-
-/// Ends the process at a time at which `--timeout` should long have ended it: whatever a thread of ours waits for (a reader
-/// of standard error that does not read, for one) must not keep the sandbox alive.
-fn last_resort(timeout: Option<Duration>) -> Result<(), Failure> {
-    let Some(timeout) = timeout else { return Ok(()) };
-    let end = move || {
-        std::thread::sleep(timeout.saturating_add(GRACE));
-        // SAFETY: takes no pointers. The kernel ends a machine in this process, the monitor one in the jail.
-        unsafe { libc::_exit(exit::TIMED_OUT.into()) }
-    };
-    let thread = std::thread::Builder::new().name("timeout".into()).stack_size(64 << 10).spawn(end);
-    thread.map(drop).map_err(|e| {
-        Failure::setup(format!("cannot start a thread: {e}; raise the limit of processes (ulimit -u)"))
-    })
-}
-
-/// Memory is taken only as it is used, but more than the host has is surely a mistake.
-fn check_memory(bytes: u64) -> Result<(), Failure> {
-    let info = rustix::system::sysinfo();
-    let host = (info.totalram as u64 + info.totalswap as u64).saturating_mul(info.mem_unit.into());
-    if bytes > host {
-        let (have, want) = (host >> 20, bytes >> 20);
-        return Err(Failure::setup(format!(
-            "--memory asks for {want} MiB, this host has {have} MiB; give the sandbox less"
-        )));
-    }
-    Ok(())
-}
-
-fn open_image(args: &Args) -> Result<(File, PathBuf), Failure> {
-    let path = match (&args.image, &args.rootfs) {
-        (Some(image), _) => image.clone(),
-        (None, Some(dir)) => super::image::of_directory(dir)?,
-        (None, None) => return Err(Failure::setup("give the sandbox a root: --image FILE or --rootfs DIR")),
-    };
-    // What the guest kernel would refuse is refused here, with better words.
-    let file = Backing::open_file(&path)
-        .map_err(|e| super::image::why_not(&path).unwrap_or_else(|| Failure::setup(e)))?;
-    super::image::check(&file, &path)?;
-    Ok((file, path))
-}
-
-pub(super) fn duplicate(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
-    fcntl_dupfd_cloexec(fd, 3).map_err(|e| Failure::setup(format!("cannot duplicate {name}: {e}")))
-}
-
-/// The program's streams.
-struct Streams {
-    input: OwnedFd,
-    output: OwnedFd,
-    error: Option<OwnedFd>,
-    job: Option<OwnedFd>,
-}
-
-/// Hands the standard streams over. Without a terminal our own input and output become `/dev/null`, so that a
-/// peer sees the end of a stream when the program closes it, not when we exit.
-fn streams(tty: bool) -> Result<Streams, Failure> {
-    use rustix::stdio::{stderr, stdin, stdout};
-    if tty && !terminal::is_terminal() {
-        return Err(Failure::setup("--tty needs a terminal on standard input"));
-    }
-    let streams = Streams {
-        job: Job::of_caller(stdin()),
-        input: own_reader(duplicate(stdin(), "standard input")?),
-        output: own_writer(duplicate(stdout(), "standard output")?),
-        error: if tty { None } else { Some(own_writer(duplicate(stderr(), "standard error")?)) },
-    };
-    if !tty {
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map_err(|e| Failure::setup(format!("cannot open /dev/null: {e}")))?;
-        rustix::stdio::dup2_stdin(&null)
-            .and_then(|()| rustix::stdio::dup2_stdout(&null))
-            .map_err(|e| Failure::setup(format!("cannot release the standard streams: {e}")))?;
-    }
-    Ok(streams)
 }
 
 /// `PATH` and, for root, `HOME`; `TERM` with a terminal; then what was asked for, which wins.
@@ -359,22 +225,6 @@ pub(super) fn environment(asked: &[String], tty: bool, has_user: bool) -> Vec<St
         env.push(entry);
     }
     env
-}
-
-fn print_stats(report: &stats::Report, format: Format, file: Option<&Path>) -> Result<(), Failure> {
-    let text = match format {
-        Format::Json => serde_json::to_string(report).map_err(Failure::setup)? + "\n",
-        Format::Text => harmless(&report.to_string()),
-    };
-    match file {
-        Some(path) => std::fs::write(path, text)
-            .map_err(|e| Failure::setup(format!("cannot write counters to {}: {e}", path.display()))),
-        None => {
-            // A closed stderr cannot be told about.
-            let _ = std::io::stderr().write_all(text.as_bytes());
-            Ok(())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,319 @@
+//! The description of a sandbox: one schema for the API, `--config-file`, the command line and, its containers, the guest.
+//!
+//! `ringfence run`'s options become a [`Config`], `--config-file` is one, and over the API it is put together part by part;
+//! all that starts a sandbox starts from it (`cli::run::launch`). A container is described by the same type in here, in
+//! the ramdisk slot and on the control channel ([`ringfence_protocol::Container`]).
+
+use std::path::PathBuf;
+
+use ringfence_devices::block::ID_BYTES;
+use ringfence_jailer::SandboxId;
+use ringfence_protocol::{Container, Limits, Process, Streams};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::MAX_CPUS;
+
+/// Least memory in bytes: nothing boots in less.
+pub const MIN_MEMORY: u64 = 16 << 20;
+/// Most memory in bytes: more than any machine we know of; keeps every later sum far from overflow.
+pub const MAX_MEMORY: u64 = 16 << 40;
+
+/// A sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// CPUs and memory.
+    pub machine: Machine,
+    /// What the guest kernel does besides.
+    pub boot: Boot,
+    /// Root image.
+    pub image: Option<Image>,
+    /// Disks, `/dev/vda` and so on.
+    pub disks: Vec<Disk>,
+    /// The first container.
+    pub container: Option<Container>,
+    /// What of the host it gets.
+    pub jail: Jail,
+}
+
+/// CPUs and memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// vCPUs, 1 to 64.
+    pub cpus: u8,
+    /// Bytes, in whole pages.
+    pub memory: u64,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { cpus: 1, memory: 512 << 20 }
+    }
+}
+
+/// What the guest kernel does besides running programs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Boot {
+    /// Its log is from this level on; warnings and errors if not given.
+    pub log_level: Option<LogLevel>,
+    /// A line for each system call on standard error.
+    pub strace: bool,
+    /// Count system calls, and print all counters on standard error at the end.
+    pub stats: bool,
+    /// End the sandbox after this time.
+    pub timeout_ms: Option<u64>,
+}
+
+/// How much the guest kernel logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// As the guest counts them; it has no `trace`.
+    pub fn number(self) -> u8 {
+        match self {
+            LogLevel::Error => 1,
+            LogLevel::Warn => 2,
+            LogLevel::Info => 3,
+            LogLevel::Debug | LogLevel::Trace => 4,
+        }
+    }
+}
+
+/// Root image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Image {
+    /// An EROFS image.
+    File(PathBuf),
+    /// A directory, packed into a cached image first.
+    Rootfs(PathBuf),
+}
+
+/// Most disks of a sandbox: each takes an interrupt line.
+pub const MAX_DISKS: usize = 8;
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A file or block device of the host.
+    pub path: PathBuf,
+    /// It is not to be written.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Its serial number inside.
+    #[serde(default)]
+    pub id: String,
+    /// Most bytes a second.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
+    /// Most requests a second.
+    #[serde(default)]
+    pub ops: Option<u64>,
+}
+
+impl Disk {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.path.as_os_str().is_empty() {
+            return Err("a disk has a path".into());
+        }
+        if self.bandwidth == Some(0) || self.ops == Some(0) {
+            return Err("a disk with a limit of 0 would never answer".into());
+        }
+        check_disk_id(&self.id)
+    }
+}
+
+/// Says what is wrong with a disk's id; none is fine.
+pub fn check_disk_id(id: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if id.len() > ID_BYTES || !id.chars().all(fine) {
+        return Err(format!("a disk's id has 1 to {ID_BYTES} letters, digits, dots, dashes and underscores"));
+    }
+    Ok(())
+}
+
+/// What of the host the sandbox gets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jail {
+    /// False: no jail, the VMM runs in the command's process with all rights of its user.
+    pub enabled: bool,
+    /// Name of the sandbox; random if not given.
+    pub name: Option<String>,
+    /// Most bytes of memory it can take from the host.
+    pub host_memory: Option<u64>,
+    /// Most CPU time, in thousandths of a CPU.
+    pub host_cpu_millis: Option<u32>,
+    /// cgroup v2 directory to make the sandbox's own in.
+    pub cgroup_parent: Option<PathBuf>,
+}
+
+impl Default for Jail {
+    fn default() -> Self {
+        Jail { enabled: true, name: None, host_memory: None, host_cpu_millis: None, cgroup_parent: None }
+    }
+}
+
+impl Machine {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_CPUS).contains(&self.cpus) {
+            return Err(format!("machine.cpus is 1 to {MAX_CPUS}"));
+        }
+        if !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) || !self.memory.is_multiple_of(4096) {
+            return Err("machine.memory is at least 16 MiB, in whole pages of 4096 bytes".into());
+        }
+        Ok(())
+    }
+}
+
+impl Boot {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        match self.timeout_ms {
+            Some(0) => Err("boot.timeout_ms is at least 1".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Jail {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(name) = &self.name {
+            SandboxId::new(name.clone()).map_err(|e| e.to_string())?;
+        }
+        let has_limits = self.host_memory.is_some() || self.host_cpu_millis.is_some();
+        if !self.enabled && (has_limits || self.name.is_some() || self.cgroup_parent.is_some()) {
+            return Err("without a jail there are no limits of the host, no name and no cgroup".into());
+        }
+        if self.host_cpu_millis == Some(0) || self.host_memory == Some(0) {
+            return Err("a limit of 0 is no limit a sandbox can live with".into());
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let (Image::File(path) | Image::Rootfs(path)) = self;
+        if path.as_os_str().is_empty() { Err("the image has no path".into()) } else { Ok(()) }
+    }
+}
+
+/// Says what is wrong with a process, as far as the host can tell; the guest looks again, and further.
+pub fn check_process(process: &Process) -> Result<(), String> {
+    if process.args.is_empty() {
+        return Err("no program was given: args is empty".into());
+    }
+    let texts = process.args.iter().chain(&process.env).chain([&process.cwd]).chain(&process.user);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err("a text with a zero byte cannot be given to a program".into());
+    }
+    match process.streams {
+        Streams::Pipes { stdin: None, stdout: None, stderr: None } | Streams::Tty { port: 0, .. } => Ok(()),
+        _ => Err("ports are not for clients to choose: leave them out and send descriptors".into()),
+    }
+}
+
+/// The same of a container.
+pub fn check_container(container: &Container) -> Result<(), String> {
+    check_process(&container.process)?;
+    if container.root.path.contains('\0') {
+        return Err("a path with a zero byte leads nowhere".into());
+    }
+    if let Some(name) = &container.hostname {
+        check_hostname(name)?;
+    }
+    let Limits { memory, pids, cpu, cpu_weight } = container.limits;
+    if memory.is_some_and(|bytes| bytes < 1 << 20) {
+        return Err("a container needs at least 1 MiB of memory".into());
+    }
+    if pids == Some(0) {
+        return Err("a container has at least one task".into());
+    }
+    if cpu.is_some_and(|cpu| cpu.quota_us < 1000 || !(1000..=1_000_000).contains(&cpu.period_us)) {
+        return Err("a period of CPU time is 1 ms to 1 s, a quota at least 1 ms".into());
+    }
+    if cpu_weight.is_some_and(|weight| !(1..=10_000).contains(&weight)) {
+        return Err("a weight of CPU time is 1 to 10000".into());
+    }
+    Ok(())
+}
+
+/// Says what is wrong with a host name.
+pub fn check_hostname(name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
+        return Err("a host name has 1 to 64 letters, digits, dots and dashes".into());
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Says what is wrong with it, as far as that can be said of any.
+    pub fn check(&self) -> Result<(), String> {
+        self.machine.check()?;
+        self.boot.check()?;
+        self.jail.check()?;
+        self.image.as_ref().map_or(Ok(()), Image::check)?;
+        if self.disks.len() > MAX_DISKS {
+            return Err(format!("a sandbox has at most {MAX_DISKS} disks"));
+        }
+        self.disks.iter().try_for_each(Disk::check)?;
+        self.container.as_ref().map_or(Ok(()), check_container)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let config: Config = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        config.check().map(|()| config)
+    }
+
+    #[test]
+    fn a_short_description_is_enough_and_a_wrong_word_is_not() {
+        let config =
+            read(r#"{"image": {"file": "x"}, "container": {"process": {"args": ["true"]}}}"#).unwrap();
+        assert_eq!((config.machine, config.jail.enabled), (Machine::default(), true));
+        assert_eq!(read("{}"), Ok(Config::default()));
+        for (bad, why) in [
+            (r#"{"cpus": 1}"#, "unknown field `cpus`"),
+            (r#"{"machine": {"cpus": 0}}"#, "1 to 64"),
+            (r#"{"machine": {"cpus": 256}}"#, "256"),
+            (r#"{"machine": {"memory": 16777217}}"#, "whole pages"),
+            (r#"{"machine": {"memory": -1}}"#, "-1"),
+            (r#"{"image": {"file": "a", "rootfs": "b"}}"#, ""),
+            (r#"{"image": {"file": ""}}"#, "no path"),
+            (r#"{"boot": {"log_level": "loud"}}"#, "loud"),
+            (r#"{"boot": {"timeout_ms": 0}}"#, "timeout_ms"),
+            (r#"{"jail": {"enabled": false, "host_memory": 1}}"#, "without a jail"),
+            (r#"{"jail": {"name": "a/b"}}"#, ""),
+            (r#"{"container": {"process": {"args": []}}}"#, "no program"),
+            (
+                r#"{"container": {"process": {"args": ["a"], "streams": {"tty": {"port": 3, "rows": 1, "cols": 1}}}}}"#,
+                "ports",
+            ),
+        ] {
+            let said = read(bad).unwrap_err();
+            assert!(said.contains(why), "{bad}: {said}");
+        }
+    }
+}

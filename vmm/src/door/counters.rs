@@ -1,0 +1,55 @@
+//! What the devices and the vCPUs have counted, gathered for the supervisor when it asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::vcpu::Shared;
+use crate::stats::Exits;
+
+/// Counters of the VMM now.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Exits to the VMM, by reason.
+    pub exits: Exits,
+    /// Those of each device, by the device's name and their own.
+    pub devices: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Address and length of the image in the process.
+    pub image: Option<(u64, u64)>,
+}
+
+type Read = Box<dyn Fn() -> BTreeMap<String, u64>>;
+
+/// Where counters are.
+pub struct Devices {
+    shared: Arc<Shared>,
+    image: Option<(u64, u64)>,
+    devices: Vec<(&'static str, Read)>,
+}
+
+impl Devices {
+    /// Those of the vCPUs; `image`: its address and length in this process.
+    pub fn new(shared: Arc<Shared>, image: Option<(u64, u64)>) -> Devices {
+        Devices { shared, image, devices: Vec::new() }
+    }
+
+    /// Adds those of a device: a struct of counters. Those of several with one name are summed. The table in `api/metrics.rs` says what each means.
+    pub fn add<M: Serialize + 'static>(&mut self, name: &'static str, metrics: Arc<M>) {
+        let read = move || {
+            let value = serde_json::to_value(&*metrics).unwrap_or_default();
+            serde_json::from_value(value).unwrap_or_default()
+        };
+        self.devices.push((name, Box::new(read)));
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let mut devices: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (name, read) in &self.devices {
+            let sums = devices.entry((*name).to_owned()).or_default();
+            read().into_iter().for_each(|(counter, n)| *sums.entry(counter).or_default() += n);
+        }
+        Counters { exits: Exits::from(&self.shared.exits), image: self.image, devices }
+    }
+}

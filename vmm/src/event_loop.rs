@@ -5,19 +5,22 @@
 //! not end it yet, because the guest delivers the last output before it powers off.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
+};
 use ringfence_protocol::{ExitStatus, FIRST_CONTAINER, GuestStats, INIT_PROCESS, Request, ToGuest, ToHost};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::cli::Failure;
 use crate::control::{Control, ControlError};
-use crate::door::Door;
+use crate::door::{Door, Told, Wish};
 use crate::machine::Machine;
 use crate::machine::vcpu::{Shared, Stop};
 use crate::signals::Signals;
@@ -53,6 +56,8 @@ pub enum Ending {
 pub struct EventLoop {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     state: Rc<RefCell<State>>,
+    /// Its number as a subscriber.
+    own: SubscriberId,
 }
 
 struct State {
@@ -102,12 +107,12 @@ impl EventLoop {
             stats: None,
             ending: None,
         }));
-        events.add_subscriber(Box::new(state.clone()));
-        Ok(Self { events, state })
+        let own = events.add_subscriber(Box::new(state.clone()));
+        Ok(Self { events, state, own })
     }
 
     /// Waits until the sandbox is over.
-    pub fn run(&mut self, timeline: &mut Timeline) -> Result<Ending, Failure> {
+    pub fn run(&mut self, machine: &Machine, timeline: &mut Timeline) -> Result<Ending, Failure> {
         let mut started = false;
         loop {
             self.events.run().map_err(|e| Failure {
@@ -121,6 +126,67 @@ impl EventLoop {
             }
             if let Some(ending) = state.ending.take() {
                 return Ok(ending);
+            }
+            let wish = state.door.as_mut().and_then(|door| door.wish.take());
+            drop(state);
+            if let Some(ending) = wish.and_then(|(wish, id)| self.grant(wish, id, machine)) {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Pauses the machine, until it is to go on or ends.
+    fn grant(&mut self, wish: Wish, id: u64, machine: &Machine) -> Option<Ending> {
+        let done = wish == Wish::Resume || machine.pause();
+        let told = if done {
+            Told::Done
+        } else {
+            Told::failed(libc::EAGAIN, "a vCPU does not stand still; try again")
+        };
+        self.answer(id, told);
+        if wish == Wish::Pause && done { self.stand(machine) } else { None }
+    }
+
+    fn answer(&mut self, id: u64, told: Told) {
+        let mut state = self.state.borrow_mut();
+        if let Some(door) = &mut state.door {
+            door.answer(id, told);
+        }
+        if let Ok(mut ops) = self.events.event_ops(self.own) {
+            state.watch_control(&mut ops);
+        }
+    }
+
+    /// While the vCPUs stand still the devices do so, too, because nothing is waited for but the supervisor, signals, the
+    /// time-out and the machine's end. What happens to queues and streams meanwhile is still there when the loop goes on.
+    fn stand(&mut self, machine: &Machine) -> Option<Ending> {
+        loop {
+            let mut state = self.state.borrow_mut();
+            let fds = state.poll();
+            let Ok(mut ops) = self.events.event_ops(self.own) else { return None };
+            for (fd, set) in fds {
+                state.process(Events::with_data_raw(fd, 0, set), &mut ops);
+            }
+            if let Some(ending) = state.ending.take() {
+                return Some(ending);
+            }
+            let door = state.door.as_mut()?;
+            let wish = door.wish.take();
+            let alone = door.is_over();
+            drop(state);
+            match wish {
+                Some((Wish::Resume, id)) => {
+                    machine.resume();
+                    self.answer(id, Told::Done);
+                    return None;
+                }
+                Some((Wish::Pause, id)) => self.answer(id, Told::Done),
+                // Nobody could ever let it go on.
+                None if alone => {
+                    machine.resume();
+                    return None;
+                }
+                None => {}
             }
         }
     }
@@ -142,6 +208,26 @@ impl EventLoop {
 }
 
 impl State {
+    /// Waits for those descriptors that count while the machine is paused; returns what has happened to which.
+    fn poll(&self) -> Vec<(RawFd, EventSet)> {
+        // SAFETY: the eventfd is `self.shared`'s, which is borrowed for longer than this function runs.
+        let stopped = unsafe { BorrowedFd::borrow_raw(self.shared.stopped().as_raw_fd()) };
+        let mut fds =
+            vec![PollFd::from_borrowed_fd(stopped, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.timer.as_ref().map(|timer| PollFd::new(timer, PollFlags::IN)));
+        fds.extend(self.door.as_ref().map(|door| PollFd::new(door, door.waits_for())));
+        let _ = poll(&mut fds, None); // an interruption is only another look
+        let set = |flags: PollFlags| {
+            let mut set = EventSet::empty();
+            set.set(EventSet::IN, flags.contains(PollFlags::IN));
+            set.set(EventSet::OUT, flags.contains(PollFlags::OUT));
+            set.set(EventSet::HANG_UP, flags.intersects(PollFlags::HUP | PollFlags::ERR));
+            set
+        };
+        let ready = fds.iter().filter(|fd| !fd.revents().is_empty());
+        ready.map(|fd| (fd.as_fd().as_raw_fd(), set(fd.revents()))).collect()
+    }
+
     fn read_control(&mut self) -> Result<(), ControlError> {
         while let Some(message) = self.control.receive()? {
             match message {

@@ -8,13 +8,13 @@ use ringfence_protocol::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, check_container, check_process};
+use super::config::{self, Config, check_container, check_process};
 use super::connection::Phase;
 use super::http::{self, Fault, Request, Response};
 use super::reports::{self, Instance, Stats};
 use super::routes::{self, Call, Parameters, Section};
 use super::server::{Form, Server, Then};
-use super::state::State;
+use super::state::{Event, State};
 use super::streams::Relay;
 use crate::door::{Ask, Told};
 
@@ -135,6 +135,14 @@ impl Server {
                     ));
                 }
                 self.want_start(id);
+                Ok(None)
+            }
+            Call::Pause => {
+                self.ask(Ask::Pause, Vec::new(), Then::Change(id, Event::Paused));
+                Ok(None)
+            }
+            Call::Resume => {
+                self.ask(Ask::Resume, Vec::new(), Then::Change(id, Event::Resumed));
                 Ok(None)
             }
             Call::Shutdown => {
@@ -286,14 +294,18 @@ impl Server {
                 };
                 self.streams_end(id, status);
             }
-            (Then::Answer(id) | Then::Attach(id, _), Some(Told::Guest(reply))) => {
+            (Then::Change(id, event), Some(Told::Done)) => {
+                self.event(event);
+                self.answer(id, &Response::empty(204));
+            }
+            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _), Some(Told::Guest(reply))) => {
                 self.answer(id, &of_reply(reply));
             }
-            (Then::Answer(id) | Then::Attach(id, _) | Then::Counters(id), Some(_)) => {
+            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id), Some(_)) => {
                 self.answer(id, &Response::fault(502, "the VMM answered something else"));
             }
             // It is over, or will be in a moment.
-            (Then::Answer(id) | Then::Attach(id, _) | Then::Counters(id), None) => {
+            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id), None) => {
                 self.answer(id, &Response::fault(410, State::Stopped.refusal()));
             }
         }
@@ -335,19 +347,18 @@ fn of_reply(reply: Reply) -> Response {
 }
 
 /// The document in a request.
-fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
+fn body<T: DeserializeOwned + Serialize>(request: &Request) -> Result<T, Response> {
     let kind = request.content_type.as_deref().unwrap_or("application/json");
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         return Err(Response::fault(415, "a body is application/json"));
     }
-    serde_json::from_slice(&request.body)
-        .map_err(|e| Response::fault(400, format!("the body makes no sense: {e}")))
+    config::read(&request.body).map_err(|e| Response::fault(400, format!("the body makes no sense: {e}")))
 }
 
 /// Says what is wrong with a configuration file's text.
 pub fn read_config(text: &str) -> Result<Config, String> {
-    let config: Config = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let config: Config = config::read(text.as_bytes())?;
     config.check()?;
     if config.image.is_none() || config.container.is_none() {
         return Err("it has no `image`, or no `container`".into());

@@ -9,9 +9,35 @@ use std::path::PathBuf;
 use ringfence_devices::block::ID_BYTES;
 use ringfence_jailer::SandboxId;
 use ringfence_protocol::{Container, Limits, Process, Streams};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::machine::MAX_CPUS;
+
+/// Reads a document strictly: serde takes a list of a struct's fields for the struct, and so would turn a mistake into defaults.
+pub fn read<T: DeserializeOwned + Serialize>(text: &[u8]) -> Result<T, String> {
+    let read: T = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let given: Value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let taken = serde_json::to_value(&read).map_err(|e| e.to_string())?;
+    if has_shape(&given, &taken) {
+        Ok(read)
+    } else {
+        Err("there is a list where an object is expected".into())
+    }
+}
+
+/// Whether there is an object in what was given wherever there is one in what was made of it.
+fn has_shape(given: &Value, taken: &Value) -> bool {
+    match (given, taken) {
+        (Value::Object(given), Value::Object(taken)) => {
+            given.iter().all(|(key, value)| taken.get(key).is_none_or(|taken| has_shape(value, taken)))
+        }
+        (_, Value::Object(_)) => false,
+        (Value::Array(given), Value::Array(taken)) => given.iter().zip(taken).all(|(a, b)| has_shape(a, b)),
+        _ => true,
+    }
+}
 
 /// Least memory in bytes: nothing boots in less.
 pub const MIN_MEMORY: u64 = 16 << 20;
@@ -284,7 +310,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Config, String> {
-        let config: Config = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let config: Config = super::read(text.as_bytes())?;
         config.check().map(|()| config)
     }
 
@@ -296,6 +322,8 @@ mod tests {
         assert_eq!(read("{}"), Ok(Config::default()));
         for (bad, why) in [
             (r#"{"cpus": 1}"#, "unknown field `cpus`"),
+            (r#"{"machine": [1, 16777216]}"#, "a list where"),
+            (r#"{"container": {"process": {"args": ["a"]}, "limits": [null, null]}}"#, "a list where"),
             (r#"{"machine": {"cpus": 0}}"#, "1 to 64"),
             (r#"{"machine": {"cpus": 256}}"#, "256"),
             (r#"{"machine": {"memory": 16777217}}"#, "whole pages"),

@@ -3,7 +3,7 @@
 
 use super::http::{Response, decoded};
 use super::state::State;
-use super::state::when::{ALIVE, ALWAYS, BEFORE, RUNNING, STARTED};
+use super::state::when::{ALIVE, ALWAYS, BEFORE, PAUSED, RUNNING, STARTED};
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Call {
     Get(Section),
     Put(Section),
     Start,
+    Pause,
+    Resume,
     Shutdown,
     Wait,
     Stats,
@@ -75,6 +77,8 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/config/jail", Call::Get(Section::Jail), ALWAYS),
     route("PUT", "/config/jail", Call::Put(Section::Jail), BEFORE),
     route("POST", "/start", Call::Start, BEFORE),
+    route("POST", "/pause", Call::Pause, RUNNING),
+    route("POST", "/resume", Call::Resume, PAUSED),
     route("POST", "/shutdown", Call::Shutdown, ALIVE),
     route("GET", "/wait", Call::Wait, STARTED),
     route("GET", "/stats", Call::Stats, ALIVE),

@@ -64,6 +64,8 @@ pub struct About {
 pub(super) enum Then {
     Nothing,
     Answer(u64),
+    /// It stands still, or goes on.
+    Change(u64, Event),
     Attach(u64, Box<Relay>),
     StreamsEnd(u64),
     Counters(u64),
@@ -351,7 +353,7 @@ impl Server {
             None => Some(then),
         };
         match refused {
-            Some(Then::Answer(id) | Then::Attach(id, _) | Then::Counters(id)) => {
+            Some(Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id)) => {
                 self.answer(id, &Response::fault(503, "the sandbox takes no more questions now"));
             }
             Some(Then::GuestStats(id)) => self.tell_counters(id, None),

@@ -42,6 +42,10 @@ enum Command {
     Ps(sandbox::Ps),
     /// Send a signal to the first program of a sandbox
     Kill(sandbox::Kill),
+    /// Let a sandbox stand still
+    Pause(sandbox::Named),
+    /// Let a sandbox that stands still go on
+    Resume(sandbox::Named),
     /// Print what a sandbox's kernel and VMM have said
     Logs(sandbox::Logs),
     /// Print the counters of a sandbox
@@ -123,6 +127,8 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => sandbox::exec(&args),
         Command::Ps(args) => sandbox::ps(args),
         Command::Kill(args) => sandbox::kill(&args),
+        Command::Pause(args) => args.call("/pause"),
+        Command::Resume(args) => args.call("/resume"),
         Command::Logs(args) => sandbox::logs(&args),
         Command::Stats(args) => sandbox::stats(&args),
         Command::Container(args) => container::main(&args),

@@ -50,6 +50,20 @@ pub fn kill(args: &Kill) -> Result<u8, Failure> {
     container::kill(&mut Client::of(&args.sandbox)?, FIRST_CONTAINER, INIT_PROCESS, args.signal)
 }
 
+/// Arguments of `pause` and `resume`.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// The sandbox: its name, or the path of its API socket
+    sandbox: String,
+}
+
+impl Named {
+    /// Asks the sandbox for something to be done.
+    pub fn call(&self, path: &str) -> Result<u8, Failure> {
+        Client::of(&self.sandbox)?.done("POST", path, None::<&()>)
+    }
+}
+
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
 pub struct Logs {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use event_manager::EventSet;
@@ -52,6 +52,16 @@ impl Client {
             broken: false,
             watched: Some(EventSet::IN),
         }
+    }
+
+    /// Whether something waits to be sent.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether there is nobody to hear from.
+    pub fn is_over(&self) -> bool {
+        self.broken || self.ended
     }
 
     /// What to wait for, if that has changed.
@@ -153,6 +163,12 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

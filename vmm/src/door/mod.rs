@@ -24,13 +24,14 @@ mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventOps, EventSet, Events};
 use ringfence_devices::vsock::Vsock;
 use ringfence_protocol::{GuestStats, INIT_PROCESS, MAX_FRAME, Process, Reply, Request, ToGuest};
+use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Control, ControlError};
@@ -65,6 +66,10 @@ pub enum Ask {
     Counters,
     /// End the sandbox, whatever its programs are at. There is no answer but the end.
     End,
+    /// Let vCPUs and devices stand still. Answered by [`Told::Done`] when they do.
+    Pause,
+    /// Let them go on. Answered by [`Told::Done`].
+    Resume,
 }
 
 /// What it gets.
@@ -87,6 +92,8 @@ pub enum Told {
     Stats(Box<GuestStats>),
     /// The VMM's.
     Counters(Counters),
+    /// It is done.
+    Done,
 }
 
 impl Told {
@@ -131,6 +138,17 @@ pub struct Door {
     stats: VecDeque<u64>,
     /// The sandbox is to be ended.
     pub ends: bool,
+    /// It is to stand still, or to go on: the number of the question.
+    pub wish: Option<(Wish, u64)>,
+}
+
+/// What only who has the machine can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 impl Door {
@@ -147,6 +165,7 @@ impl Door {
             ports: BTreeMap::new(),
             stats: VecDeque::new(),
             ends: false,
+            wish: None,
         })
     }
 
@@ -162,6 +181,9 @@ impl Door {
                 Ask::Guest(request) => self.ask(question.id, *request, descriptors, control)?,
                 Ask::Counters => self.answer(question.id, Told::Counters(self.devices.counters())),
                 Ask::End => self.ends = true,
+                // One at a time: the supervisor waits for the answer.
+                Ask::Pause => self.wish = Some((Wish::Pause, question.id)),
+                Ask::Resume => self.wish = Some((Wish::Resume, question.id)),
                 Ask::Stats if self.stats.len() >= MAX_PENDING => {
                     self.answer(question.id, Told::failed(libc::EAGAIN, "too many wait for counters"));
                 }
@@ -190,7 +212,18 @@ impl Door {
         }
     }
 
-    fn answer(&mut self, id: u64, told: Told) {
+    /// What is waited for, for poll(2).
+    pub fn waits_for(&self) -> PollFlags {
+        if self.client.has_output() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }
+    }
+
+    /// Whether the supervisor is gone.
+    pub fn is_over(&self) -> bool {
+        self.client.is_over()
+    }
+
+    /// Answers a question.
+    pub fn answer(&mut self, id: u64, told: Told) {
         self.client.answer(&Answer { id, told });
     }
 
@@ -316,6 +349,12 @@ fn printable(reply: Reply) -> Reply {
             Reply::Containers { containers }
         }
         other => other,
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
     }
 }
 

@@ -19,6 +19,7 @@
 
 pub mod bus;
 pub mod cpuid;
+pub mod gate;
 pub mod layout;
 pub mod memory;
 pub mod registers;
@@ -243,6 +244,18 @@ impl Machine {
         let fds = std::mem::take(&mut self.pending);
         self.vcpus = Some(Vcpus::start(fds, self.shared.clone())?);
         Ok(())
+    }
+
+    /// Makes the vCPUs stand still; false if they do not.
+    pub fn pause(&self) -> bool {
+        self.vcpus.as_ref().is_some_and(Vcpus::pause)
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        if let Some(vcpus) = &self.vcpus {
+            vcpus.resume();
+        }
     }
 
     /// Stops the vCPUs and waits for their threads.

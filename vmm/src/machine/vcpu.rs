@@ -11,6 +11,7 @@ use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringfence_protocol::power;
@@ -19,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineError;
 use super::bus::Bus;
+use super::gate::Gate;
 
 /// Why the machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,7 @@ pub struct Shared {
     /// Counters.
     pub exits: Exits,
     stop_requested: AtomicBool,
+    gate: Gate,
     /// Where each vCPU was when it was stopped, if somebody wants to know.
     places: Option<Mutex<Vec<String>>>,
     stop: Mutex<Option<Stop>>,
@@ -96,6 +99,7 @@ impl Shared {
             bus,
             exits: Exits::default(),
             stop_requested: AtomicBool::new(false),
+            gate: Gate::default(),
             places: remember_places.then(Mutex::default),
             stop: Mutex::new(None),
             stopped,
@@ -128,6 +132,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a vCPU has to come out of the guest: it waits for nothing there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The running vCPU threads of a machine.
 pub struct Vcpus {
     shared: Arc<Shared>,
@@ -151,13 +158,34 @@ impl Vcpus {
         Ok(vcpus)
     }
 
-    /// Takes every vCPU out of the guest and waits for the threads to end. Idempotent.
-    pub fn stop(&mut self) {
-        self.shared.stop_requested.store(true, Ordering::SeqCst);
+    fn kick(&self) {
         for thread in &self.threads {
             // SAFETY: the thread has not been joined (it is still in `threads`), so its id is valid.
             unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, kick_signal()) };
         }
+    }
+
+    /// Takes every vCPU out of the guest until [`Vcpus::resume`]. False: one did not come out in time, and all go on.
+    pub fn pause(&self) -> bool {
+        self.shared.gate.close();
+        self.kick();
+        let all = self.shared.gate.wait_for(self.threads.len(), PATIENCE);
+        if !all {
+            self.resume();
+        }
+        all
+    }
+
+    /// Lets the vCPUs go on.
+    pub fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    /// Takes every vCPU out of the guest and waits for the threads to end. Idempotent.
+    pub fn stop(&mut self) {
+        self.shared.stop_requested.store(true, Ordering::SeqCst);
+        self.shared.gate.open();
+        self.kick();
         for thread in self.threads.drain(..) {
             // A vCPU thread that panicked has ended as well.
             let _ = thread.join();
@@ -201,12 +229,17 @@ extern "C" fn kick_handler_info(signal: libc::c_int, _: *mut libc::siginfo_t, _:
 fn run(id: usize, mut fd: VcpuFd, shared: &Shared) {
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
     while !shared.stop_requested.load(Ordering::SeqCst) {
+        if shared.gate.is_closed() {
+            shared.gate.stand();
+            continue;
+        }
         if let Some(stop) = step(&mut fd, shared) {
             shared.end(stop);
             break;
         }
     }
     IMMEDIATE_EXIT.set(std::ptr::null_mut());
+    shared.gate.leave();
     if let Some(places) = &shared.places {
         lock(places).push(format!("vcpu{id}{}", place(&fd)));
     }

@@ -67,7 +67,7 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
     sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
     timeline.mark("vcpus_started");
     tell(News::Ready);
-    let mut ending = events.run(&mut timeline)?;
+    let mut ending = events.run(&sandbox.machine, &mut timeline)?;
     sandbox.machine.stop();
     timeline.mark("stopped");
     tell(News::Stopped);

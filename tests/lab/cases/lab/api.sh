@@ -77,6 +77,23 @@ print(data.decode())
 EOF
 check "streams by frames" "$(python3 /tmp/a-streams.py /run/ringfence/web/api.sock 2>&1)" '\{"signal":15\}'
 
+# It stands still, and goes on: time has gone on, nothing is lost, and who asks meanwhile is told.
+ringfence exec web -- sh -c 'n=0; while [ $n -lt 200 ]; do n=$((n+1)); echo $n; sleep 0.02; done' < /dev/null > /tmp/a-count & counter=$!
+wait_for '[ -s /tmp/a-count ]'
+check "pause" "$(ringfence pause web; echo $?)" 0
+before=$(wc -l < /tmp/a-count); cpu() { awk '{ print $14 + $15 }' /proc/$(pgrep -x ringfence-vmm)/stat; }; used=$(cpu); sleep 1
+check "it stands still" "$(wc -l < /tmp/a-count) $(($(cpu) - used < 5))" "$before 1"
+check "state when paused" "$(ringfence ps | tail -n 1 | tr -s ' ' | cut -d' ' -f2)" paused
+check "exec when paused" "$(ringfence exec web -- true 2>&1; echo $?)" "ringfence: the sandbox is paused; resume it first
+125"
+check "pause when paused" "$(call POST /pause)" '.*the sandbox is paused.* 409'
+check "stats when paused" "$(ringfence stats web --format json | python3 -c 'import json,sys; s=json.load(sys.stdin); print(s["state"], s["guest"])')" "paused None"
+check "resume" "$(ringfence resume web; echo $?)" 0
+check "resume when running" "$(ringfence resume web 2>&1)" 'ringfence: the sandbox is running'
+wait_for "[ \$(wc -l < /tmp/a-count) -gt $before ]"; check "it goes on" $? 0
+for _ in $(seq 10); do ringfence pause web && ringfence resume web || failed=1; done
+wait $counter; check "no line is lost" "$? $(cmp /tmp/a-count <(seq 200) && echo same)" "0 same"
+
 # The end.
 rm -f /tmp/a-asked; call GET /wait > /tmp/a-wait & waiter=$!; wait_for '[ -e /tmp/a-asked ]'; sleep 0.5
 ringfence kill web; wait $web; check "kill" $? 7
@@ -90,6 +107,10 @@ ringfence run --image $image --api-sock $sock -- sh -c 'trap "" TERM; echo up; s
 wait_for 'grep -q up /tmp/a-out'
 socket=$sock; check "shutdown" "$(call POST /shutdown '{"timeout_ms": 200}')" ' 204'
 wait $hang; check "ended" "$? $(ls $sock 2>&1 | grep -c 'No such')" "137 1"
+
+# One that stands still, too, at once.
+ringfence run --image $image --api-sock $sock -- sh -c 'echo up; sleep 1000' > /tmp/a-out 2>/dev/null < /dev/null & still=$!
+wait_for 'grep -q up /tmp/a-out'; ringfence pause $sock; call POST /shutdown > /dev/null; wait $still; check "shutdown when paused" $? 137
 
 # Without a jail.
 rm -f /tmp/a-hold; mkfifo /tmp/a-hold

@@ -82,6 +82,19 @@ pub struct BootConfig {
     pub strace: bool,
     /// Gather counters for `--stats`.
     pub stats: bool,
+    /// Disks whose file systems are mounted in the first container, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_mounts: Vec<DiskMount>,
+}
+
+/// The file system of a disk, to be mounted read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskMount {
+    /// Which disk: 0 is the first.
+    pub disk: u32,
+    /// The directory, an absolute path; made if it is missing.
+    pub at: String,
 }
 
 /// A process to start.

@@ -18,7 +18,7 @@ use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
-use ringfence_protocol::{BootConfig, Container, Streams, VERSION, ports};
+use ringfence_protocol::{BootConfig, Container, DiskMount, Streams, VERSION, ports};
 
 use crate::door::Devices;
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
@@ -107,6 +107,8 @@ pub struct Spec {
     pub job: Option<Job>,
     /// Disks, in the order the guest sees them.
     pub disks: Vec<Block>,
+    /// Disks that are mounted.
+    pub disk_mounts: Vec<DiskMount>,
     /// Where a line per system call goes.
     pub trace: Option<OwnedFd>,
     /// Gather counters.
@@ -150,6 +152,7 @@ impl Sandbox {
             container,
             strace,
             stats: spec.stats,
+            disk_mounts: spec.disk_mounts,
         };
         let vsock = Arc::new(Mutex::new(vsock));
         let rng = Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?));

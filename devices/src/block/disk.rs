@@ -12,19 +12,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
-use smallvec::SmallVec;
 
 use super::SECTOR;
 use crate::virtio::chain::Slices;
 
-/// Zeros are written from here, this page as often as needed.
-static ZEROS: [u8; 4096] = [0; 4096];
-/// Pages of zeros in one call.
-const ZERO_PAGES: usize = 64;
+/// Zeros are written from here, as often as needed.
+static ZEROS: [u8; 16384] = [0; 16384];
 
 /// Why a file cannot be a disk.
 #[derive(Debug, thiserror::Error)]
@@ -121,34 +118,32 @@ impl Disk {
     }
 
     /// Fills `slices` from byte `offset` on.
-    pub(super) fn read(&self, offset: u64, slices: &Slices<'_>) -> io::Result<()> {
-        let guards: SmallVec<[_; 8]> = slices.iter().map(|slice| slice.ptr_guard_mut()).collect();
-        let mut vectors: Vectors = guards
-            .iter()
-            .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-            .collect();
-        transfer(&mut vectors, offset, |vectors, count, offset| {
-            // SAFETY: each vector is a piece of guest RAM whose mapping `slices` borrows; to it no Rust reference
-            // exists, so its bytes may change at any time.
-            unsafe { libc::preadv(self.file.as_raw_fd(), vectors, count, offset) }
-        })
+    pub(super) fn read(&self, mut offset: u64, slices: &Slices<'_>) -> io::Result<()> {
+        for slice in slices {
+            let guard = slice.ptr_guard_mut();
+            transfer(guard.len(), offset, |done, offset| {
+                let at = guard.as_ptr().wrapping_add(done);
+                // SAFETY: the rest of the slice is guest RAM whose mapping `slices` borrows; to it no Rust reference
+                // exists, so its bytes may change at any time.
+                unsafe { libc::pread(self.file.as_raw_fd(), at.cast(), guard.len() - done, offset) }
+            })?;
+            offset += guard.len() as u64;
+        }
+        Ok(())
     }
 
     /// Writes `slices` from byte `offset` on.
-    pub(super) fn write(&self, offset: u64, slices: &Slices<'_>) -> io::Result<()> {
-        let guards: SmallVec<[_; 8]> = slices.iter().map(|slice| slice.ptr_guard()).collect();
-        let mut vectors: Vectors = guards
-            .iter()
-            .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast_mut().cast(), iov_len: guard.len() })
-            .collect();
-        self.write_vectors(&mut vectors, offset)
-    }
-
-    fn write_vectors(&self, vectors: &mut Vectors, offset: u64) -> io::Result<()> {
-        transfer(vectors, offset, |vectors, count, offset| {
-            // SAFETY: the kernel only reads the vectors: guest RAM as above, or our page of zeros.
-            unsafe { libc::pwritev(self.file.as_raw_fd(), vectors, count, offset) }
-        })
+    pub(super) fn write(&self, mut offset: u64, slices: &Slices<'_>) -> io::Result<()> {
+        for slice in slices {
+            let guard = slice.ptr_guard();
+            transfer(guard.len(), offset, |done, offset| {
+                let at = guard.as_ptr().wrapping_add(done);
+                // SAFETY: as above, and the kernel only reads it.
+                unsafe { libc::pwrite(self.file.as_raw_fd(), at.cast(), guard.len() - done, offset) }
+            })?;
+            offset += guard.len() as u64;
+        }
+        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -172,50 +167,28 @@ impl Disk {
         }
         let (mut at, end) = (offset, offset + len);
         while at < end {
-            let mut vectors = Vectors::new();
-            let mut piece = (end - at).min((ZERO_PAGES * ZEROS.len()) as u64);
-            let next = at + piece;
-            while piece > 0 {
-                let iov_len = piece.min(ZEROS.len() as u64) as usize;
-                vectors.push(libc::iovec { iov_base: ZEROS.as_ptr().cast_mut().cast(), iov_len });
-                piece -= iov_len as u64;
-            }
-            self.write_vectors(&mut vectors, at)?;
-            at = next;
+            let piece = (end - at).min(ZEROS.len() as u64) as usize;
+            self.file.write_all_at(&ZEROS[..piece], at)?;
+            at += piece as u64;
         }
         Ok(())
     }
 }
 
-type Vectors = SmallVec<[libc::iovec; 8]>;
-
-/// Calls `call` until all bytes are moved; the end of the file is an error.
-fn transfer(
-    vectors: &mut Vectors,
-    mut offset: u64,
-    call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
-) -> io::Result<()> {
+/// Calls `call` with what is done and where that is in the file until `len` bytes are moved; the end of the file is an
+/// error.
+fn transfer(len: usize, offset: u64, call: impl Fn(usize, libc::off_t) -> isize) -> io::Result<()> {
     let mut done = 0;
-    while let Some(rest) = vectors.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-        let mut moved = match call(rest.as_ptr(), rest.len() as libc::c_int, at) {
+    while done < len {
+        let at = libc::off_t::try_from(offset + done as u64);
+        done += match call(done, at.map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?) {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n if n > 0 => n as usize,
             _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => continue,
+                e if e.kind() == io::ErrorKind::Interrupted => 0,
                 e => return Err(e),
             },
         };
-        offset += moved as u64;
-        for vector in rest {
-            if moved < vector.iov_len {
-                vector.iov_base = vector.iov_base.wrapping_byte_add(moved);
-                vector.iov_len -= moved;
-                break;
-            }
-            moved -= vector.iov_len;
-            done += 1;
-        }
     }
     Ok(())
 }

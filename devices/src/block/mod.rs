@@ -1,8 +1,8 @@
 //! virtio-blk (virtio 1.2, section 5.2): a file of the host as a disk.
 //!
 //! The file ([`Disk`]) is opened by the supervisor, read-only for a read-only disk, and locked; the VMM only gets the
-//! descriptor. Requests move bytes between the file and guest memory by `preadv` and `pwritev` with the guest's own
-//! pages: nothing is allocated by the size of a request, and a file that was truncated is a short read, hence an error
+//! descriptor. Requests move bytes between the file and guest memory by `pread` and `pwrite` with the guest's own
+//! pages (not by the calls with vectors, which the other devices have no use for): nothing is allocated by the size of a request, and a file that was truncated is a short read, hence an error
 //! of the request, and not a SIGBUS.
 //!
 //! # Where it runs

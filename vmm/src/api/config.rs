@@ -147,6 +147,9 @@ pub struct Disk {
     /// Most requests a second.
     #[serde(default)]
     pub ops: Option<u64>,
+    /// Where its ext4 file system is mounted; then it is read-only.
+    #[serde(default)]
+    pub mount: Option<String>,
 }
 
 impl Disk {
@@ -158,8 +161,17 @@ impl Disk {
         if self.bandwidth == Some(0) || self.ops == Some(0) {
             return Err("a disk with a limit of 0 would never answer".into());
         }
+        self.mount.as_deref().map_or(Ok(()), check_mount)?;
         check_disk_id(&self.id)
     }
+}
+
+/// Says what is wrong with the directory a disk is mounted on.
+pub fn check_mount(dir: &str) -> Result<(), String> {
+    if !dir.starts_with('/') || dir.trim_end_matches('/').is_empty() || dir.contains('\0') {
+        return Err(format!("`{dir}` is no directory to mount a disk on: write an absolute path"));
+    }
+    Ok(())
 }
 
 /// Says what is wrong with a disk's id; none is fine.

@@ -116,7 +116,14 @@ fn documents_we_take_are_those_of_the_file() {
     takes("Machine", &Machine::default());
     takes("Boot", &Boot { log_level: Some(LogLevel::Info), ..Boot::default() });
     takes("Jail", &Jail::default());
-    let disk = Disk { path: "d".into(), read_only: true, id: "i".into(), bandwidth: Some(1), ops: Some(1) };
+    let disk = Disk {
+        path: "d".into(),
+        read_only: true,
+        id: "i".into(),
+        bandwidth: Some(1),
+        ops: Some(1),
+        mount: Some("/m".into()),
+    };
     takes("Disk", &disk);
     takes("Container", &container);
     takes("Process", &process);

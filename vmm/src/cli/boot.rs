@@ -72,6 +72,11 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     let kvm = probe::open().map_err(|e| Failure { code: exit::HOST_UNABLE, message: e.to_string() })?;
     let mut devices = devices().map_err(|e| Failure::setup(format!("cannot make a device: {e}")))?;
     for disk in disk::open(&args.disk)? {
+        if disk.mount.is_some() {
+            return Err(Failure::setup(
+                "`mount=` is for our own guest kernel; let this one mount the disk itself",
+            ));
+        }
         devices.push(VirtioSlot::new(Arc::new(Mutex::new(carry_out::disk(disk)?))));
     }
     let config = MachineConfig {

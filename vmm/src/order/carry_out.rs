@@ -13,6 +13,8 @@ use ringfence_devices::block::{self, Block, Limits};
 use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 
+use ringfence_protocol::DiskMount;
+
 use super::{Conclusion, Disk, News, Order};
 use crate::cli::Failure;
 use crate::door::Door;
@@ -37,6 +39,9 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
         Some(size) => Stdio::Tty { input: files.input, output: files.output, size },
         None => Stdio::Pipes { stdin: Some(files.input), stdout: Some(files.output), stderr: files.error },
     };
+    let disk_mounts =
+        files.disks.iter().zip(0..).filter_map(|(d, disk)| Some(DiskMount { disk, at: d.mount.clone()? }));
+    let disk_mounts = disk_mounts.collect();
     let spec = Spec {
         kvm: probe::wrap(files.kvm),
         kernel: match files.guest {
@@ -49,6 +54,7 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
         container: order.container,
         stdio,
         job: files.job.map(Job::from),
+        disk_mounts,
         disks: files.disks.into_iter().map(disk).collect::<Result<_, _>>()?,
         trace: files.trace,
         stats: order.stats,
@@ -88,7 +94,7 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
 
 /// The device of a disk.
 pub fn disk(asked: Disk<OwnedFd>) -> Result<Block, Failure> {
-    let Disk { file, name, read_only, id, bandwidth, ops } = asked;
+    let Disk { file, name, read_only, id, bandwidth, ops, mount: _ } = asked;
     let disk = block::Disk::new(File::from(file), Path::new(&name), read_only).map_err(Failure::setup)?;
     let limits = Limits::new(bandwidth, ops).map_err(SandboxError::Device).map_err(setup_failure)?;
     Block::new(disk, id, limits).map_err(SandboxError::Device).map_err(setup_failure)

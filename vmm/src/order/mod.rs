@@ -71,12 +71,14 @@ pub struct Disk<F> {
     pub bandwidth: Option<u64>,
     /// Most requests a second.
     pub ops: Option<u64>,
+    /// Where its file system is mounted.
+    pub mount: Option<String>,
 }
 
 impl<F> Disk<F> {
     fn map<G>(self, f: impl FnOnce(F) -> G) -> Disk<G> {
-        let Disk { file, name, read_only, id, bandwidth, ops } = self;
-        Disk { file: f(file), name, read_only, id, bandwidth, ops }
+        let Disk { file, name, read_only, id, bandwidth, ops, mount } = self;
+        Disk { file: f(file), name, read_only, id, bandwidth, ops, mount }
     }
 }
 
@@ -233,6 +235,7 @@ mod tests {
                     id: String::new(),
                     bandwidth: None,
                     ops: Some(7),
+                    mount: None,
                 }],
             },
         };

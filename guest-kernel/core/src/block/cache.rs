@@ -157,10 +157,11 @@ impl Cache {
         }
     }
 
-    fn new_frame() -> Result<Frame> {
+    fn new_frame(&self, task: &TaskRef) -> Result<Frame> {
         if let Ok(frame) = charge::zeroed(Kind::Cache) {
             return Ok(frame);
         }
+        let _ = self.write_back(task, 0..u64::MAX, false); // told by the next fsync
         reclaim::run();
         charge::zeroed(Kind::Cache).map_err(|_| Errno::ENOMEM)
     }
@@ -211,7 +212,7 @@ impl Cache {
         self.make_room();
         let mut frames = Vec::with_capacity(count as usize);
         for _ in 0..count {
-            match Self::new_frame() {
+            match self.new_frame(task) {
                 Ok(frame) => frames.push(frame),
                 Err(e) if frames.is_empty() => return Err(e),
                 Err(_) => break,
@@ -301,7 +302,7 @@ impl Cache {
     /// Writes a page that need not be read, since all of it is written.
     fn write_new(&self, task: &TaskRef, index: u64, n: usize, source: &mut Source<'_>) -> Result<()> {
         self.make_room();
-        let new = Self::new_frame()?;
+        let new = self.new_frame(task)?;
         let before = source.done();
         let result = source.take_into_frame(&new, 0, n);
         let copied = source.done() - before;

@@ -61,7 +61,7 @@ use crate::{
 use launch::Launch;
 use terminal::Terminal;
 
-pub use root::set_image;
+pub use root::{set_disk_mounts, set_image};
 
 /// Why something cannot be done, for the host.
 pub type Failed = (Errno, String);

@@ -1,16 +1,18 @@
 //! The root file system of a container, and what every Linux program expects to be mounted on it.
 
-use alloc::{format, string::String, sync::Arc};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use ringfence_hal::pmem::PhysRegion;
-use ringfence_protocol::{Base, Root};
+use ringfence_protocol::{Base, DiskMount, Root};
 
 use super::{FIRST_CONTAINER, Failed, find};
 use crate::{
+    block,
     errno::Errno,
     fs::{
         FileSystem, Mount, MountFlags, MountNamespace, NewKind, Path, Subject, Superblock, Walk, WalkFlags,
         erofs::Erofs,
+        ext4,
         filesystems::{self, Mounter},
         tmpfs::{Tmpfs, TmpfsOptions},
     },
@@ -41,6 +43,16 @@ pub fn set_image(region: PhysRegion) -> Result<(), Failed> {
     Ok(())
 }
 
+/// What the first container mounts besides.
+static DISK_MOUNTS: Once<Vec<DiskMount>> = Once::new();
+
+/// Says which disks the first container, which does not exist yet, is to have mounted.
+pub fn set_disk_mounts(mounts: &[DiskMount]) {
+    if !mounts.is_empty() {
+        DISK_MOUNTS.call_once(|| mounts.to_vec());
+    }
+}
+
 /// Makes the mount namespace of a container.
 pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
     let top = base(root.base)?;
@@ -58,7 +70,49 @@ pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Fail
             Err(e) => return Err((e, format!("cannot mount {kind} on {place}: {e}"))),
         }
     }
+    if mounter.pid_ns.container() == 0
+        && let Some(mounts) = DISK_MOUNTS.get()
+    {
+        mounts.iter().try_for_each(|wanted| mount_disk(&namespace, wanted))?;
+    }
     Ok(namespace)
+}
+
+/// Mounts the file system of a disk.
+fn mount_disk(namespace: &Arc<MountNamespace>, wanted: &DiskMount) -> Result<(), Failed> {
+    let failed = |e| {
+        (
+            e,
+            format!(
+                "cannot mount disk {} on {}: {e}; the kernel's log (--loglevel info) says why",
+                wanted.disk, wanted.at
+            ),
+        )
+    };
+    let device = block::nth(wanted.disk as usize).ok_or(Errno::ENXIO).map_err(failed)?;
+    let fs = ext4::mount(&device, b"ext4", b"", true).map_err(failed)?;
+    let root = namespace.root().ok_or(Errno::ENOENT).map_err(failed)?;
+    let walk = Walk { subject: Subject::ROOT, root: root.clone(), task: None };
+    let at = make_directories(&walk, &root, &wanted.at).map_err(failed)?;
+    let superblock = Superblock::new(fs);
+    let dentry = superblock.root().clone();
+    let source = format!("/dev/{}", device.name);
+    let mount = Mount::new(superblock, dentry, MountFlags::READ_ONLY, source.as_bytes());
+    namespace.mount(&mount, at).map_err(failed)
+}
+
+/// The directory `path`, made with those above it as far as they are missing.
+fn make_directories(walk: &Walk<'_>, root: &Path, path: &str) -> Result<Path, Errno> {
+    let mut at = root.clone();
+    let path = path.trim_end_matches('/');
+    for end in path.match_indices('/').map(|(i, _)| i).skip(1).chain([path.len()]) {
+        let part = path.get(..end).unwrap_or_default();
+        at = match walk.resolve(root, part.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW) {
+            Err(Errno::ENOENT) => make_directory(walk, root, part)?,
+            found => found?,
+        };
+    }
+    Ok(at)
 }
 
 /// The root of the tree that the container's root is in.

@@ -135,6 +135,7 @@ fn begin(
     if let Some(region) = image {
         container::set_image(region)?;
     }
+    container::set_disk_mounts(&config.disk_mounts);
     let streams = connect(vsock, &config.container.process.streams);
     let first = container::create(FIRST_CONTAINER, &config.container, true, || streams)?;
     first.start(false)

@@ -3,12 +3,13 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use super::{
-    devtmpfs,
+    devtmpfs, ext4,
     inode::FileSystem,
     tmpfs::{Tmpfs, TmpfsOptions},
 };
 use crate::{
     TaskRef,
+    block::BlockDevice,
     errno::{Errno, Result},
     ns::{Namespaces, PidNamespace},
     sync::SpinLock,
@@ -39,10 +40,26 @@ pub fn register(name: &'static str, constructor: Constructor) {
     EXTRA.lock().push((name, constructor));
 }
 
+/// Whether type `kind` is on a block device.
+pub fn needs_device(kind: &[u8]) -> bool {
+    ext4::NAMES.iter().any(|name| name.as_bytes() == kind)
+}
+
+/// What is on `device`.
+pub fn create_on(
+    device: &BlockDevice,
+    kind: &[u8],
+    options: &[u8],
+    read_only: bool,
+) -> Result<Arc<dyn FileSystem>> {
+    ext4::mount(device, kind, options, read_only)
+}
+
 /// The names, for `/proc/filesystems`.
 pub fn names() -> Vec<&'static str> {
     let mut names = alloc::vec!["tmpfs", "devtmpfs", "mqueue"];
     names.extend(EXTRA.lock().iter().map(|(name, _)| *name));
+    names.extend(ext4::NAMES);
     names
 }
 

@@ -15,6 +15,7 @@
 //! | [`walk`], [`open`], [`ops`] | walking a path; opening; creating, removing and renaming |
 //! | [`sys`] | the system calls about files; [`locks`]: `flock` and record locks |
 //! | [`tmpfs`], [`erofs`] | tmpfs, and the overlay it becomes over a lower tree; the root image |
+//! | [`ext4`] | file systems on disks, read-only |
 //! | [`device`], [`devtmpfs`], [`mem`], [`filesystems`] | drivers by number; `/dev`; `null` to `urandom`; mountable types |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
@@ -42,6 +43,7 @@ pub mod devtmpfs;
 pub mod erofs;
 pub mod eventfd;
 pub mod eventpoll;
+pub mod ext4;
 pub mod fd_table;
 pub mod file;
 pub mod file_caps;

@@ -1,7 +1,8 @@
 # Disks inside: read, written, mapped, not written when read-only, truncated by the host, and as Linux shows them.
 #: timeout 300
 image=/srv/debian.erofs failed=0
-cd "$(mktemp -d)"
+# Not on a tmpfs, whose pages count as the sandbox's memory.
+work=$(mktemp -d -p /var/tmp); cd "$work"
 is() { if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAIL: $1: '$2', not '$3'"; failed=1; fi; }
 inside() { ringfence run --image $image "$@"; }
 truncate -s 64M disk
@@ -44,7 +45,7 @@ m = mmap.mmap(f, 1 << 20)
 m[5000:5005] = b\"hello\"
 assert os.pread(f, 5, 5000) == b\"hello\"
 os.pwrite(f, b\"world\", 5005)
-assert m[5000:5010] == b\"helloworld\""' 2>&1 | grep -v records
+assert m[5000:5010] == b\"helloworld\""' 2>&1 | grep -v 'records\|copied\|No space'
 is 'whole megabytes' "$(dd if=disk bs=1M skip=3 2>/dev/null | head -c 10000384 | md5sum)" "$sum"
 is 'odd pieces' "$(dd if=disk bs=777 skip=30000 count=1000 2>/dev/null | md5sum)" "$(dd if=ro bs=777 count=1000 2>/dev/null | md5sum)"
 is 'direct writes' "$(dd if=disk bs=64K skip=600 count=10 2>/dev/null | md5sum)" "$(dd if=ro bs=64K count=10 2>/dev/null | md5sum)"
@@ -53,10 +54,10 @@ is 'the size is what it was' "$(stat -c %s disk)" 67108864
 
 # The host cuts the file off while the sandbox runs.
 mkfifo go up
-inside --disk disk -- sh -c 'head -c 4096 /dev/vda | wc -c; echo up >&2; read x; dd if=/dev/vda of=/dev/null bs=4096 skip=10000 count=1; echo $?
+inside --disk disk -- sh -c 'head -c 4096 /dev/vda | wc -c; echo up >&2; read x; dd if=/dev/vda of=/dev/null bs=4096 skip=10000 count=1 2>/dev/null; echo $?
 	head -c 4096 /dev/vda | wc -c' < go > out 2> up &
 exec 3> go
-{ read -r line < up; truncate -s 1M disk; echo >&3; exec 3>&-; cat up > errors; } 2> /dev/null
+read -r line < up; truncate -s 1M disk; echo >&3; exec 3>&-
 wait $!
 is 'a disk that is cut off' "$(cat out | tr '\n' ' ')" '4096 1 4096 '
 
@@ -66,5 +67,5 @@ is 'a disk larger than memory' "$(inside --memory 96M --disk big -- sh -c 'dd if
 	python3 -c "print(len(bytearray(30 << 20)))"')" "1
 aa559b4e3523a6c931f08f4df52d58f2
 31457280"
-no-leftovers || failed=1
+cd /; rm -rf "$work"; no-leftovers || failed=1
 exit $failed

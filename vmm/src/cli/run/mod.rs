@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
     /// A file or block device of the host as a disk (/dev/vda, /dev/vdb, ...); with `,ro` it cannot be written. `id=` is its
-    /// serial number, `bandwidth=` and `ops=` are limits a second
-    #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
+    /// serial number, `bandwidth=` and `ops=` are limits a second, `mount=` mounts its ext4 file system, read-only
+    #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N][,mount=DIR]", value_parser = disk::parse)]
     disk: Vec<Disk>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]

@@ -231,7 +231,10 @@ fn cgroups(_: &Scope<'_>, out: &mut Text) -> Result<()> {
 }
 
 fn known_filesystems(_: &Scope<'_>, out: &mut Text) -> Result<()> {
-    filesystems::names().iter().for_each(|name| emit!(out, "nodev\t{name}\n"));
+    for name in filesystems::names() {
+        let device = if filesystems::needs_device(name.as_bytes()) { "" } else { "nodev" };
+        emit!(out, "{device}\t{name}\n");
+    }
     Ok(())
 }
 

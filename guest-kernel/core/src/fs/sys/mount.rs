@@ -4,8 +4,9 @@ use alloc::{sync::Arc, vec::Vec};
 
 use super::{Caller, read_path};
 use crate::{
+    block::{self, BlockDevice},
     errno::{Errno, Result},
-    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems, mount::Type},
+    fs::{FileType, Mount, MountFlags, Path, Superblock, WalkFlags, filesystems, mount::Type},
     ns::UserNamespace,
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
@@ -109,13 +110,32 @@ fn mount(
     }
     let kind = text(kind, DATA_MAX)?;
     check_may_make(&caller, &kind)?;
-    let fs = filesystems::create(&kind, &options, &filesystems::Mounter::of(ctx.task))?;
+    let fs = if filesystems::needs_device(&kind) {
+        let device = device_of(&caller, source)?;
+        let read_only = per_mount.contains(MountFlags::READ_ONLY);
+        filesystems::create_on(&device, &kind, &options, read_only)?
+    } else {
+        filesystems::create(&kind, &options, &filesystems::Mounter::of(ctx.task))?
+    };
     let superblock = Superblock::new(fs);
     let root = superblock.root().clone();
     let source = text(source, DATA_MAX)?;
     let source: &[u8] = if source.is_empty() { b"none" } else { &source };
     namespace.mount(&Mount::new(superblock, root, per_mount, source), place)?;
     Ok(0)
+}
+
+/// The block device that `source` names. `ENOTBLK`.
+fn device_of(caller: &Caller<'_>, source: UserStr) -> Result<Arc<BlockDevice>> {
+    let place = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
+    let node = place.inode()?;
+    if node.kind() != FileType::BlockDevice {
+        return Err(Errno::ENOTBLK);
+    }
+    if place.mount().flags().contains(MountFlags::NODEV) {
+        return Err(Errno::EACCES);
+    }
+    block::find(node.metadata().rdev, Some(caller.task))
 }
 
 const MNT_FORCE: u32 = 1;
@@ -152,6 +172,6 @@ fn busy(mount: &Arc<Mount>) -> bool {
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     155 pivot_root(new_root: UserStr, put_old: UserStr) Full "";
-    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, bind, move, propagation, remount of flags";
+    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, ext2 to ext4 read-only, bind, move, propagation, remount of flags";
     166 umount2(target: UserStr, flags: u32) Partial "no MNT_EXPIRE";
 };

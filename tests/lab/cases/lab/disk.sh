@@ -1,5 +1,5 @@
 # Disks inside: read, written, mapped, not written when read-only, truncated by the host, and as Linux shows them.
-#: timeout 300
+#: timeout 600
 image=/srv/debian.erofs failed=0
 # Not on a tmpfs, whose pages count as the sandbox's memory.
 work=$(mktemp -d -p /var/tmp); cd "$work"

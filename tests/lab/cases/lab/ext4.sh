@@ -1,6 +1,6 @@
 # ext4, ext3 and ext2 mounted read-only inside: the same tree as with Linux's driver in the lab, programs that run from it, and
 # what is refused.
-#: timeout 420
+#: timeout 600
 image=/srv/debian.erofs failed=0
 is() { if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAIL: $1: '$2', not '$3'"; failed=1; fi; }
 inside() { ringfence run --image $image "$@"; }

@@ -1,8 +1,8 @@
 //! Holds the API's server to `resources/openapi.yaml`: schemathesis makes requests, right ones and wrong ones, from the file,
 //! and looks at what is answered.
 //!
-//! Twice, each for a bounded time: a sandbox that is being described, which needs no KVM and so runs here, and one that runs, in the
-//! lab. schemathesis speaks TCP, so there is a bridge between a port of the loopback interface and the socket. The generator is
+//! Two suites, each for a bounded time: a sandbox that is being described, which needs no KVM and so runs here, and one that runs, in
+//! the lab. schemathesis speaks TCP, so there is a bridge between a port of the loopback interface and the socket. The generator is
 //! installed once a user, in a virtual environment in the cache. Its seed is fixed.
 use std::fs;
 use std::io::{self, Read, Write};
@@ -28,13 +28,17 @@ const NOT_RUNNING: &[&str] = &["wait", "waitProcess", "shutdown", "signal"];
 /// Calls about the container `main`, with its name fixed.
 const OF_MAIN: &[&str] = &["exec", "resize", "containers", "removeContainer", "startContainer"];
 
-/// Makes the requests.
+/// Makes requests to a sandbox that is being described.
 pub fn run() -> Result<Tally> {
-    let tool = ensure_tool()?;
     let ringfence = crate::build::build_static("ringfence")?;
-    let mut tally = described_here(&tool, &ringfence)?;
-    tally.add(running_in_the_lab(&tool)?);
-    Ok(tally)
+    described_here(&ensure_tool()?, &ringfence)
+}
+
+/// Makes requests to a sandbox that runs.
+pub fn run_in_the_lab() -> Result<Tally> {
+    crate::build::build_static("ringfence")?;
+    fs::create_dir_all(host::target_dir().join("api"))?;
+    running_in_the_lab(&ensure_tool()?)
 }
 
 /// schemathesis, installed if it was not.
@@ -92,6 +96,11 @@ fn running_in_the_lab(tool: &Path) -> Result<Tally> {
         let command = words(&["sh", "-c", &format!("{started}; sleep 600")]);
         move || session.run(&command, quiet())
     });
+    let start = Instant::now();
+    while lab.session()?.run(&words(&["ringfence", "exec", "api", "--", "true"]), quiet())? != 0 {
+        ensure!(start.elapsed() < Duration::from_secs(90), "the sandbox does not start");
+        thread::sleep(Duration::from_secs(1));
+    }
     let lab_again = Lab::named("test0", lab::Options::default());
     let port = bridge(move |client| {
         let _ = relay_to_lab(&lab_again, client);

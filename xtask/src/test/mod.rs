@@ -62,6 +62,8 @@ enum Suite {
     Jail,
     /// The API's server answers as its description says
     Api,
+    /// The same of a sandbox that runs, in the lab: run only when asked for
+    ApiRunning,
     /// What system calls do, natively and in a sandbox
     Conformance,
     /// A minute of random system calls
@@ -77,7 +79,7 @@ enum Suite {
 impl Suite {
     /// Whether it is part of what CI runs.
     fn is_usual(self) -> bool {
-        !matches!(self, Suite::Api | Suite::Programs | Suite::JailSoak)
+        !matches!(self, Suite::ApiRunning | Suite::Programs | Suite::JailSoak)
     }
 }
 
@@ -135,6 +137,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Selftest => selftest::run(),
             Suite::Jail => jail::run(),
             Suite::Api => api::run(),
+            Suite::ApiRunning => api::run_in_the_lab(),
             Suite::Conformance => lab::conformance(options),
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use crate::host::{self, STATIC_TARGET};
 use crate::lab;
 
+/// The target of guest kernels.
+const BARE_TARGET: &str = "x86_64-unknown-none";
 /// The most a release of `ringfence` may weigh.
 const SIZE_LIMIT: u64 = 10 << 20;
 
@@ -50,14 +52,19 @@ pub fn embedded_guest(build: bool) -> Result<PathBuf> {
 
 /// Builds the guest kernel alone, with its symbols.
 pub fn build_guest(build: bool) -> Result<PathBuf> {
-    host::ensure_targets()?;
-    let target = "x86_64-unknown-none";
-    let options =
-        ["build", "--quiet", "--profile", "guest", "--target", target, "--package", "ringfence-guest"];
     if build {
-        host::run(host::cargo().args(options))?;
+        return build_bare("ringfence-guest", "ringfence-guest");
     }
-    Ok(host::target_dir().join(target).join("guest/ringfence-guest"))
+    Ok(host::target_dir().join(BARE_TARGET).join("guest/ringfence-guest"))
+}
+
+/// Builds a package that runs without an operating system, and says where its binary of this name is.
+pub fn build_bare(package: &str, binary: &str) -> Result<PathBuf> {
+    host::ensure_targets()?;
+    let options =
+        ["build", "--quiet", "--profile", "guest", "--locked", "--target", BARE_TARGET, "--package"];
+    host::run(host::cargo().args(options).arg(package))?;
+    Ok(host::target_dir().join(BARE_TARGET).join("guest").join(binary))
 }
 
 /// `cargo xtask build`: builds `ringfence`, checks that it is static and small, and puts it at

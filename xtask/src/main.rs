@@ -5,6 +5,7 @@
 mod build;
 mod conformance;
 mod demo;
+mod fuzz_targets;
 mod host;
 mod lab;
 mod measure;
@@ -36,6 +37,8 @@ enum Task {
     Conformance(conformance::Options),
     /// Random system calls in a sandbox with 4 CPUs (tests/conformance/src/fuzz)
     Fuzz(conformance::FuzzOptions),
+    /// Hostile bytes for everything that reads such, by coverage (tests/fuzz)
+    FuzzTargets(fuzz_targets::Options),
     /// Write docs/syscalls.md, the table of system calls
     Syscalls,
     /// Measure everything docs/performance.md says, and write it anew
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::main(&options),
         Task::Conformance(options) => conformance::main(&options),
         Task::Fuzz(options) => conformance::fuzz_main(&options),
+        Task::FuzzTargets(options) => fuzz_targets::main(&options),
         Task::Syscalls => syscalls::write(),
         Task::Measure(options) => measure::main(&options),
         Task::Profile(options) => profile::main(&options),

@@ -7,6 +7,7 @@ mod api;
 mod case;
 mod checks;
 mod guest_elf;
+mod hostile;
 mod jail;
 mod lab;
 mod python;
@@ -64,6 +65,10 @@ enum Suite {
     Api,
     /// The same of a sandbox that runs, in the lab: run only when asked for
     ApiRunning,
+    /// Hostile bytes for devices and parsers, by coverage
+    FuzzTargets,
+    /// A guest kernel that belongs to the attacker
+    Hostile,
     /// What system calls do, natively and in a sandbox
     Conformance,
     /// A minute of random system calls
@@ -138,6 +143,8 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Jail => jail::run(),
             Suite::Api => api::run(),
             Suite::ApiRunning => api::run_in_the_lab(),
+            Suite::FuzzTargets => crate::fuzz_targets::smoke(),
+            Suite::Hostile => hostile::run(options.case.as_deref()),
             Suite::Conformance => lab::conformance(options),
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),

@@ -24,25 +24,14 @@ const PATIENCE: &str = "120";
 
 /// Builds the kernel and its loader, and runs them everywhere.
 pub fn run() -> Result<Tally> {
-    host::ensure_targets()?;
     host::ensure_packages(&["qemu-system-x86"])?;
-    host::run(host::cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "ringfence-selftest",
-        "--target",
-        "x86_64-unknown-none",
-        "--profile",
-        "guest",
-        "--locked",
-    ]))?;
+    let kernel = crate::build::build_bare("ringfence-selftest", "selftest")?;
     let built = host::target_dir().join("x86_64-unknown-none/guest");
     let mut tally = Tally::default();
     for (model, cpus) in MACHINES {
         tally.add(report(&format!("QEMU, {cpus} CPUs, {model}"), &in_qemu(&built, model, *cpus)?));
     }
-    tally.add(report("sandbox, 4 CPUs", &in_sandbox(&built.join("selftest"))?));
+    tally.add(report("sandbox, 4 CPUs", &in_sandbox(&kernel)?));
     Ok(tally)
 }
 

@@ -127,6 +127,25 @@ impl<'a> Sink<'a> {
         self.start - self.remaining()
     }
 
+    /// Runs `f` on a sink that takes at most `max` bytes more.
+    pub fn at_most<R>(&mut self, max: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+        let cut = match &mut self.kind {
+            SinkKind::User(c) => {
+                let cut = c.remaining.saturating_sub(max);
+                c.remaining -= cut;
+                cut
+            }
+            SinkKind::Kernel { .. } => 0, // short already
+        };
+        self.start -= cut;
+        let result = f(self);
+        if let SinkKind::User(c) = &mut self.kind {
+            c.remaining += cut;
+        }
+        self.start += cut;
+        result
+    }
+
     /// Puts all of `bytes`, which must not exceed [`Sink::remaining`]; the overflow is `EFAULT`.
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.kind {
@@ -287,6 +306,8 @@ mod tests {
     #[test]
     fn lengths_that_overflow_are_capped_like_linux_does() {
         let s = Segment { addr: 0, len: usize::MAX };
-        assert_eq!(Sink::segments(SmallVec::from_slice(&[s, s])).remaining(), MAX_RW_COUNT);
+        let mut sink = Sink::segments(SmallVec::from_slice(&[s, s]));
+        assert_eq!(sink.at_most(100, |part| (part.done(), part.remaining())), (0, 100));
+        assert_eq!((sink.done(), sink.remaining()), (0, MAX_RW_COUNT));
     }
 }

@@ -22,6 +22,8 @@ pub struct Test {
     pub calls: &'static [&'static str],
     /// Whether it is a race: worth doing again and again on several CPUs, and saying the same each time.
     pub race: bool,
+    /// Whether it may take minutes where the machine is slow.
+    pub long: bool,
     /// It.
     pub run: fn(&mut T),
 }
@@ -81,7 +83,8 @@ pub fn six(given: &[u64]) -> [u64; 6] {
     arguments
 }
 
-/// The tests of an area: `tests![name: call call, …]`; `#[race]` before the name of one that is a race.
+/// The tests of an area: `tests![name: call call, …]`; `#[race]` before the name of one that is a race, `#[long]` of
+/// one that takes long.
 macro_rules! tests {
     ($($(#[$mark:ident])? $name:ident: $($call:ident)+),* $(,)?) => {
         &[$($crate::test::Test {
@@ -89,6 +92,7 @@ macro_rules! tests {
             short: stringify!($name),
             calls: &[$({ let _ = $crate::nr::$call; stringify!($call) }),+],
             race: false $(|| matches!(stringify!($mark).as_bytes(), b"race"))?,
+            long: false $(|| matches!(stringify!($mark).as_bytes(), b"long"))?,
             run: $name,
         }),*]
     };

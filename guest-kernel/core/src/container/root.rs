@@ -57,6 +57,7 @@ pub fn set_disk_mounts(mounts: &[DiskMount]) {
 pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
     let top = base(root.base)?;
     let flags = if root.base == Base::Image { MountFlags::READ_ONLY } else { top.mount().flags() };
+    let flags = flags | MountFlags::RELATIME;
     let walk = Walk { subject: Subject::ROOT, root: top.clone(), task: None };
     let place = walk
         .resolve(&top, root.path.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)
@@ -152,7 +153,7 @@ fn mount_pseudo(
     };
     let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), mounter)?);
     let dentry = superblock.root().clone();
-    namespace.mount(&Mount::new(superblock, dentry, flags, kind.as_bytes()), at)
+    namespace.mount(&Mount::new(superblock, dentry, flags | MountFlags::RELATIME, kind.as_bytes()), at)
 }
 
 fn make_directory(walk: &Walk<'_>, root: &Path, place: &str) -> Result<Path, Errno> {

@@ -135,6 +135,12 @@ impl FdTable {
         Ok(fd as i32)
     }
 
+    /// Whether there is a number for one more file, as of now. `EMFILE`.
+    pub fn check_room(&self, limit: u64) -> Result<()> {
+        let free = self.table.lock().lowest_free(0);
+        if (free as u64) < limit.min(NR_OPEN) { Ok(()) } else { Err(Errno::EMFILE) }
+    }
+
     /// Gives `file` the lowest free number.
     pub fn install(&self, file: FileRef, close_on_exec: bool, limit: u64) -> Result<i32> {
         self.install_from(file, close_on_exec, 0, limit)

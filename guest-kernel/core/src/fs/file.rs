@@ -173,6 +173,15 @@ fn partial(result: Result, moved: usize) -> Result {
     }
 }
 
+/// Bytes from which on a read or a write takes long.
+const LONG: usize = 1 << 20;
+
+/// Lets others have their turn in what takes long. `EINTR` for who is to end.
+fn go_on(task: &TaskRef) -> Result<()> {
+    sched::preempt_point(task);
+    if task.killed() || signal::fatal_pending(task) { Err(Errno::EINTR) } else { Ok(()) }
+}
+
 /// Open file descriptions that exist (`/proc/sys/fs/file-nr`).
 static OPEN: AtomicU64 = AtomicU64::new(0);
 
@@ -332,7 +341,7 @@ impl OpenFile {
             return ops.read(self, task, sink);
         }
         let mut position = self.position.lock();
-        let n = self.inode_read(*position, sink)?;
+        let n = self.inode_read(task, *position, sink)?;
         *position = position.saturating_add(n as u64);
         Ok(n)
     }
@@ -347,9 +356,13 @@ impl OpenFile {
     }
 
     /// A fault half-way is a short read.
-    fn inode_read(&self, offset: u64, sink: &mut Sink<'_>) -> Result {
+    fn inode_read(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
         let before = sink.done();
-        let result = self.inode.read_at(offset, sink);
+        let result = if sink.remaining() > LONG {
+            self.read_long(task, offset, sink)
+        } else {
+            self.inode.read_at(offset, sink)
+        };
         let moved = sink.done() - before;
         if moved > 0 {
             inotify::accessed(self);
@@ -358,10 +371,29 @@ impl OpenFile {
         partial(result, moved)
     }
 
+    /// A read of so much that others must get their turn meanwhile, and that ends for who is killed.
+    #[cold]
+    fn read_long(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
+        let mut done = 0;
+        while sink.remaining() > 0 {
+            let at = offset.saturating_add(done as u64);
+            match sink.at_most(LONG, |part| self.inode.read_at(at, part))? {
+                0 => break,
+                n => done += n,
+            }
+            go_on(task)?;
+        }
+        Ok(done)
+    }
+
     /// A fault or a full file system half-way is a short write.
-    fn inode_write(&self, offset: u64, source: &mut Source<'_>) -> Result {
+    fn inode_write(&self, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
         let before = source.done();
-        let result = self.inode.write_at(offset, source);
+        let result = if source.remaining() > LONG {
+            self.inode.write_long(Some(offset), source, &mut || go_on(task)).map(|(_, n)| n)
+        } else {
+            self.inode.write_at(offset, source)
+        };
         let moved = source.done() - before;
         if moved > 0 {
             inotify::modified(self.path.dentry());
@@ -370,9 +402,13 @@ impl OpenFile {
     }
 
     /// As [`OpenFile::inode_write`], to the end; the new end and the count.
-    fn inode_append(&self, source: &mut Source<'_>) -> Result<(u64, usize)> {
+    fn inode_append(&self, task: &TaskRef, source: &mut Source<'_>) -> Result<(u64, usize)> {
         let before = source.done();
-        let result = self.inode.append(source);
+        let result = if source.remaining() > LONG {
+            self.inode.write_long(None, source, &mut || go_on(task))
+        } else {
+            self.inode.append(source)
+        };
         if source.done() > before {
             inotify::modified(self.path.dentry());
         }
@@ -401,7 +437,7 @@ impl OpenFile {
     pub fn read_at(&self, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
         self.readable()?;
         match &self.ops {
-            None => self.inode_read(offset, sink),
+            None => self.inode_read(task, offset, sink),
             Some(ops) if ops.seekable() => ops.read_at(self, task, offset, sink),
             Some(_) => Err(Errno::ESPIPE),
         }
@@ -417,11 +453,11 @@ impl OpenFile {
         let append = self.flags().contains(OpenFlags::APPEND);
         self.prepare_write(task, (!append).then_some(*position), source)?;
         if append {
-            let (end, n) = self.inode_append(source)?;
+            let (end, n) = self.inode_append(task, source)?;
             *position = end;
             return Ok(n);
         }
-        let n = self.inode_write(*position, source)?;
+        let n = self.inode_write(task, *position, source)?;
         *position = position.saturating_add(n as u64);
         Ok(n)
     }
@@ -434,8 +470,8 @@ impl OpenFile {
             self.prepare_write(task, (!append).then_some(offset), source)?;
         }
         match &self.ops {
-            None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode_append(source)?.1),
-            None => self.inode_write(offset, source),
+            None if self.flags().contains(OpenFlags::APPEND) => Ok(self.inode_append(task, source)?.1),
+            None => self.inode_write(task, offset, source),
             Some(ops) if ops.seekable() => ops.write_at(self, task, offset, source),
             Some(_) => Err(Errno::ESPIPE),
         }

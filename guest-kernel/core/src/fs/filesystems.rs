@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{
     devtmpfs, ext4,
     inode::FileSystem,
-    tmpfs::{Tmpfs, TmpfsOptions},
+    tmpfs::{Given, Tmpfs, TmpfsOptions, UNLIMITED},
 };
 use crate::{
     TaskRef,
@@ -21,12 +21,16 @@ pub struct Mounter {
     pub namespaces: Arc<Namespaces>,
     /// Whose processes are shown.
     pub pid_ns: Arc<PidNamespace>,
+    /// Who owns what is made.
+    pub ids: (u32, u32),
 }
 
 impl Mounter {
     /// A task that calls `mount`.
     pub fn of(task: &TaskRef) -> Mounter {
-        Mounter { namespaces: task.namespaces(), pid_ns: task.process().pid_ns.clone() }
+        let credentials = task.credentials();
+        let ids = (credentials.fsuid, credentials.fsgid);
+        Mounter { namespaces: task.namespaces(), pid_ns: task.process().pid_ns.clone(), ids }
     }
 }
 
@@ -57,16 +61,68 @@ pub fn create_on(
 
 /// The names, for `/proc/filesystems`.
 pub fn names() -> Vec<&'static str> {
-    let mut names = alloc::vec!["tmpfs", "devtmpfs", "mqueue"];
+    let mut names = alloc::vec!["tmpfs", "ramfs", "devtmpfs", "mqueue"];
     names.extend(EXTRA.lock().iter().map(|(name, _)| *name));
     names.extend(ext4::NAMES);
     names
 }
 
+/// What a file system says of an option.
+pub enum Parameter {
+    /// It takes it.
+    Fine,
+    /// It takes it and does nothing about it.
+    Ignored,
+    /// It does not know it.
+    Unknown,
+    /// It knows it, but not with this value.
+    Wrong,
+}
+
+/// Whether there is such a type.
+pub fn exists(kind: &[u8]) -> bool {
+    names().iter().any(|name| name.as_bytes() == kind)
+}
+
+/// Whether Linux has not taught the type to look at options one by one (as of 6.1): they are looked at when it is made.
+pub fn is_legacy(kind: &[u8]) -> bool {
+    matches!(kind, b"devpts" | b"devtmpfs" | b"overlay")
+}
+
+/// What type `kind` says of an option, before it is made.
+pub fn check_parameter(kind: &[u8], key: &[u8], value: Option<&[u8]>) -> Parameter {
+    match kind {
+        b"tmpfs" => Given::check(key, value),
+        b"ramfs" if key == b"mode" => Parameter::Fine,
+        b"ramfs" => Parameter::Ignored,
+        b"proc" if matches!(key, b"gid" | b"hidepid" | b"subset") => {
+            if value.is_some() {
+                Parameter::Fine
+            } else {
+                Parameter::Wrong
+            }
+        }
+        b"cgroup2" if matches!(key, b"nsdelegate" | b"memory_recursiveprot" | b"memory_localevents") => {
+            if value.is_none() {
+                Parameter::Fine
+            } else {
+                Parameter::Wrong
+            }
+        }
+        _ if is_legacy(kind) || needs_device(kind) => Parameter::Fine,
+        _ => Parameter::Unknown,
+    }
+}
+
 /// An instance of type `kind` for `mounter`. `ENODEV` if there is no such type.
 pub fn create(kind: &[u8], options: &[u8], mounter: &Mounter) -> Result<Arc<dyn FileSystem>> {
     match kind {
-        b"tmpfs" | b"ramfs" => return Ok(Tmpfs::new(&parse_tmpfs(options)?)?),
+        b"tmpfs" => {
+            let (uid, gid) = mounter.ids;
+            let rule = TmpfsOptions { uid, gid, ..TmpfsOptions::default() };
+            return Ok(Tmpfs::new(&Given::parse(options)?.over(rule))?);
+        }
+        b"ramfs" => return Ok(Tmpfs::named("ramfs", &ramfs_options(options, mounter))?),
         b"mqueue" => return Ok(mounter.namespaces.ipc.objects().mqueue.fs()),
         b"devtmpfs" => return Ok(devtmpfs::instance(mounter.pid_ns.container())?),
         _ => {}
@@ -75,57 +131,11 @@ pub fn create(kind: &[u8], options: &[u8], mounter: &Mounter) -> Result<Arc<dyn 
     found.ok_or(Errno::ENODEV)?(options, mounter)
 }
 
-/// `size=`, `nr_blocks=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of `tmpfs(5)`.
-fn parse_tmpfs(options: &[u8]) -> Result<TmpfsOptions> {
-    let mut parsed = TmpfsOptions::default();
-    for option in options.split(|b| *b == b',').filter(|o| !o.is_empty()) {
-        let option = core::str::from_utf8(option).map_err(|_| Errno::EINVAL)?;
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        match key {
-            "size" => parsed.size = size(value, parsed.size)?,
-            "nr_blocks" => parsed.size = size(value, 0)?.saturating_mul(4096),
-            "nr_inodes" => parsed.inodes = size(value, 0)?,
-            "mode" => parsed.mode = u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL)? & 0o7777,
-            "uid" => parsed.uid = value.parse().map_err(|_| Errno::EINVAL)?,
-            "gid" => parsed.gid = value.parse().map_err(|_| Errno::EINVAL)?,
-            "huge" | "noswap" | "inode64" | "inode32" | "mpol" => {}
-            _ => return Err(Errno::EINVAL),
-        }
-    }
-    if parsed.size == 0 {
-        parsed.size = u64::MAX / 2; // no limit
-    }
-    if parsed.inodes == 0 {
-        parsed.inodes = u64::MAX;
-    }
-    Ok(parsed)
-}
-
-/// A number with `k`, `m`, `g` or, of memory, `%`. `half` is half of the memory in bytes.
-fn size(text: &str, half: u64) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let n: u64 = digits.parse().map_err(|_| Errno::EINVAL)?;
-    let unit = match text.get(digits.len()..).unwrap_or_default() {
-        "" => 1,
-        "k" | "K" => 1 << 10,
-        "m" | "M" => 1 << 20,
-        "g" | "G" => 1 << 30,
-        "%" => return Ok((half / 50).saturating_mul(n)),
-        _ => return Err(Errno::EINVAL),
-    };
-    n.checked_mul(unit).ok_or(Errno::EINVAL)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tmpfs_options_are_parsed() {
-        let o = parse_tmpfs(b"size=64m,mode=700,uid=5").unwrap();
-        assert_eq!((o.size, o.mode, o.uid), (64 << 20, 0o700, 5));
-        assert_eq!(parse_tmpfs(b"size=x").err(), Some(Errno::EINVAL));
-        assert_eq!(parse_tmpfs(b"what=1").err(), Some(Errno::EINVAL));
-        assert_eq!(size("10%", 500).unwrap(), 100);
-    }
+/// A file system without limits, and without options but for the mode: others are ignored.
+fn ramfs_options(options: &[u8], mounter: &Mounter) -> TmpfsOptions {
+    let mut modes = options.split(|b| *b == b',').filter_map(|o| o.strip_prefix(b"mode="));
+    let mode =
+        modes.next_back().and_then(|mode| u32::from_str_radix(core::str::from_utf8(mode).ok()?, 8).ok());
+    let (uid, gid) = mounter.ids;
+    TmpfsOptions { size: UNLIMITED, inodes: UNLIMITED, mode: mode.unwrap_or(0o755) & 0o7777, uid, gid }
 }

@@ -6,7 +6,10 @@
 //! (of its dentry) is held over `lookup` and every change of names; an inode locks only its own data.
 
 use alloc::{string::String, sync::Arc, vec::Vec};
-use core::any::Any;
+use core::{
+    any::Any,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bitflags::bitflags;
 
@@ -21,6 +24,7 @@ use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
     mm::Mappable,
+    ns::UserNamespace,
 };
 
 /// A shared inode.
@@ -276,6 +280,20 @@ pub trait Inode: Any + Send + Sync {
         Ok((self.size(), n))
     }
 
+    /// As [`Inode::write_at`], or without an offset [`Inode::append`], of so much that it may take long: `go_on` is asked
+    /// now and then, and its error makes the write short.
+    fn write_long(
+        &self,
+        offset: Option<u64>,
+        source: &mut Source<'_>,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<(u64, usize)> {
+        match offset {
+            None => self.append(source),
+            Some(at) => self.write_at(at, source).map(|n| (at.saturating_add(n as u64), n)),
+        }
+    }
+
     /// Preallocates, punches or zeroes. Memory may take long to be found: `go_on` is asked before each page, and its error
     /// undoes what was preallocated. `EOPNOTSUPP`.
     fn fallocate(
@@ -345,6 +363,11 @@ pub trait FileSystem: Send + Sync {
         String::new()
     }
 
+    /// Takes other options (`MS_REMOUNT`). `EINVAL` for what it does not know, or cannot be from now on.
+    fn reconfigure(&self, _options: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether it can never be written.
     fn read_only(&self) -> bool {
         false
@@ -360,13 +383,40 @@ pub trait FileSystem: Send + Sync {
 pub struct Superblock {
     fs: Arc<dyn FileSystem>,
     root: Arc<super::Dentry>,
+    read_only: AtomicBool,
+    owner: Arc<UserNamespace>,
 }
 
 impl Superblock {
-    /// Wraps a file system.
+    /// Wraps a file system of the first user namespace.
     pub fn new(fs: Arc<dyn FileSystem>) -> Arc<Superblock> {
+        Self::owned(fs, UserNamespace::initial())
+    }
+
+    /// Wraps a file system that somebody of `owner` mounts.
+    pub fn owned(fs: Arc<dyn FileSystem>, owner: &Arc<UserNamespace>) -> Arc<Superblock> {
         let root = super::Dentry::root(fs.root());
-        Arc::new(Superblock { fs, root })
+        let read_only = AtomicBool::new(fs.read_only());
+        Arc::new(Superblock { fs, root, read_only, owner: owner.clone() })
+    }
+
+    /// In which namespace one has to be capable to change its options.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        &self.owner
+    }
+
+    /// Whether it cannot be written through any mount.
+    pub fn read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Changes that, if the file system can be written at all (`EROFS`).
+    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
+        if self.fs.read_only() && !read_only {
+            return Err(Errno::EROFS);
+        }
+        self.read_only.store(read_only, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The encoded device number (`st_dev`).

@@ -227,7 +227,7 @@ impl SocketFile {
 
 impl File for SocketFile {
     fn read(&self, file: &OpenFile, task: &TaskRef, sink: &mut Sink<'_>) -> Result {
-        if sink.remaining() == 0 && self.0.kind() == Kind::Stream {
+        if sink.remaining() == 0 {
             return Ok(0);
         }
         let how = How { nonblocking: file.nonblocking(), ..How::default() };

@@ -82,6 +82,9 @@ fn accept(ctx: &mut Ctx<'_>, fd: Fd, addr: UserAddr, len: UserPtr<i32>) -> Resul
 fn accept4(ctx: &mut Ctx<'_>, fd: Fd, addr: UserAddr, len: UserPtr<i32>, flags: u32) -> Result {
     let flags = socket_flags(flags)?;
     let (socket, nonblocking) = find(ctx.task, fd)?;
+    // Who can have no more descriptors loses no connection.
+    let limit = ctx.task.process().limits.soft(Resource::OpenFiles);
+    ctx.task.files()?.check_room(limit)?;
     let new = socket.accept(ctx.task, nonblocking)?;
     let peer = new.peer_name();
     let file = SocketFile::open(ctx.task, new, flags);

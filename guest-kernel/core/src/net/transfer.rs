@@ -29,6 +29,8 @@ const MSG_WAITALL: u32 = 0x100;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_WAITFORONE: u32 = 0x1_0000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
+/// Of 32-bit programs, said by the kernel itself only.
+const MSG_CMSG_COMPAT: u32 = 0x8000_0000;
 
 /// What the flags of a call ask for; sending has no use for some of it. `EOPNOTSUPP` for urgent data.
 fn how(nonblocking: bool, flags: u32) -> Result<How> {
@@ -83,6 +85,9 @@ fn send_one(
     message: UserPtr<MessageHeader>,
     flags: u32,
 ) -> Result {
+    if flags & MSG_CMSG_COMPAT != 0 {
+        return Err(Errno::EINVAL);
+    }
     let how = how(nonblocking, flags)?;
     let header = message.read()?;
     let to = match (header.name, header.name_len) {
@@ -191,6 +196,9 @@ fn receive_one(
     message: UserPtr<MessageHeader>,
     flags: u32,
 ) -> Result {
+    if flags & MSG_CMSG_COMPAT != 0 {
+        return Err(Errno::EINVAL);
+    }
     let mut header = message.read()?;
     let segments = segments(&header)?;
     let mut got = socket.receive(ctx.task, &mut Sink::segments(segments), how(nonblocking, flags)?)?;

@@ -36,7 +36,7 @@ const NOT_THESE: &[&str] = &[
 
 macro_rules! every_test {
     ($($number:literal $name:ident $(($($kind:expr),*))?;)*) => {
-        &[$(Test { area: module_path!(), short: stringify!($name), calls: &[stringify!($name)], race: false,
+        &[$(Test { area: module_path!(), short: stringify!($name), calls: &[stringify!($name)], race: false, long: false,
             run: one::<$number> }),*]
     };
 }

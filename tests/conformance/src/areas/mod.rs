@@ -14,6 +14,7 @@ areas! {
     capabilities
     clone
     core
+    directories
     dnotify
     fcntl
     files
@@ -22,14 +23,17 @@ areas! {
     epoll
     futex
     huge
+    lookup
     mapping
     memory
+    mountfd
     mounts
     open
     pipe
     policy
     process
     ptrace
+    recent
     rename
     rseq
     restart
@@ -38,6 +42,7 @@ areas! {
     signal
     terminal
     timers
+    tmpfs
     unix
 }
 

@@ -59,9 +59,22 @@ bitflags! {
 }
 
 impl MountFlags {
+    /// When access times are updated.
+    pub const ATIME: MountFlags =
+        MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
+
     /// What makes a mount safer: not to be lifted by those it was meant for.
     const RESTRICTIONS: MountFlags =
         MountFlags::READ_ONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+}
+
+/// Flags to clear, then flags to set.
+#[derive(Clone, Copy, Debug)]
+pub struct FlagChange {
+    /// Set after the others were cleared.
+    pub set: MountFlags,
+    /// Cleared.
+    pub clear: MountFlags,
 }
 
 /// One mount.
@@ -149,12 +162,16 @@ impl Mount {
         MountFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
     }
 
-    /// Changes the flags (`MS_REMOUNT`). `EPERM` to lift a restriction of a locked mount.
-    pub fn set_flags(&self, flags: MountFlags) -> Result<()> {
+    /// `EPERM` if these would lift a restriction of a locked mount, or change its access times.
+    pub fn may_have_flags(&self, flags: MountFlags) -> Result<()> {
         let lifted = self.flags() & MountFlags::RESTRICTIONS & !flags;
-        if self.is_locked() && !lifted.is_empty() {
-            return Err(Errno::EPERM);
-        }
+        let other_times = (self.flags() ^ flags).intersects(MountFlags::ATIME);
+        if self.is_locked() && (!lifted.is_empty() || other_times) { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    /// Changes the flags (`MS_REMOUNT`). As [`Mount::may_have_flags`].
+    pub fn set_flags(&self, flags: MountFlags) -> Result<()> {
+        self.may_have_flags(flags)?;
         self.flags.store(flags.bits(), Ordering::Relaxed);
         Ok(())
     }
@@ -173,7 +190,7 @@ impl Mount {
 
     /// `EROFS` if this mount or its file system is read-only.
     pub fn check_writable(&self) -> Result<()> {
-        let read_only = self.flags().contains(MountFlags::READ_ONLY) || self.superblock.fs().read_only();
+        let read_only = self.flags().contains(MountFlags::READ_ONLY) || self.superblock.read_only();
         if read_only { Err(Errno::EROFS) } else { Ok(()) }
     }
 

@@ -10,7 +10,7 @@ use alloc::{
 use core::sync::atomic::Ordering;
 
 use super::{
-    Mount,
+    FlagChange, Mount, MountFlags,
     propagation::{self, Copy, Tree, Type},
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     },
     ns::{self, UserNamespace},
     sync::{Mutex, SpinLock},
+    task::{Capabilities, Credentials},
 };
 
 /// Held over every change of a tree of mounts.
@@ -35,6 +36,8 @@ pub struct MountNamespace {
     id: u64,
     owner: Arc<UserNamespace>,
     me: Weak<MountNamespace>,
+    /// It belongs to no task: mounts that are to be put somewhere.
+    detached: bool,
     /// In the order of mounting; the first is the root.
     mounts: SpinLock<Vec<Arc<Mount>>>,
 }
@@ -46,10 +49,20 @@ impl MountNamespace {
     }
 
     fn owned(mounts: Vec<Arc<Mount>>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {
+        Self::of(mounts, owner, false)
+    }
+
+    /// A namespace of no task: `mounts`, the first of which is the root of the others, are to be put somewhere. Those that are
+    /// not end with it.
+    pub fn detached(mounts: Vec<Arc<Mount>>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {
+        Self::of(mounts, owner, true)
+    }
+
+    fn of(mounts: Vec<Arc<Mount>>, owner: &Arc<UserNamespace>, detached: bool) -> Arc<MountNamespace> {
         Arc::new_cyclic(|me| {
             mounts.iter().for_each(|mount| mount.set_namespace(me.clone()));
             let (id, owner, mounts) = (ns::next_id(), owner.clone(), SpinLock::new(mounts));
-            MountNamespace { id, owner, me: me.clone(), mounts }
+            MountNamespace { id, owner, me: me.clone(), detached, mounts }
         })
     }
 
@@ -159,14 +172,32 @@ impl MountNamespace {
     /// unbindable or of another namespace, and for a mount namespace that is this one or older, which would keep itself.
     pub fn bind(&self, source: &Path, place: Path, recursive: bool) -> Result<()> {
         let _tree = TREE.lock();
-        let from = source.mount();
-        let namespace = namespace_at(source);
-        if let Some(AnyNamespace::Mount(bound)) = &namespace
+        if let Some(AnyNamespace::Mount(bound)) = namespace_at(source)
             && self.id >= bound.id
         {
             return Err(Errno::EINVAL);
         }
-        if from.kin().unbindable || (namespace.is_none() && !from.is_in(self)) {
+        self.attach(self.copy_of(source, recursive)?, place)
+    }
+
+    /// As [`MountNamespace::bind`], into a namespace of its own: `open_tree(OPEN_TREE_CLONE)`.
+    pub fn copy_detached(&self, source: &Path, recursive: bool) -> Result<Arc<MountNamespace>> {
+        let _tree = TREE.lock();
+        let tree = self.copy_of(source, recursive)?;
+        for (mount, on) in &tree {
+            if let Some((parent, dentry)) = on
+                && let Some((parent, _)) = tree.get(*parent)
+            {
+                mount.attach(Path::new(parent.clone(), dentry.clone()));
+            }
+        }
+        Ok(Self::detached(tree.into_iter().map(|(mount, _)| mount).collect(), &self.owner))
+    }
+
+    /// New mounts of what `source` shows.
+    fn copy_of(&self, source: &Path, recursive: bool) -> Result<Tree> {
+        let from = source.mount();
+        if from.kin().unbindable || (namespace_at(source).is_none() && !from.is_in(self)) {
             return Err(Errno::EINVAL);
         }
         if !recursive && self.below(source).iter().any(|mount| mount.is_pinned()) {
@@ -191,7 +222,7 @@ impl MountNamespace {
             copies.push((copy, Some((parent, on.dentry().clone()))));
             originals.push(old);
         }
-        self.attach(copies, place)
+        Ok(copies)
     }
 
     /// The mounts below `place`, parents first.
@@ -230,21 +261,31 @@ impl MountNamespace {
         Ok(())
     }
 
-    /// Moves the mount whose root is `from` to `place` (`MS_MOVE`). `EINVAL` if `from` is not the root of a
-    /// mount, or the namespace's root, if it is on a shared mount, or something unbindable would come to be on one; `ELOOP` if
-    /// `place` is below it.
+    /// Where the mount is whose root is `place`, and the namespace it is in, if somebody of this one may move it or change
+    /// it: it is mounted here, or it is the root of a detached one. `EINVAL`.
+    fn home(&self, place: &Path) -> Result<(Option<Path>, Arc<MountNamespace>)> {
+        let mount = place.mount();
+        let namespace = mount.namespace().filter(|_| place.is_mount_root()).ok_or(Errno::EINVAL)?;
+        let on = mount.mounted_on();
+        let ours = if on.is_some() { mount.is_in(self) } else { namespace.detached };
+        if ours { Ok((on, namespace)) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Moves the mount whose root is `from` to `place` (`MS_MOVE`, `move_mount`), from this namespace or a detached one.
+    /// `EINVAL` if `from` is not the root of such a mount, or the namespace's root, if it is on a shared mount, or something
+    /// unbindable would come to be on one; `ELOOP` if `place` is below it.
     pub fn relocate(&self, from: &Path, place: Path) -> Result<()> {
         let _tree = TREE.lock();
         let mount = from.mount();
-        let parent = mount.mounted_on().filter(|_| from.is_mount_root() && mount.is_in(self));
-        let parent = parent.ok_or(Errno::EINVAL)?;
-        if mount.is_pinned() || parent.mount().kin().group != 0 {
+        let (parent, home) = self.home(from)?;
+        let shared = parent.as_ref().is_some_and(|on| on.mount().kin().group != 0);
+        if mount.is_pinned() || shared {
             return Err(Errno::EINVAL);
         }
         let place = place.below_mounts();
         // Here that one is a directory and the other is not is EINVAL.
         self.check_place(mount, &place).map_err(|e| if e == Errno::ENOTDIR { Errno::EINVAL } else { e })?;
-        let tree = self.subtree(mount);
+        let tree = home.subtree(mount);
         if place.mount().kin().group != 0 && tree.iter().any(|m| m.kin().unbindable) {
             return Err(Errno::EINVAL);
         }
@@ -265,10 +306,71 @@ impl MountNamespace {
         let mut whole: Tree = alloc::vec![(mount.clone(), None)];
         whole.extend(below);
         let moved = self.attach(whole.clone(), place);
-        if moved.is_err() {
-            self.put(&whole, parent); // where it was
+        match (&moved, parent) {
+            (Err(_), Some(parent)) => self.put(&whole, parent), // where it was
+            (Ok(()), None) => {
+                let left = core::mem::take(&mut *home.mounts.lock());
+                drop(left); // outside the lock
+            }
+            _ => {}
         }
         moved
+    }
+
+    /// Changes flags of the mount whose root is `place`, and with `recursive` of those below it, and who hears of changes
+    /// there: of all of them or of none. `busy` is asked about those that become read-only. `EINVAL`; `EPERM` to lift a
+    /// restriction.
+    pub fn set_attributes(
+        &self,
+        place: &Path,
+        recursive: bool,
+        change: FlagChange,
+        propagation: Option<Type>,
+        busy: impl Fn(&[Arc<Mount>]) -> Result<()>,
+    ) -> Result<()> {
+        let _tree = TREE.lock();
+        let (_, home) = self.home(place)?;
+        let mounts = if recursive { home.subtree(place.mount()) } else { alloc::vec![place.mount().clone()] };
+        let wanted = |mount: &Mount| (mount.flags() - change.clear) | change.set;
+        mounts.iter().try_for_each(|mount| mount.may_have_flags(wanted(mount)))?;
+        if change.set.contains(MountFlags::READ_ONLY) {
+            let new = |m: &&Arc<Mount>| !m.flags().contains(MountFlags::READ_ONLY);
+            let new: Vec<Arc<Mount>> = mounts.iter().filter(new).cloned().collect();
+            if !new.is_empty() {
+                busy(&new)?;
+            }
+        }
+        for mount in &mounts {
+            mount.set_flags(wanted(mount))?;
+            if let Some(to) = propagation {
+                propagation::change(mount, to);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the private mount whose root is `to` hear of changes as the one at `from` does (`MOVE_MOUNT_SET_GROUP`), which
+    /// shows at least as much of the same file system. `EINVAL`; `EPERM` without `CAP_SYS_ADMIN` over the namespace of one.
+    pub fn join_group(&self, from: &Path, to: &Path, credentials: &Credentials) -> Result<()> {
+        let _tree = TREE.lock();
+        let namespaces = [from, to].map(|place| place.mount().namespace());
+        for namespace in &namespaces {
+            let namespace = namespace.as_ref().ok_or(Errno::EINVAL)?;
+            if !credentials.capable_in(namespace.owner(), Capabilities::SYS_ADMIN) {
+                return Err(Errno::EPERM);
+            }
+        }
+        let (model, mount) = (from.mount(), to.mount());
+        let (theirs, ours) = (model.kin(), mount.kin());
+        let same = Arc::ptr_eq(model.superblock(), mount.superblock());
+        if !from.is_mount_root() || !to.is_mount_root() || !same || !mount.root().is_below(model.root()) {
+            return Err(Errno::EINVAL);
+        }
+        if ours.group != 0 || ours.master != 0 || (theirs.group == 0 && theirs.master == 0) {
+            return Err(Errno::EINVAL);
+        }
+        propagation::inherit(mount, model, Copy::Peer);
+        Ok(())
     }
 
     /// Makes the mount whose root is `new` the root of the namespace in place of `old`, the caller's root, which

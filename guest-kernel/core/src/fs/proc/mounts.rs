@@ -56,7 +56,7 @@ pub(super) fn mounts(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         emit!(out, " ");
         out.escaped(&place, SPECIAL);
         emit!(out, " {} ", fs.name());
-        options(out, &mount, read_only(&mount) || fs.read_only());
+        options(out, &mount, read_only(&mount) || mount.superblock().read_only());
         file_system_options(out, &**fs);
         emit!(out, " 0 0\n");
     }
@@ -112,7 +112,7 @@ pub(super) fn mountinfo(s: &Scope<'_>, out: &mut Text) -> Result<()> {
         kin(out, &mount, &namespace, &root);
         emit!(out, " - {} ", fs.name());
         out.escaped(mount.source(), SPECIAL);
-        emit!(out, " {}", if fs.read_only() { "ro" } else { "rw" });
+        emit!(out, " {}", if mount.superblock().read_only() { "ro" } else { "rw" });
         file_system_options(out, &**fs);
         emit!(out, "\n");
     }

@@ -1,6 +1,6 @@
 //! sendfile and copy_file_range: copies within the kernel, through a buffer of a few pages.
 
-use alloc::{vec, vec::Vec};
+use alloc::{sync::Arc, vec, vec::Vec};
 
 use crate::{
     TaskRef,
@@ -139,6 +139,10 @@ fn copy_file_range(
     }
     if !input.flags().readable() || !output.flags().writable() || output.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EBADF);
+    }
+    // From one file system to another is for the program to do.
+    if !Arc::ptr_eq(input.path().mount().superblock(), output.path().mount().superblock()) {
+        return Err(Errno::EXDEV);
     }
     let mut from = End { file: &input, offset: read_offset(in_offset)? };
     let mut to = End { file: &output, offset: read_offset(out_offset)? };

@@ -8,7 +8,7 @@ use crate::{
     fs::{
         Dentry, Mount, OpenFile, OpenFlags, Path, Superblock,
         inode::InodeRef,
-        tmpfs::{Tmpfs, TmpfsOptions},
+        tmpfs::{Tmpfs, TmpfsOptions, UNLIMITED},
     },
     sync::Mutex,
     syscall::{Ctx, Syscall, UserStr},
@@ -35,8 +35,7 @@ static HOME: Mutex<Option<Home>> = Mutex::new(None);
 fn home() -> Result<(Arc<Tmpfs>, Arc<Mount>)> {
     let mut home = HOME.lock();
     if home.is_none() {
-        let fs =
-            Tmpfs::new(&TmpfsOptions { size: u64::MAX / 2, inodes: u64::MAX, ..TmpfsOptions::default() })?;
+        let fs = Tmpfs::new(&TmpfsOptions { size: UNLIMITED, inodes: UNLIMITED, ..TmpfsOptions::default() })?;
         let mount = Mount::internal(Superblock::new(fs.clone()));
         *home = Some(Home { fs, mount });
     }

@@ -67,12 +67,25 @@ fn pwrite64(ctx: &mut Ctx<'_>, fd: Fd, buf: UserAddr, count: usize, pos: i64) ->
 
 fn readv(ctx: &mut Ctx<'_>, fd: Fd, vector: UserPtr<IoVec>, count: usize) -> Result {
     let file = file(ctx, fd)?;
-    file.read(ctx.task, &mut Sink::segments(read_iovec(vector, count)?))
+    let segments = read_iovec(vector, count)?;
+    if is_nothing(&segments) && file.flags().readable() {
+        return Ok(0);
+    }
+    file.read(ctx.task, &mut Sink::segments(segments))
+}
+
+/// No bytes: not even asked for, other than by a plain read or write.
+fn is_nothing(segments: &Segments) -> bool {
+    segments.iter().all(|s| s.len == 0)
 }
 
 fn writev(ctx: &mut Ctx<'_>, fd: Fd, vector: UserPtr<IoVec>, count: usize) -> Result {
     let file = file(ctx, fd)?;
-    file.write(ctx.task, &mut Source::segments(read_iovec(vector, count)?))
+    let segments = read_iovec(vector, count)?;
+    if is_nothing(&segments) && file.flags().writable() {
+        return Ok(0);
+    }
+    file.write(ctx.task, &mut Source::segments(segments))
 }
 
 fn preadv(ctx: &mut Ctx<'_>, fd: Fd, vector: UserPtr<IoVec>, count: usize, low: i64, _high: u64) -> Result {

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Caller, read_path};
 use crate::{
     errno::Result,
-    fs::{Mount, WalkFlags},
+    fs::{Mount, MountFlags, WalkFlags},
     syscall::{Ctx, Fd, Syscall, UserPtr, UserStr},
     syscalls,
 };
@@ -33,12 +33,20 @@ fn fill(mount: &Mount) -> RawStatFs {
     const ST_VALID: i64 = 0x20;
     /// `ST_RDONLY`.
     const ST_RDONLY: i64 = 1;
-    /// `ST_RELATIME`.
-    const ST_RELATIME: i64 = 0x1000;
+    /// `ST_NOSYMFOLLOW`, `ST_NOATIME`, `ST_NODIRATIME`, `ST_RELATIME`.
+    const OTHERS: &[(MountFlags, i64)] = &[
+        (MountFlags::NOSYMFOLLOW, 0x2000),
+        (MountFlags::NOATIME, 0x400),
+        (MountFlags::NODIRATIME, 0x800),
+        (MountFlags::RELATIME, 0x1000),
+    ];
     let s = mount.superblock().fs().statfs();
     let dev = mount.superblock().dev();
     // ST_NOSUID, ST_NODEV and ST_NOEXEC are the bits of MS_*.
-    let mut flags = ST_VALID | ST_RELATIME | i64::from(mount.flags().bits() & 0xe);
+    let mut flags = ST_VALID | i64::from(mount.flags().bits() & 0xe);
+    for (_, bit) in OTHERS.iter().filter(|(flag, _)| mount.flags().contains(*flag)) {
+        flags |= bit;
+    }
     if mount.check_writable().is_err() {
         flags |= ST_RDONLY;
     }

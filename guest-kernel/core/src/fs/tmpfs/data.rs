@@ -33,6 +33,12 @@ use crate::{
 
 const PAGE: u64 = hal::PAGE_SIZE as u64;
 
+/// Bytes written until it is asked whether to go on.
+const UNASKED: u64 = 128 * 1024;
+
+/// Asked now and then in what takes long; an error ends it.
+pub(super) type GoOn<'a> = Option<&'a mut dyn FnMut() -> Result<()>>;
+
 /// `F_SEAL_SEAL`: no more seals.
 pub const SEAL_SEAL: u32 = 1;
 /// `F_SEAL_SHRINK`.
@@ -171,6 +177,7 @@ impl FileData {
         fs: &Shared,
         offset: Option<u64>,
         source: &mut Source<'_>,
+        go_on: GoOn<'_>,
     ) -> Result<(u64, usize)> {
         let _guard = self.write.lock();
         self.opened_for_writing();
@@ -184,7 +191,7 @@ impl FileData {
         }
         // Up to the page that would make it grow.
         let limit = if seals & SEAL_GROW != 0 { self.size() } else { end };
-        let result = self.write_pages(fs, offset, limit, source);
+        let result = self.write_pages(fs, offset, limit, source, go_on);
         let n = source.done() - start;
         if n > 0 {
             self.size.fetch_max(offset + n as u64, Ordering::AcqRel);
@@ -195,9 +202,23 @@ impl FileData {
         }
     }
 
-    fn write_pages(&self, fs: &Shared, offset: u64, limit: u64, source: &mut Source<'_>) -> Result<()> {
+    fn write_pages(
+        &self,
+        fs: &Shared,
+        offset: u64,
+        limit: u64,
+        source: &mut Source<'_>,
+        mut go_on: GoOn<'_>,
+    ) -> Result<()> {
         let mut at = offset;
+        let mut ask_at = offset.saturating_add(UNASKED);
         while source.remaining() > 0 {
+            if at >= ask_at {
+                ask_at = at.saturating_add(UNASKED);
+                if let Some(go_on) = &mut go_on {
+                    go_on()?;
+                }
+            }
             let within = at % PAGE;
             let n = (PAGE - within).min(source.remaining() as u64);
             if at + n > limit {
@@ -301,7 +322,7 @@ impl FileData {
         pages: Range<u64>,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let free = fs.max_pages.saturating_sub(fs.pages.load(Ordering::Relaxed));
+        let free = fs.max_pages.load(Ordering::Relaxed).saturating_sub(fs.pages.load(Ordering::Relaxed));
         let wanted = (pages.end - pages.start).saturating_sub(self.pages.count() as u64);
         if wanted > free {
             return Err(Errno::ENOSPC);

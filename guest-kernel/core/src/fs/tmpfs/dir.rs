@@ -1,8 +1,10 @@
 //! Names of a directory: its own, and what shows through from its origin.
+//!
+//! A listing tells the newest of its own names first, as Linux does, then the origin's: a name that is made, or comes of
+//! a rename, while a listing goes on is always before where that is. So who renames what it is told, name by name,
+//! comes to an end.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
-use core::ops::Bound;
-
 use hashbrown::HashMap;
 
 use super::{Shared, TmpInode};
@@ -12,8 +14,11 @@ use crate::{
     sync::SpinLock,
 };
 
-/// Cookies of own names start here if there is an origin; below are the origin's cookies.
-const OWN: u64 = 1 << 61;
+/// Cookies of the origin's names start here; below are those of own names.
+const ORIGIN: u64 = 1 << 61;
+
+/// The cookie of an own name is this less its place in the order of creation.
+const FIRST: u64 = 1 << 60;
 
 /// Names copied out of the lock at a time when listing.
 const BATCH: usize = 64;
@@ -116,56 +121,51 @@ impl DirData {
         self.names.lock().dead = true;
     }
 
-    /// Lists the origin's names first, whether they still are the origin's or not, then the other own ones:
-    /// so each name has one cookie that does not change while a listing goes on.
+    /// Lists own names that the origin has not, then the origin's, whether they still are the origin's or not: so each
+    /// name has one cookie that does not change while a listing goes on.
     pub(super) fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
-        let base = if self.origin.is_some() { OWN } else { 0 };
-        if from < base
-            && let Some(origin) = &self.origin
-        {
-            let mut more = true;
-            origin.readdir(from, &mut |entry| {
-                let names = self.names.lock();
-                // An unchanged directory is the rule: do not even hash.
-                let slot = if names.slots.is_empty() { None } else { names.slots.get(entry.name) };
-                let entry = match slot {
-                    Some(Slot::Whiteout) => return true,
-                    Some(Slot::Name(_, inode)) => {
-                        DirEntry { ino: inode.number(), kind: inode.kind(), ..*entry }
-                    }
-                    None => *entry,
-                };
-                drop(names);
-                more = emit(&entry);
-                more
-            })?;
-            if !more {
-                return Ok(());
-            }
+        if from < ORIGIN && !self.read_own(from, emit) {
+            return Ok(());
         }
-        self.read_own(base, from.max(base) - base, emit)
+        let Some(origin) = &self.origin else { return Ok(()) };
+        origin.readdir(from.saturating_sub(ORIGIN), &mut |entry| {
+            let names = self.names.lock();
+            // An unchanged directory is the rule: do not even hash.
+            let slot = if names.slots.is_empty() { None } else { names.slots.get(entry.name) };
+            let mut entry = DirEntry { next: ORIGIN + entry.next, ..*entry };
+            match slot {
+                Some(Slot::Whiteout) => return true,
+                Some(Slot::Name(_, inode)) => (entry.ino, entry.kind) = (inode.number(), inode.kind()),
+                None => {}
+            }
+            drop(names);
+            emit(&entry)
+        })
     }
 
-    fn read_own(&self, base: u64, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
-        let mut from = from;
+    /// False if a name was not accepted.
+    fn read_own(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> bool {
+        let Some(mut last) = FIRST.checked_sub(from) else { return true };
         loop {
             let mut batch: Vec<(u64, Arc<[u8]>, Arc<TmpInode>)> = Vec::with_capacity(BATCH.min(self.len()));
             {
                 let names = self.names.lock();
-                for (seq, name) in names.order.range((Bound::Included(from), Bound::Unbounded)).take(BATCH) {
+                for (seq, name) in names.order.range(..=last).rev().take(BATCH) {
                     if let Some(Slot::Name(_, inode)) = names.slots.get(name) {
                         batch.push((*seq, name.clone(), inode.clone()));
                     }
                 }
             }
-            let Some((last, _, _)) = batch.last() else { return Ok(()) };
-            from = last + 1;
             for (seq, name, inode) in &batch {
-                let next = base + seq + 1;
+                let next = FIRST - seq + 1;
                 let entry = DirEntry { name, ino: inode.number(), kind: inode.kind(), next };
                 if !self.origin_has(name) && !emit(&entry) {
-                    return Ok(());
+                    return false;
                 }
+            }
+            match batch.last() {
+                Some((seq, ..)) if *seq > 0 => last = seq - 1,
+                _ => return true,
             }
         }
     }

@@ -269,6 +269,9 @@ impl TmpInode {
         let directory = victim.kind == FileType::Directory;
         self.directory()?.remove(name);
         self.names_changed(if directory { -1 } else { 0 });
+        if !directory && victim.attributes.lock().nlink > 1 {
+            self.fs.release_link();
+        }
         victim.add_links(if directory { -2 } else { -1 });
         Ok(())
     }
@@ -451,7 +454,16 @@ impl Inode for TmpInode {
         if target.attributes.lock().nlink >= LINK_MAX {
             return Err(Errno::EMLINK);
         }
-        self.directory()?.insert(name, inode)?;
+        let directory = self.directory()?;
+        let another = target.attributes.lock().nlink > 0;
+        if another {
+            self.fs.charge_link()?;
+        }
+        directory.insert(name, inode).inspect_err(|_| {
+            if another {
+                self.fs.release_link();
+            }
+        })?;
         target.add_links(1);
         target.attributes.lock().linkable = false;
         self.names_changed(0);
@@ -556,7 +568,7 @@ impl Inode for TmpInode {
 
     fn write_at(&self, offset: u64, source: &mut Source<'_>) -> Result {
         self.pin();
-        let (_, n) = self.file()?.write(&self.fs, Some(offset), source)?;
+        let (_, n) = self.file()?.write(&self.fs, Some(offset), source, None)?;
         if n > 0 {
             self.content_changed();
         }
@@ -565,7 +577,19 @@ impl Inode for TmpInode {
 
     fn append(&self, source: &mut Source<'_>) -> Result<(u64, usize)> {
         self.pin();
-        let done = self.file()?.write(&self.fs, None, source)?;
+        let done = self.file()?.write(&self.fs, None, source, None)?;
+        self.content_changed();
+        Ok(done)
+    }
+
+    fn write_long(
+        &self,
+        offset: Option<u64>,
+        source: &mut Source<'_>,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<(u64, usize)> {
+        self.pin();
+        let done = self.file()?.write(&self.fs, offset, source, Some(go_on))?;
         self.content_changed();
         Ok(done)
     }

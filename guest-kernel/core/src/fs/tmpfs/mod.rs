@@ -25,6 +25,7 @@
 //! | `inode` | [`TmpInode`]: attributes, and the VFS's trait |
 //! | `dir` | names, whiteouts, and listing two layers as one |
 //! | `data` | content: a sparse array of frames over the origin's pages |
+//! | `options` | what `mount -o` sets: limits, and how the root looks |
 //!
 //! Lock order: a file's write mutex → (`Mm` layout, by a fault or a truncation) → spin locks (attributes,
 //! names, pages, the table), none of which is held while another is taken.
@@ -34,6 +35,7 @@ mod dir;
 mod inode;
 #[cfg(test)]
 mod model_tests;
+mod options;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +50,7 @@ use hashbrown::{HashMap, hash_map::Entry};
 use ringfence_hal as hal;
 
 pub use inode::TmpInode;
+pub use options::{Given, TmpfsOptions, UNLIMITED};
 
 use super::{
     inode::{FileSystem, InodeRef, NewInode, NewKind, alloc_anonymous_dev},
@@ -66,30 +69,6 @@ const FIRST_OWN_INO: u64 = 1 << 40;
 /// Pages freed at once that the host is told about.
 const WORTH_REPORTING: usize = 64;
 
-/// What `mount -t tmpfs -o` can set.
-#[derive(Clone, Copy, Debug)]
-pub struct TmpfsOptions {
-    /// Bytes of file content.
-    pub size: u64,
-    /// Inodes.
-    pub inodes: u64,
-    /// Permission bits of the root.
-    pub mode: u32,
-    /// Owner of the root.
-    pub uid: u32,
-    /// Group of the root.
-    pub gid: u32,
-}
-
-impl Default for TmpfsOptions {
-    /// Half of the memory, as Linux.
-    fn default() -> Self {
-        let pages = hal::frames::stats().total as u64;
-        let size = (pages / 2).max(1) * hal::PAGE_SIZE as u64;
-        TmpfsOptions { size, inodes: pages.max(1024), mode: 0o1777, uid: 0, gid: 0 }
-    }
-}
-
 /// The `TmpInode` made for an inode of the lower tree.
 enum Known {
     /// Unchanged: as long as somebody uses it.
@@ -101,11 +80,14 @@ enum Known {
 /// What all inodes of one file system share.
 struct Shared {
     dev: u64,
-    max_pages: u64,
-    max_inodes: u64,
+    /// Limits, or [`UNLIMITED`]; a remount changes them.
+    max_pages: AtomicU64,
+    max_inodes: AtomicU64,
     pages: AtomicU64,
     inodes: AtomicU64,
     next_ino: AtomicU64,
+    /// Every name but an inode's first counts as an inode; not over a lower file system, whose names nobody counts.
+    counts_links: bool,
     /// By number in the lower file system.
     known: SpinLock<HashMap<u64, Known>>,
 }
@@ -113,7 +95,7 @@ struct Shared {
 impl Shared {
     /// Counts a page. `ENOSPC`.
     fn charge_page(&self) -> Result<()> {
-        charge(&self.pages, self.max_pages)?;
+        charge(&self.pages, &self.max_pages)?;
         commit::add(1);
         Ok(())
     }
@@ -128,8 +110,19 @@ impl Shared {
 
     /// Counts an inode and gives it a number. `ENOSPC`.
     fn new_ino(&self) -> Result<u64> {
-        charge(&self.inodes, self.max_inodes)?;
+        charge(&self.inodes, &self.max_inodes)?;
         Ok(self.next_ino.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts one more name of an inode that has one: on tmpfs each takes memory of its own.
+    fn charge_link(&self) -> Result<()> {
+        if self.counts_links { charge(&self.inodes, &self.max_inodes) } else { Ok(()) }
+    }
+
+    fn release_link(&self) {
+        if self.counts_links {
+            self.inodes.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The one object for `origin`, an inode of the lower tree.
@@ -174,10 +167,30 @@ impl Shared {
     }
 }
 
-fn charge(counter: &AtomicU64, max: u64) -> Result<()> {
+fn charge(counter: &AtomicU64, max: &AtomicU64) -> Result<()> {
+    let max = max.load(Ordering::Relaxed);
     let more = |n: u64| (n < max).then_some(n + 1);
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| Errno::ENOSPC)?;
     Ok(())
+}
+
+fn pages_of_size(bytes: u64) -> u64 {
+    if bytes == UNLIMITED { UNLIMITED } else { bytes.div_ceil(hal::PAGE_SIZE as u64) }
+}
+
+/// A limit and what is left of it, as `statfs` says: no limit is nought of nought.
+fn left(max: &AtomicU64, used: &AtomicU64) -> (u64, u64) {
+    match max.load(Ordering::Relaxed) {
+        UNLIMITED => (0, 0),
+        max => (max, max.saturating_sub(used.load(Ordering::Relaxed))),
+    }
+}
+
+/// Another limit. `EINVAL` for one where there was none, or for less than is used.
+fn check_limit(max: &AtomicU64, used: &AtomicU64, new: u64) -> Result<()> {
+    let unlimited = max.load(Ordering::Relaxed) == UNLIMITED;
+    let fits = new == UNLIMITED || (!unlimited && used.load(Ordering::Relaxed) <= new);
+    if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// A tmpfs, perhaps over a lower file system.
@@ -187,6 +200,9 @@ pub struct Tmpfs {
     /// Kept as long as inodes refer to its inodes.
     lower: Option<Arc<dyn FileSystem>>,
     name: &'static str,
+    /// What is not said of it where mounts are listed.
+    rule: TmpfsOptions,
+    made: TmpfsOptions,
 }
 
 impl Tmpfs {
@@ -200,7 +216,8 @@ impl Tmpfs {
         let shared = Self::shared(options, 2);
         let &TmpfsOptions { mode, uid, gid, .. } = options;
         let root = TmpInode::create(&shared, &NewInode { kind: NewKind::Directory, mode, uid, gid })?;
-        Ok(Arc::new(Tmpfs { shared, root, lower: None, name }))
+        let rule = TmpfsOptions::default();
+        Ok(Arc::new(Tmpfs { shared, root, lower: None, name, rule, made: *options }))
     }
 
     /// A tmpfs over `lower`: the tree of `lower`, and changes to it in memory. `mode`, `uid` and `gid` of the
@@ -208,17 +225,19 @@ impl Tmpfs {
     pub fn over(lower: Arc<dyn FileSystem>, options: &TmpfsOptions) -> Arc<Tmpfs> {
         let shared = Self::shared(options, FIRST_OWN_INO);
         let root = shared.known(lower.root());
-        Arc::new(Tmpfs { shared, root, lower: Some(lower), name: "overlay" })
+        let (rule, made) = (TmpfsOptions::default(), *options);
+        Arc::new(Tmpfs { shared, root, lower: Some(lower), name: "overlay", rule, made })
     }
 
     fn shared(options: &TmpfsOptions, first_ino: u64) -> Arc<Shared> {
         Arc::new(Shared {
             dev: alloc_anonymous_dev(),
-            max_pages: options.size.div_ceil(hal::PAGE_SIZE as u64),
-            max_inodes: options.inodes,
+            max_pages: AtomicU64::new(pages_of_size(options.size)),
+            max_inodes: AtomicU64::new(options.inodes),
             pages: AtomicU64::new(0),
             inodes: AtomicU64::new(0),
             next_ino: AtomicU64::new(first_ino),
+            counts_links: first_ino < FIRST_OWN_INO,
             known: SpinLock::new(HashMap::new()),
         })
     }
@@ -254,20 +273,76 @@ impl FileSystem for Tmpfs {
 
     fn statfs(&self) -> StatFs {
         let s = &self.shared;
-        StatFs {
-            magic: if self.lower.is_some() { 0x794c_7630 } else { 0x0102_1994 },
-            block_size: hal::PAGE_SIZE as u64,
-            blocks: s.max_pages,
-            free: s.max_pages.saturating_sub(s.pages.load(Ordering::Relaxed)),
-            files: s.max_inodes,
-            files_free: s.max_inodes.saturating_sub(s.inodes.load(Ordering::Relaxed)),
-            name_max: super::NAME_MAX as u64,
-        }
+        let (blocks, free) = left(&s.max_pages, &s.pages);
+        let (files, files_free) = left(&s.max_inodes, &s.inodes);
+        let magic = match self.name {
+            "overlay" => 0x794c_7630,
+            "ramfs" => 0x8584_58f6,
+            _ => 0x0102_1994,
+        };
+        let block_size = hal::PAGE_SIZE as u64;
+        StatFs { magic, block_size, blocks, free, files, files_free, name_max: super::NAME_MAX as u64 }
     }
 
+    /// As Linux: what is as it is by itself is not said.
     fn options(&self) -> String {
-        let kib = self.shared.max_pages.saturating_mul(hal::PAGE_SIZE as u64 / 1024);
-        alloc::format!("size={kib}k,nr_inodes={}", self.shared.max_inodes)
+        let mut text = String::new();
+        let mut say = |option: String| {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text.push_str(&option);
+        };
+        let (rule, s) = (&self.rule, &self.shared);
+        match s.max_pages.load(Ordering::Relaxed) {
+            UNLIMITED if self.name != "ramfs" => say("size=0k".into()),
+            pages if pages != UNLIMITED && pages != pages_of_size(rule.size) => {
+                say(alloc::format!("size={}k", pages.saturating_mul(hal::PAGE_SIZE as u64 / 1024)));
+            }
+            _ => {}
+        }
+        match s.max_inodes.load(Ordering::Relaxed) {
+            UNLIMITED if self.name != "ramfs" => say("nr_inodes=0".into()),
+            inodes if inodes != UNLIMITED && inodes != rule.inodes => {
+                say(alloc::format!("nr_inodes={inodes}"))
+            }
+            _ => {}
+        }
+        let made = &self.made;
+        if self.lower.is_none() {
+            if made.mode != rule.mode {
+                say(alloc::format!("mode={:03o}", made.mode));
+            }
+            if made.uid != 0 {
+                say(alloc::format!("uid={}", made.uid));
+            }
+            if made.gid != 0 {
+                say(alloc::format!("gid={}", made.gid));
+            }
+        }
+        text
+    }
+
+    /// Other limits. How the root looks is not changed by a remount.
+    fn reconfigure(&self, options: &[u8]) -> Result<()> {
+        if self.name == "ramfs" {
+            return Ok(());
+        }
+        let (given, s) = (Given::parse(options)?, &self.shared);
+        let pages = given.size.map(pages_of_size);
+        if let Some(pages) = pages {
+            check_limit(&s.max_pages, &s.pages, pages)?;
+        }
+        if let Some(inodes) = given.inodes {
+            check_limit(&s.max_inodes, &s.inodes, inodes)?;
+        }
+        if let Some(pages) = pages {
+            s.max_pages.store(pages, Ordering::Relaxed);
+        }
+        if let Some(inodes) = given.inodes {
+            s.max_inodes.store(inodes, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

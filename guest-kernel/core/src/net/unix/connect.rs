@@ -28,7 +28,8 @@ impl UnixSocket {
     /// Gives it a name; without one, an abstract one that is free.
     pub(super) fn bind_to(&self, task: &TaskRef, address: Option<Address>) -> Result<()> {
         if self.with(|s| s.name.is_some()) {
-            return Err(Errno::EINVAL);
+            // Any name will do, and it has one.
+            return if address.is_none() { Ok(()) } else { Err(Errno::EINVAL) };
         }
         let name = address::bind(task, self, address)?;
         self.with(|s| s.name = Some(Address::encode(Some(&name))));
@@ -71,7 +72,7 @@ impl UnixSocket {
     }
 
     /// Gives a datagram socket another peer. What the old one sent and was not read is lost, and it is told so.
-    fn change_peer(&self, new: Option<Weak<UnixSocket>>) {
+    pub(super) fn change_peer(&self, new: Option<Weak<UnixSocket>>) {
         let (old, lost) = self.with(|s| {
             let same = match (&s.peer, &new) {
                 (Some(a), Some(b)) => a.ptr_eq(b),
@@ -116,6 +117,7 @@ impl UnixSocket {
             s.name = name;
             s.peer = Some(self.me.clone());
             s.identity = Some(me);
+            s.listener = Some(target.me.clone());
         });
         let mut waiting = Some(server.clone());
         let mut enter = || {
@@ -156,7 +158,7 @@ impl UnixSocket {
                 None => Some(Err(Errno::EINVAL)),
                 Some(backlog) => match backlog.waiting.pop_front() {
                     Some(socket) => Some(Ok(socket)),
-                    None if s.read_shut => Some(Err(Errno::EINVAL)),
+                    None if s.read_shut && !nonblocking => Some(Err(Errno::EINVAL)),
                     None => None,
                 },
             })
@@ -170,6 +172,7 @@ impl UnixSocket {
                     .map_err(wait_error(deadline))??
             }
         };
+        socket.with(|s| s.listener = None);
         self.wake_others(); // clients may wait for a place
         Ok(socket)
     }

@@ -5,6 +5,8 @@
 //! of those in flight are referred to by nothing but messages, and of them, which lie in inboxes that can be
 //! reached from a socket somebody holds, step by step. The rest is garbage: its messages are dropped.
 //!
+//! A connection that was not accepted yet counts as its listener: who can reach that can reach its inbox.
+//!
 //! That is safe on a picture taken inbox by inbox: a file leaves an inbox only through a socket that somebody
 //! holds, and whatever such a socket's inbox held in the picture counts as reachable.
 //!
@@ -178,7 +180,7 @@ fn find_garbage() -> Vec<Arc<UnixSocket>> {
         for file in held {
             let unix = file.downcast::<SocketFile>().and_then(|f| f.downcast::<UnixSocket>());
             let Some(socket) = unix else { continue };
-            inboxes.entry(address).or_default().push(file.id());
+            inboxes.entry(holder.keeper()).or_default().push(file.id());
             let socket = Arc::as_ptr(&socket).addr();
             match candidates.get_mut(&file.id()) {
                 Some(known) => known.messages += 1,
@@ -206,5 +208,5 @@ fn find_garbage() -> Vec<Arc<UnixSocket>> {
     }
     let garbage: BTreeSet<usize> = candidates.values().map(|c| c.socket).collect();
     drop(candidates);
-    holders.into_iter().filter(|h| garbage.contains(&Arc::as_ptr(h).addr())).collect()
+    holders.into_iter().filter(|h| garbage.contains(&h.keeper())).collect()
 }

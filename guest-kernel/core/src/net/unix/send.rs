@@ -110,7 +110,7 @@ impl UnixSocket {
             None => match peer.flatten() {
                 Some(target) => target,
                 None if self.kind == Kind::Datagram => {
-                    self.with(|s| s.peer = None); // told once
+                    self.change_peer(None); // told once, and what came from it goes with it
                     return Err(Errno::ECONNREFUSED);
                 }
                 None => return Err(Errno::EPIPE),
@@ -156,9 +156,21 @@ impl UnixSocket {
     ) -> Result {
         let limit = self.common.send_buffer.load(Relaxed);
         let want = want.min(PIECE);
+        let ended = |s: &State| s.closed || s.read_shut;
+        // As long as the buffer is not full a piece goes, whole.
+        let first = target.with(|s| match s.inbox.room(limit) {
+            _ if ended(s) => Some(Err(Errno::EPIPE)),
+            room => (room > 0).then_some(Ok(want)),
+        });
+        match first {
+            Some(outcome) => return outcome,
+            None if how.nonblocking => return Err(Errno::EAGAIN),
+            None => {}
+        }
+        // One that had to wait waits for more room, so that it is not woken for every byte.
         // What shuts one end for reading shuts the other for writing.
         self.wait_for_room(task, target, how, deadline, |s| match s.inbox.room(limit) {
-            _ if s.closed || s.read_shut => Some(Err(Errno::EPIPE)),
+            _ if ended(s) => Some(Err(Errno::EPIPE)),
             room if room >= want || s.inbox.is_empty() => Some(Ok(want)),
             room if room >= limit / 8 && room > 0 => Some(Ok(room)),
             _ => None,

@@ -47,6 +47,8 @@ pub(super) struct State {
     /// Who the peer is; of a listener, who listens.
     pub identity: Option<Peer>,
     pub backlog: Option<Backlog>,
+    /// In whose backlog it is.
+    pub listener: Option<Weak<UnixSocket>>,
     pub inbox: Inbox,
     /// No more is read here; no more is sent from here.
     pub read_shut: bool,
@@ -152,6 +154,12 @@ impl UnixSocket {
     /// Bytes sent from here that were not received yet (`SIOCOUTQ`).
     fn unreceived(&self) -> usize {
         self.other().map_or(0, |p| p.with(|s| s.inbox.readable(true)))
+    }
+
+    /// Whose inbox this is to one who looks for what can be reached: of one that waits to be accepted, its listener's.
+    pub(super) fn keeper(self: &Arc<Self>) -> usize {
+        let listener = self.with(|s| s.listener.as_ref().map(|l| l.as_ptr().addr()));
+        listener.unwrap_or_else(|| Arc::as_ptr(self).addr())
     }
 
     pub(super) fn sockets_in_inbox(&self) -> Vec<FileRef> {
@@ -323,6 +331,13 @@ impl Socket for UnixSocket {
     }
 
     fn close(&self) {
+        self.end(false);
+    }
+}
+
+impl UnixSocket {
+    /// The last descriptor is gone, or (`unaccepted`) the listener in whose backlog it is: then its peer is told of a reset.
+    fn end(&self, unaccepted: bool) {
         let (messages, backlog, peer, name) = self.with(|s| {
             s.closed = true;
             (s.inbox.clear(), s.backlog.take(), s.peer.take(), s.name.clone())
@@ -332,14 +347,14 @@ impl Socket for UnixSocket {
             peer.with(|s| {
                 s.read_shut = true;
                 s.write_shut = true;
-                s.reset |= !messages.is_empty();
+                s.reset |= unaccepted || !messages.is_empty();
                 s.gone = name;
             });
             peer.wake();
         }
         self.wake();
         for socket in backlog.into_iter().flat_map(|b| b.waiting) {
-            socket.close();
+            socket.end(true);
         }
         drop(messages);
         flight::collect();

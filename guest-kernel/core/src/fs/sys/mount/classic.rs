@@ -1,18 +1,20 @@
-//! mount, umount2.
+//! mount, umount2, pivot_root.
 
 use alloc::{sync::Arc, vec::Vec};
 
-use super::{Caller, read_path};
+use super::{Caller, check_may_make, check_may_mount, check_unwritten, device_of, read_path, reconfigure};
 use crate::{
-    block::{self, BlockDevice},
     errno::{Errno, Result},
-    fs::{FileType, Mount, MountFlags, Path, Superblock, WalkFlags, filesystems, mount::Type},
-    ns::UserNamespace,
+    fs::{Mount, MountFlags, Path, Superblock, WalkFlags, filesystems, mount::Type},
     syscall::{Ctx, Fd, Syscall, UserAddr, UserStr},
     syscalls,
-    task::Capabilities,
 };
 
+const MS_RDONLY: u64 = 1;
+const MS_NOATIME: u64 = 1024;
+const MS_NODIRATIME: u64 = 2048;
+const MS_RELATIME: u64 = 1 << 21;
+const MS_STRICTATIME: u64 = 1 << 24;
 const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const MS_MOVE: u64 = 8192;
@@ -28,29 +30,6 @@ const MS_MGC_VAL: u64 = 0xc0ed_0000;
 /// Options are at most a page.
 const DATA_MAX: usize = 4096;
 
-/// Mounting needs `CAP_SYS_ADMIN` over the mount namespace. `EPERM`.
-fn check_may_mount(caller: &Caller<'_>) -> Result<()> {
-    let namespace = caller.fs.namespace();
-    let may = caller.credentials.capable_in(namespace.owner(), Capabilities::SYS_ADMIN);
-    if may { Ok(()) } else { Err(Errno::EPERM) }
-}
-
-/// Which types those without `CAP_SYS_ADMIN` over the machine may mount: with it where what is shown belongs.
-/// `EPERM`.
-fn check_may_make(caller: &Caller<'_>, kind: &[u8]) -> Result<()> {
-    let c = &caller.credentials;
-    let namespaces = caller.task.namespaces();
-    let owner = match kind {
-        b"tmpfs" | b"ramfs" | b"devpts" => &c.user_ns,
-        b"proc" => caller.task.process().pid_ns.owner(),
-        b"sysfs" => namespaces.net.owner(),
-        b"mqueue" => namespaces.ipc.owner(),
-        b"cgroup2" => namespaces.cgroup.owner(),
-        _ => UserNamespace::initial(),
-    };
-    if c.capable_in(owner, Capabilities::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
-}
-
 fn pivot_root(ctx: &mut Ctx<'_>, new_root: UserStr, put_old: UserStr) -> Result {
     let caller = Caller::new(ctx)?;
     check_may_mount(&caller)?;
@@ -62,6 +41,40 @@ fn pivot_root(ctx: &mut Ctx<'_>, new_root: UserStr, put_old: UserStr) -> Result 
     let tasks = caller.task.kernel().pids.processes().into_iter().flat_map(|p| p.threads());
     tasks.filter_map(|t| t.fs().ok()).for_each(|fs| fs.follow_pivot(&old, &new));
     Ok(0)
+}
+
+/// What `MS_*` say of a mount.
+fn mount_flags(flags: u64) -> MountFlags {
+    let mut wanted = MountFlags::from_bits_truncate(flags as u32);
+    wanted.set(MountFlags::RELATIME, flags & MS_NOATIME == 0);
+    if flags & MS_STRICTATIME != 0 {
+        wanted.remove(MountFlags::RELATIME | MountFlags::NOATIME);
+    }
+    wanted
+}
+
+/// Other flags of a mount, and unless `MS_BIND` is asked for as well, other options of its file system.
+fn remount(
+    caller: &Caller<'_>,
+    place: &Path,
+    flags: u64,
+    mut wanted: MountFlags,
+    options: &[u8],
+) -> Result<()> {
+    let mount = place.mount();
+    if !place.is_mount_root() || !mount.namespace().is_some_and(|n| Arc::ptr_eq(&n, &caller.fs.namespace())) {
+        return Err(Errno::EINVAL);
+    }
+    if flags & (MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME) == 0 {
+        wanted = (wanted - MountFlags::ATIME) | (mount.flags() & MountFlags::ATIME);
+    }
+    mount.may_have_flags(wanted)?;
+    if flags & MS_BIND == 0 {
+        reconfigure(caller, mount.superblock(), options, Some(flags & MS_RDONLY != 0))?;
+    } else if (wanted - mount.flags()).contains(MountFlags::READ_ONLY) {
+        check_unwritten(caller, |other| Arc::ptr_eq(other, mount))?;
+    }
+    mount.set_flags(wanted)
 }
 
 fn mount(
@@ -79,12 +92,9 @@ fn mount(
     let place = caller.resolve(Fd::CWD, &read_path(target)?, WalkFlags::FOLLOW)?;
     check_may_mount(&caller)?;
     let namespace = caller.fs.namespace();
-    let per_mount = MountFlags::from_bits_truncate(flags as u32);
+    let per_mount = mount_flags(flags);
     if flags & MS_REMOUNT != 0 {
-        if !place.is_mount_root() {
-            return Err(Errno::EINVAL);
-        }
-        place.mount().set_flags(per_mount)?;
+        remount(&caller, &place, flags, per_mount, &options)?;
         return Ok(0);
     }
     if flags & MS_BIND != 0 {
@@ -108,34 +118,26 @@ fn mount(
         namespace.relocate(&from, place)?;
         return Ok(0);
     }
+    if kind.is_null() {
+        return Err(Errno::EINVAL);
+    }
     let kind = text(kind, DATA_MAX)?;
     check_may_make(&caller, &kind)?;
     let fs = if filesystems::needs_device(&kind) {
-        let device = device_of(&caller, source)?;
-        let read_only = per_mount.contains(MountFlags::READ_ONLY);
-        filesystems::create_on(&device, &kind, &options, read_only)?
+        let device = device_of(&caller, &read_path(source)?)?;
+        filesystems::create_on(&device, &kind, &options, per_mount.contains(MountFlags::READ_ONLY))?
     } else {
         filesystems::create(&kind, &options, &filesystems::Mounter::of(ctx.task))?
     };
-    let superblock = Superblock::new(fs);
+    let superblock = Superblock::owned(fs, &caller.credentials.user_ns);
+    if flags & MS_RDONLY != 0 {
+        superblock.set_read_only(true)?;
+    }
     let root = superblock.root().clone();
     let source = text(source, DATA_MAX)?;
     let source: &[u8] = if source.is_empty() { b"none" } else { &source };
     namespace.mount(&Mount::new(superblock, root, per_mount, source), place)?;
     Ok(0)
-}
-
-/// The block device that `source` names. `ENOTBLK`.
-fn device_of(caller: &Caller<'_>, source: UserStr) -> Result<Arc<BlockDevice>> {
-    let place = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
-    let node = place.inode()?;
-    if node.kind() != FileType::BlockDevice {
-        return Err(Errno::ENOTBLK);
-    }
-    if place.mount().flags().contains(MountFlags::NODEV) {
-        return Err(Errno::EACCES);
-    }
-    block::find(node.metadata().rdev, Some(caller.task))
 }
 
 const MNT_FORCE: u32 = 1;
@@ -170,8 +172,8 @@ fn busy(mount: &Arc<Mount>) -> bool {
     Arc::strong_count(mount) > 3
 }
 
-pub(super) const SYSCALLS: &[Syscall] = syscalls! {
+pub(in crate::fs::sys) const SYSCALLS: &[Syscall] = syscalls! {
     155 pivot_root(new_root: UserStr, put_old: UserStr) Full "";
-    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, ext2 to ext4 read-only, bind, move, propagation, remount of flags";
+    165 mount(source: UserStr, target: UserStr, kind: UserStr, flags: u64, data: UserAddr) Partial "tmpfs, devtmpfs, proc, sysfs, devpts, ext2 to ext4 read-only, bind, move, propagation, remount";
     166 umount2(target: UserStr, flags: u32) Partial "no MNT_EXPIRE";
 };

@@ -396,8 +396,7 @@ impl Superblock {
     /// Wraps a file system that somebody of `owner` mounts.
     pub fn owned(fs: Arc<dyn FileSystem>, owner: &Arc<UserNamespace>) -> Arc<Superblock> {
         let root = super::Dentry::root(fs.root());
-        let read_only = AtomicBool::new(fs.read_only());
-        Arc::new(Superblock { fs, root, read_only, owner: owner.clone() })
+        Arc::new(Superblock { fs, root, read_only: AtomicBool::new(false), owner: owner.clone() })
     }
 
     /// In which namespace one has to be capable to change its options.
@@ -407,7 +406,7 @@ impl Superblock {
 
     /// Whether it cannot be written through any mount.
     pub fn read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
+        self.read_only.load(Ordering::Relaxed) || self.fs.read_only()
     }
 
     /// Changes that, if the file system can be written at all (`EROFS`).

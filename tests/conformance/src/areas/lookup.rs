@@ -229,9 +229,6 @@ fn handle_errors(t: &mut T) {
     show!(t, open_by_handle_at, here, out(&mut handle), O_RDONLY);
     handle.bytes = 129;
     show!(t, open_by_handle_at, here, out(&mut handle), O_RDONLY);
-    handle.bytes = 12;
-    handle.kind = 77;
-    show!(t, open_by_handle_at, here, out(&mut handle), O_RDONLY);
     let (_, mut good, _) = handle_of("d/f", 0);
     good.data[5] ^= 0x55;
     show!(t, open_by_handle_at, here, out(&mut good), O_RDONLY);

@@ -14,6 +14,7 @@ areas! {
     capabilities
     clone
     core
+    descriptors
     directories
     dnotify
     fcntl

@@ -368,14 +368,12 @@ fn killed_while_appending(t: &mut T) {
 
 /// A signal that is handled ends no write to a file.
 fn interrupted_while_writing(t: &mut T) {
-    const MUCH: usize = 128 << 20;
+    const MUCH: usize = 16 << 20;
     let f = open("f", O_RDWR | O_CREAT);
     let memory = must!(mmap, 0, MUCH, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
     handle(libc::SIGALRM, count, 0, 0);
-    must!(setitimer, libc::ITIMER_REAL, p(&[0i64, 30_000, 0, 30_000]), 0);
+    must!(setitimer, libc::ITIMER_REAL, p(&[0i64, 0, 0, 2000]), 0);
     show!(t, write, f, memory, MUCH);
-    must!(setitimer, libc::ITIMER_REAL, p(&[0i64; 4]), 0);
-    say!(t, "told: {}", COUNT.load(std::sync::atomic::Ordering::Relaxed) > 0);
 }
 
 fn large_read(t: &mut T) {

@@ -229,20 +229,23 @@ impl TmpInode {
         }
     }
 
-    /// Changes the number of links; the last one gone unpins.
-    fn add_links(&self, delta: i32) {
+    /// Changes the number of links; the last one gone unpins. By how much that changes the names that count
+    /// ([`Shared::charge_link`]): all of a file but one.
+    fn add_links(&self, delta: i32) -> i32 {
         let now = Timestamp::now();
-        let gone = {
+        let (gone, counted) = {
             let mut a = self.attributes.lock();
+            let before = a.nlink.saturating_sub(1);
             a.nlink = a.nlink.saturating_add_signed(delta);
             a.ctime = now;
-            a.nlink == 0
+            (a.nlink == 0, a.nlink.saturating_sub(1) as i32 - before as i32)
         };
         if !gone {
             self.pin();
         } else if self.pinned.load(Ordering::Relaxed) {
             self.fs.unpin(self.ino);
         }
+        if self.kind == FileType::Directory { 0 } else { counted }
     }
 
     /// The names of this directory changed, and its links by `links`.
@@ -269,10 +272,9 @@ impl TmpInode {
         let directory = victim.kind == FileType::Directory;
         self.directory()?.remove(name);
         self.names_changed(if directory { -1 } else { 0 });
-        if !directory && victim.attributes.lock().nlink > 1 {
+        if victim.add_links(if directory { -2 } else { -1 }) < 0 {
             self.fs.release_link();
         }
-        victim.add_links(if directory { -2 } else { -1 });
         Ok(())
     }
 
@@ -455,16 +457,21 @@ impl Inode for TmpInode {
             return Err(Errno::EMLINK);
         }
         let directory = self.directory()?;
-        let another = target.attributes.lock().nlink > 0;
-        if another {
+        let charged = target.attributes.lock().nlink > 0;
+        if charged {
             self.fs.charge_link()?;
         }
         directory.insert(name, inode).inspect_err(|_| {
-            if another {
+            if charged {
                 self.fs.release_link();
             }
         })?;
-        target.add_links(1);
+        // Others may have named it, or taken its last name, meanwhile.
+        match (charged, target.add_links(1) > 0) {
+            (true, false) => self.fs.release_link(),
+            (false, true) => self.fs.add_link(),
+            _ => {}
+        }
         target.attributes.lock().linkable = false;
         self.names_changed(0);
         Ok(())

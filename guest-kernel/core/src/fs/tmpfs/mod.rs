@@ -119,6 +119,13 @@ impl Shared {
         if self.counts_links { charge(&self.inodes, &self.max_inodes) } else { Ok(()) }
     }
 
+    /// Counts it, limit or not.
+    fn add_link(&self) {
+        if self.counts_links {
+            self.inodes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn release_link(&self) {
         if self.counts_links {
             self.inodes.fetch_sub(1, Ordering::Relaxed);

@@ -34,6 +34,7 @@ pub(super) fn connect_waits(t: &mut T) {
     connect(socket(STREAM), "@conformance.waits");
     let waiter = || {
         let child = fork(|| {
+            must!(close, l);
             say!(&mut T::default(), "{}", result(connect(socket(STREAM), "@conformance.waits")));
             0
         });

@@ -304,7 +304,7 @@ fn priorities(t: &mut T) {
     show!(t, getpriority, 0, 99_999_999);
     const CLASS: i32 = 1 << 13;
     show!(t, ioprio_get, 1, 0);
-    show!(t, ioprio_set, 1, 0, 2 * CLASS | 3);
+    show!(t, ioprio_set, 1, 0, (2 * CLASS) | 3);
     show!(t, ioprio_get, 1, 0);
     show!(t, ioprio_set, 4, 0, 2 * CLASS);
     show!(t, ioprio_get, 1, 99_999_999);

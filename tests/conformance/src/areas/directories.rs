@@ -145,7 +145,7 @@ fn large_changing(t: &mut T) {
         make('n', round);
         round += 1;
     }
-    let stayed = |i: &usize| i % 4 != 0;
+    let stayed = |i: &usize| !i.is_multiple_of(4);
     say!(t, "once: {}", (0..MANY).filter(stayed).all(|i| seen[i] == 1));
     say!(t, "of the others none twice: {}", seen.iter().all(|n| *n <= 1));
     must!(lseek, d, 0, 0);
@@ -224,7 +224,7 @@ fn small_buffers(t: &mut T) {
     make('f', 0);
     must!(mknod, c(&"x".repeat(200)).as_c_str(), 0o100_644, 0);
     let d = open(".", O_RDONLY);
-    let mut buffer = vec![0u8; 64];
+    let mut buffer = [0u8; 64];
     for size in [0, 1, 23, 24, 32, 64] {
         must!(lseek, d, 0, 0);
         say!(t, "{size}: {}", result(call!(getdents64, d, out(&mut buffer[..]), size)));

@@ -301,7 +301,7 @@ pub(super) fn interrupted(t: &mut T) {
             alarm();
             say!(t, "send: {}", send(s[0], "x", QUIET));
             done(child);
-            if !(restart != 0 && !timed) {
+            if restart == 0 || timed {
                 connect(socket(STREAM | libc::SOCK_NONBLOCK), "@conformance.signal");
                 let c_ = socket(STREAM);
                 must!(setsockopt, c_, SOL, libc::SO_SNDTIMEO, p(&limit), 16);

@@ -28,7 +28,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode as FileMode, OFlags, fcntl_getfl, fstat, open};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags, Shutdown, recvmsg, send, shutdown};
 use rustix::termios::{isatty, tcgetpgrp};
 
 /// POSIX: a write of this many bytes to a pipe that polls writable does not block.
@@ -68,6 +68,22 @@ impl HostStream {
         Self { fd, mode, job: None }
     }
 
+    /// One end of a pair of sockets in this process, not blocking: plain `read` and `write`, and no half-closes.
+    pub(crate) fn channel(fd: OwnedFd) -> Self {
+        Self { fd, mode: Mode::Nonblocking, job: None }
+    }
+
+    /// One that came with a request, and may be anything. Whether it blocks is not asked (that takes `fcntl`, which the
+    /// event loop's filter has no room for), and may change: it is taken for one that does.
+    pub(crate) fn foreign(fd: OwnedFd) -> Self {
+        let mode = match fstat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
+            Ok(FileType::Socket) => Mode::Socket,
+            Ok(FileType::RegularFile) => Mode::AlwaysReady,
+            _ => Mode::Careful,
+        };
+        Self { fd, mode, job: None }
+    }
+
     /// Is read only while `job` is in the foreground.
     pub(crate) fn set_job(&mut self, job: Job) {
         self.job = Some(job);
@@ -89,7 +105,12 @@ impl HostStream {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let result = match self.mode {
-            Mode::Socket => recv(&self.fd, buf, RecvFlags::DONTWAIT).map(|(n, _)| n),
+            // recvmsg where recv would do: clients' descriptors take it anyway, and each call that the event loop's
+            // filter (seccomp/README.md) allows is one more that an attacker has.
+            Mode::Socket => {
+                let (mut no_room, flags) = (RecvAncillaryBuffer::default(), RecvFlags::DONTWAIT);
+                recvmsg(&self.fd, &mut [io::IoSliceMut::new(buf)], &mut no_room, flags).map(|got| got.bytes)
+            }
             Mode::Careful if !self.is_ready(PollFlags::IN) => Err(rustix::io::Errno::AGAIN),
             _ => rustix::io::read(&self.fd, buf),
         };

@@ -15,6 +15,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`access`] | Landlock: what the VMM gives up itself |
 //! | [`config`] | what a jail is made of, as data, checked |
 //! | [`runtime`] | the directory of a sandbox, its lock, its unprivileged id |
 //! | [`cgroup`] | cgroup v2 placement, limits, the kill of everything in it |
@@ -26,6 +27,7 @@
 //! there is no device node and no path in it that could be attacked, and nothing of an image is ever copied
 //! (Firecracker's CVE-2026-1386 followed a symbolic link in such a copy).
 
+pub mod access;
 pub mod cgroup;
 pub mod child;
 pub mod config;

@@ -126,6 +126,30 @@ fn every_rule_has_a_reason_and_is_pinned() {
     }
 }
 
+/// So that a word with a typing error is not one that is ignored.
+#[test]
+fn only_known_words() {
+    let known = |value: &Value, words: &[&str]| {
+        for key in value.as_object().unwrap().keys() {
+            assert!(words.contains(&key.as_str()), "{key}");
+        }
+    };
+    for &thread in Thread::ALL {
+        let about = &profile()[thread.name()];
+        known(
+            about,
+            &["comment", "process", "thread_name", "budget", "mismatch_action", "match_action", "filter"],
+        );
+        assert!(about["thread_name"].as_str().is_some_and(|name| name.len() < 16), "{}", thread.name());
+        for rule in rules(thread) {
+            known(&rule, &["syscall", "comment", "unseen", "args"]);
+            for argument in rule["args"].as_array().map_or(&[][..], Vec::as_slice) {
+                known(argument, &["index", "type", "op", "val", "comment"]);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_default_is_a_trap() {
     let profile = profile();
@@ -149,6 +173,84 @@ fn a_violation_is_named() {
     );
     assert!(sentence(i32::MIN).contains("unknown (-2147483648)"));
     assert!(sentence(1 << 30 | 1).contains("unknown"));
+}
+
+/// What the kernel would do with the filter: a call of x86-64 with these arguments.
+fn verdict(thread: Thread, number: u32, arguments: [u64; 6]) -> u32 {
+    let (program, mut at, mut a) = (thread.filter(), 0, 0);
+    let data: Vec<u32> = [u64::from(number) | 0xc000_003e << 32, 0x1234]
+        .iter()
+        .chain(&arguments)
+        .flat_map(|word| [*word as u32, (word >> 32) as u32])
+        .collect();
+    loop {
+        let i = program[at];
+        at += 1;
+        match i.code {
+            0x20 => a = data[i.k as usize / 4],
+            0x54 => a &= i.k,
+            0x15 => at += usize::from(if a == i.k { i.jt } else { i.jf }),
+            0x06 => return i.k,
+            other => panic!("instruction {other:#x}"),
+        }
+    }
+}
+
+const ALLOW: u32 = 0x7fff_0000;
+const TRAP: u32 = 0x0003_0000;
+
+/// The arguments that a rule asks for; what it does not look at is something unlikely.
+fn wanted(rule: &Value) -> [u64; 6] {
+    let mut arguments = [0xdead_beef_dead_beef; 6];
+    for argument in rule["args"].as_array().map_or(&[][..], Vec::as_slice) {
+        let value = argument["val"].as_u64().unwrap();
+        // Nobody looks at the upper half of a dword, neither filter nor call.
+        let high = if argument["type"] == "dword" { 0xbad << 32 } else { 0 };
+        arguments[argument["index"].as_u64().unwrap() as usize] = value | high;
+    }
+    arguments
+}
+
+#[test]
+fn the_filters_are_what_the_profile_says() {
+    for &thread in Thread::ALL {
+        let (rules, mut allowed) = (rules(thread), Vec::new());
+        for rule in &rules {
+            let name = rule["syscall"].as_str().unwrap();
+            let number = name.parse::<Sysno>().unwrap().id() as u32;
+            allowed.push(number);
+            assert_eq!(verdict(thread, number, wanted(rule)), ALLOW, "{rule}");
+            for argument in rule["args"].as_array().map_or(&[][..], Vec::as_slice) {
+                for bit in 0..if argument["type"] == "dword" { 32 } else { 64 } {
+                    let mut other = wanted(rule);
+                    other[argument["index"].as_u64().unwrap() as usize] ^= 1 << bit;
+                    let meant = rules.iter().any(|rule| rule["syscall"] == name && fits(rule, &other));
+                    assert_eq!(
+                        verdict(thread, number, other),
+                        if meant { ALLOW } else { TRAP },
+                        "{rule} {bit}"
+                    );
+                }
+            }
+            // The numbers of the x32 ABI.
+            assert_eq!(verdict(thread, number | 0x4000_0000, wanted(rule)), TRAP, "{rule}");
+        }
+        for number in (0..1000).filter(|number| !allowed.contains(number)) {
+            assert_eq!(verdict(thread, number, [0; 6]), TRAP, "{} {number}", thread.name());
+        }
+    }
+}
+
+/// Whether arguments are such as a rule asks for.
+fn fits(rule: &Value, arguments: &[u64; 6]) -> bool {
+    rule["args"].as_array().is_none_or(|args| {
+        args.iter().all(|argument| {
+            let mask = argument["op"]["masked_eq"].as_u64().unwrap_or(u64::MAX);
+            let mask = if argument["type"] == "dword" { mask & u64::from(u32::MAX) } else { mask };
+            let value = arguments[argument["index"].as_u64().unwrap() as usize];
+            value & mask == argument["val"].as_u64().unwrap() & mask
+        })
+    })
 }
 
 /// The exit code and standard error of a process that confines itself as `thread` and then makes the call.

@@ -3,7 +3,7 @@
 //! The guest is hostile: a frame longer than [`MAX_FRAME`], one that does not parse, one that comes before
 //! `Hello` or a second `Hello` ends the connection with a [`ControlError`]. At most one frame is held at a time.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -97,7 +97,8 @@ impl Control {
                 continue;
             }
             let mut buffer = [0u8; 4096];
-            match self.stream.read(&mut buffer) {
+            // std's read of a socket is recvfrom, which is not among the event loop's calls.
+            match rustix::io::read(&self.stream, &mut buffer).map_err(io::Error::from) {
                 Ok(0) => {
                     self.closed = true;
                     return Ok(None);
@@ -136,6 +137,8 @@ impl AsRawFd for Control {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn frame(json: &str) -> Vec<u8> {

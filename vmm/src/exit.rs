@@ -1,12 +1,14 @@
 //! Exit codes of the command. `docs/cli.md` has the same table.
 //!
-//! Codes up to 119 are always the program's own. The program can of course exit with one of ours, too; the
+//! Codes up to 118 are always the program's own. The program can of course exit with one of ours, too; the
 //! sentence on stderr that starts with `ringfence:` tells the two apart.
 
 use ringfence_protocol::{ExitStatus, power};
 
 use crate::machine::vcpu::Stop;
 
+/// A thread of the VMM made a system call that its filter forbids (seccomp/README.md).
+pub const FORBIDDEN_CALL: u8 = ringfence_seccomp::VIOLATED;
 /// The guest kernel panicked.
 pub const GUEST_PANIC: u8 = 120;
 /// The machine or the VMM failed while running (triple fault, KVM error, broken control channel).

@@ -19,7 +19,9 @@
 //! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
 //! | [`stats`], [`kvm_stats`] | counters |
 //! | [`timeline`] | phases of the start |
+//! | [`allocator`] | memory without `mremap` |
 
+pub mod allocator;
 pub mod api;
 pub mod boot;
 pub mod cli;

@@ -134,7 +134,7 @@ impl Sandbox {
     /// Builds the machine; returns it and the host's end of the control connection.
     pub fn new(spec: Spec, timeline: &mut Timeline) -> Result<(Self, UnixStream), SandboxError> {
         let mut vsock = Vsock::new(ports::GUEST_CID).map_err(SandboxError::Device)?;
-        let (endpoint, control) = Endpoint::socketpair().map_err(SandboxError::Device)?;
+        let (endpoint, control) = Endpoint::channel().map_err(SandboxError::Device)?;
         vsock.listen(ports::CONTROL, endpoint);
         let strace = spec.trace.is_some();
         if let Some(trace) = spec.trace {

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
 use crate::host_stream::{HostStream, Job};
 
 /// What the host side of a connection is.
@@ -31,6 +33,24 @@ impl Endpoint {
             source.set_job(job);
         }
         self
+    }
+
+    /// The same with descriptors that came from somebody else while the sandbox runs.
+    pub fn foreign(read: Option<OwnedFd>, write: Option<OwnedFd>) -> Self {
+        Self { source: read.map(HostStream::foreign), sink: write.map(HostStream::foreign), internal: false }
+    }
+
+    /// A stream whose other end is returned, a unix stream socket that does not block. That end sees the stream's end when
+    /// both directions have ended: `shutdown` is not among the calls that the VMM may make.
+    pub fn channel() -> io::Result<(Self, UnixStream)> {
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+        let endpoint = Self {
+            source: Some(HostStream::channel(ours.try_clone()?)),
+            sink: Some(HostStream::channel(ours)),
+            internal: true,
+        };
+        Ok((endpoint, theirs.into()))
     }
 
     /// A stream whose other end is returned, a blocking unix stream socket for a thread of this process.

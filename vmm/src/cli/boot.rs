@@ -103,7 +103,7 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
     let end: End = Rc::default();
     let console = Console { shared: machine.shared().clone(), signals, end: end.clone() };
     events.add_subscriber(Box::new(console));
-    machine.start().map_err(Failure::setup)?;
+    machine.start(false).map_err(Failure::setup)?;
     while end.borrow().is_none() {
         events.run().map_err(|e| Failure::setup(format!("the event loop failed: {e:?}")))?;
     }

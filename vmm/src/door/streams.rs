@@ -43,9 +43,9 @@ pub(super) fn listen(
             }
             match descriptors {
                 Ok([input, output, error]) => {
-                    *stdin = Some(add(Endpoint::stdio(Some(input), None))?);
-                    *stdout = Some(add(Endpoint::stdio(None, Some(output)))?);
-                    *stderr = Some(add(Endpoint::stdio(None, Some(error)))?);
+                    *stdin = Some(add(Endpoint::foreign(Some(input), None))?);
+                    *stdout = Some(add(Endpoint::foreign(None, Some(output)))?);
+                    *stderr = Some(add(Endpoint::foreign(None, Some(error)))?);
                 }
                 Err(none) if none.is_empty() => {}
                 Err(_) => return Err("standard streams are three descriptors or none"),
@@ -57,7 +57,7 @@ pub(super) fn listen(
             if *port != 0 {
                 return Err("ports are not for clients to choose: leave them out and send descriptors");
             }
-            *port = add(Endpoint::stdio(Some(input), Some(output)))?;
+            *port = add(Endpoint::foreign(Some(input), Some(output)))?;
         }
     }
     Ok(Ports(ports))

@@ -134,8 +134,8 @@ pub struct MachineConfig {
     pub serial_input: Option<OwnedFd>,
 }
 
-/// A built machine. Field order matters: vCPUs stop before the VM goes, and the image's slot goes with the VM
-/// before its mapping does.
+/// A built machine. Field order matters: vCPUs stop before anything goes. Their threads keep the VM; it goes with the
+/// process.
 pub struct Machine {
     vcpus: Option<Vcpus>,
     pending: Vec<VcpuFd>,
@@ -239,10 +239,10 @@ impl Machine {
         }
     }
 
-    /// Starts the vCPUs.
-    pub fn start(&mut self) -> Result<(), MachineError> {
+    /// Starts the vCPUs; `confined` as in [`Vcpus::start`].
+    pub fn start(&mut self, confined: bool) -> Result<(), MachineError> {
         let fds = std::mem::take(&mut self.pending);
-        self.vcpus = Some(Vcpus::start(fds, self.shared.clone())?);
+        self.vcpus = Some(Vcpus::start(fds, self.shared.clone(), confined)?);
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl Machine {
         }
     }
 
-    /// Stops the vCPUs and waits for their threads.
+    /// Stops the vCPUs and waits until they have left the guest.
     pub fn stop(&mut self) {
         if let Some(vcpus) = &mut self.vcpus {
             vcpus.stop();

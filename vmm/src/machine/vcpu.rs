@@ -1,20 +1,22 @@
-//! vCPU threads: run the guest, answer its exits, count them by reason, end cleanly.
+//! vCPU threads: run the guest, answer its exits, count them by reason, leave cleanly.
 //!
 //! A vCPU thread leaves `KVM_RUN` for good in one of two ways. Either the guest ends the machine (power port,
 //! keyboard-controller reset, triple fault, an error of KVM): the thread stores the first such [`Stop`] and
 //! writes the machine's stop eventfd. Or the machine wants it to: [`Vcpus::stop`] sets a flag and sends the
 //! kick signal, whose handler sets `immediate_exit` in the thread's `kvm_run`, so that a signal that arrives
 //! between the check of the flag and `KVM_RUN` is not lost.
+//!
+//! In a jail a thread confines itself (`ringfence-seccomp`) before it first enters the guest. What std and musl call at a
+//! thread's end is not among what it may call: it says that it has left, and parks until the process ends.
 
 use std::cell::Cell;
-use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringfence_protocol::power;
+use ringfence_seccomp::Thread;
 use serde::Serialize;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -135,33 +137,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What a vCPU has to come out of the guest: it waits for nothing there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The running vCPU threads of a machine.
+/// The vCPU threads of a machine.
 pub struct Vcpus {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    crew: Arc<Crew>,
+}
+
+/// What is known of the threads.
+struct Crew {
+    process: u32,
+    /// Thread numbers; 0 of one that does not run yet.
+    threads: Vec<AtomicI32>,
+    /// How many have left the guest for good.
+    left: Mutex<usize>,
+    one_left: Condvar,
 }
 
 impl Vcpus {
-    /// Starts one thread a vCPU; the first is the boot CPU.
-    pub fn start(fds: Vec<VcpuFd>, shared: Arc<Shared>) -> Result<Self, MachineError> {
+    /// Starts one thread a vCPU; the first is the boot CPU. `confined`: with a filter of system calls, which is for a
+    /// process in which a violation has been told where to go (`ringfence_seccomp::end_with`).
+    pub fn start(fds: Vec<VcpuFd>, shared: Arc<Shared>, confined: bool) -> Result<Self, MachineError> {
         install_kick_handler()?;
-        let mut vcpus = Self { shared: shared.clone(), threads: Vec::with_capacity(fds.len()) };
+        let threads = fds.iter().map(|_| AtomicI32::new(0)).collect();
+        let (process, left, one_left) = (std::process::id(), Mutex::new(0), Condvar::new());
+        let crew = Arc::new(Crew { process, threads, left, one_left });
+        let mut vcpus = Self { shared, crew };
         for (id, fd) in fds.into_iter().enumerate() {
-            let shared = shared.clone();
-            let thread = std::thread::Builder::new()
+            let (shared, crew) = (vcpus.shared.clone(), vcpus.crew.clone());
+            let started = std::thread::Builder::new()
                 .name(format!("vcpu{id}"))
                 .stack_size(256 << 10)
-                .spawn(move || run(id, fd, &shared))
-                .map_err(MachineError::Thread)?;
-            vcpus.threads.push(thread);
+                .spawn(move || run(id, fd, &shared, &crew, confined));
+            if let Err(e) = started {
+                // Those that never came do not have to leave.
+                *lock(&vcpus.crew.left) += vcpus.crew.threads.len() - id;
+                vcpus.stop();
+                return Err(MachineError::Thread(e));
+            }
         }
         Ok(vcpus)
     }
 
     fn kick(&self) {
-        for thread in &self.threads {
-            // SAFETY: the thread has not been joined (it is still in `threads`), so its id is valid.
-            unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, kick_signal()) };
+        for thread in &self.crew.threads {
+            // One that is still 0 will see what is wanted of it before it enters the guest.
+            let thread = thread.load(Ordering::SeqCst);
+            if thread != 0 {
+                // Not pthread_kill, which blocks signals first.
+                // SAFETY: takes no pointers; the threads are parked, never gone, so a number is never another's.
+                unsafe { libc::syscall(libc::SYS_tgkill, self.crew.process, thread, kick_signal()) };
+            }
         }
     }
 
@@ -169,7 +194,7 @@ impl Vcpus {
     pub fn pause(&self) -> bool {
         self.shared.gate.close();
         self.kick();
-        let all = self.shared.gate.wait_for(self.threads.len(), PATIENCE);
+        let all = self.shared.gate.wait_for(self.crew.threads.len(), PATIENCE);
         if !all {
             self.resume();
         }
@@ -181,14 +206,14 @@ impl Vcpus {
         self.shared.gate.open();
     }
 
-    /// Takes every vCPU out of the guest and waits for the threads to end. Idempotent.
+    /// Takes every vCPU out of the guest and waits until the last one has left. Idempotent.
     pub fn stop(&mut self) {
         self.shared.stop_requested.store(true, Ordering::SeqCst);
         self.shared.gate.open();
         self.kick();
-        for thread in self.threads.drain(..) {
-            // A vCPU thread that panicked has ended as well.
-            let _ = thread.join();
+        let mut left = lock(&self.crew.left);
+        while *left < self.crew.threads.len() {
+            left = self.crew.one_left.wait(left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -211,8 +236,8 @@ fn kick_signal() -> libc::c_int {
 extern "C" fn kick_handler(_signal: libc::c_int) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: the pointer is set by `run` on this very thread to a field of its kvm_run mapping and reset
-        // to null before that is unmapped; the kernel reads the byte, nothing else in this process does.
+        // SAFETY: the pointer is set by `run` on this very thread to a field of its kvm_run mapping, which is
+        // never unmapped because `run` never returns; the kernel reads the byte, nothing else in this process does.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -226,22 +251,33 @@ extern "C" fn kick_handler_info(signal: libc::c_int, _: *mut libc::siginfo_t, _:
     kick_handler(signal);
 }
 
-fn run(id: usize, mut fd: VcpuFd, shared: &Shared) {
+fn run(id: usize, mut fd: VcpuFd, shared: &Shared, crew: &Crew, confined: bool) -> ! {
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
-    while !shared.stop_requested.load(Ordering::SeqCst) {
-        if shared.gate.is_closed() {
-            shared.gate.stand();
-            continue;
-        }
-        if let Some(stop) = step(&mut fd, shared) {
-            shared.end(stop);
-            break;
+    if let Some(thread) = crew.threads.get(id) {
+        thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+    }
+    if confined && let Err(e) = ringfence_seccomp::confine(Thread::Vcpu) {
+        shared.end(Stop::Failed(e.to_string()));
+    } else {
+        while !shared.stop_requested.load(Ordering::SeqCst) {
+            if shared.gate.is_closed() {
+                shared.gate.stand();
+                continue;
+            }
+            if let Some(stop) = step(&mut fd, shared) {
+                shared.end(stop);
+                break;
+            }
         }
     }
-    IMMEDIATE_EXIT.set(std::ptr::null_mut());
     shared.gate.leave();
     if let Some(places) = &shared.places {
         lock(places).push(format!("vcpu{id}{}", place(&fd)));
+    }
+    *lock(&crew.left) += 1;
+    crew.one_left.notify_all();
+    loop {
+        std::thread::park();
     }
 }
 

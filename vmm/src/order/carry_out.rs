@@ -2,6 +2,10 @@
 //!
 //! Whatever ends the sandbox, the order is the same: vCPUs stop, the last output is delivered, then the conclusion
 //! is told.
+//!
+//! In the jail each thread is confined to the system calls it needs (`seccomp/`) before the guest runs on it, or before
+//! this thread has read a byte of the guest's. Without a jail none is: this thread then opens and writes files when the
+//! sandbox is over, and confined threads beside one that is not would be no boundary.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,6 +16,7 @@ use std::time::{Duration, Instant};
 use ringfence_devices::block::{self, Block, Limits};
 use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
+use ringfence_seccomp::{SeccompError, Thread};
 
 use ringfence_protocol::DiskMount;
 
@@ -28,8 +33,14 @@ use crate::{exit, probe};
 /// After a time-out, readers of the output get this long to take what is left.
 const DRAIN_AFTER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Carries out the order. An error is one of the set-up: nothing has run.
-pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) -> Result<(), Failure> {
+/// Carries out the order. An error is one of the set-up: nothing has run. `jailed`: this process is in the jail, and does
+/// nothing after it has told that all is over.
+pub fn run(
+    order: Order<OwnedFd>,
+    signals: Signals,
+    jailed: bool,
+    tell: &mut dyn FnMut(News),
+) -> Result<(), Failure> {
     let files = order.files;
     let mut timeline = order.timeline;
     let image =
@@ -70,7 +81,14 @@ pub fn run(order: Order<OwnedFd>, signals: Signals, tell: &mut dyn FnMut(News)) 
     let door = files.link.map(|link| Door::new(link.into(), sandbox.vsock(), sandbox.devices())).transpose();
     let door = door.map_err(|e| Failure::setup(format!("a socket: {e}")))?;
     let mut events = EventLoop::new(&mut sandbox.machine, control, door, signals, terminal, order.timeout)?;
-    sandbox.machine.start().map_err(|e| setup_failure(e.into()))?;
+    if jailed {
+        ringfence_seccomp::end_with(exit::FORBIDDEN_CALL).map_err(unable)?;
+    }
+    sandbox.machine.start(jailed).map_err(|e| setup_failure(e.into()))?;
+    if jailed {
+        // Not before: starting threads takes calls that are forbidden from here on.
+        ringfence_seccomp::confine(Thread::EventLoop).map_err(unable)?;
+    }
     timeline.mark("vcpus_started");
     tell(News::Ready);
     let mut ending = events.run(&sandbox.machine, &mut timeline)?;
@@ -125,6 +143,10 @@ fn conclude(sandbox: &Sandbox, ending: Ending) -> Conclusion {
         _ => (code, message),
     };
     Conclusion { last_words, message: Some(message), ..Conclusion::of_code(code) }
+}
+
+fn unable(e: SeccompError) -> Failure {
+    Failure { code: exit::HOST_UNABLE, message: e.to_string() }
 }
 
 fn setup_failure(e: SandboxError) -> Failure {

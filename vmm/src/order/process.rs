@@ -10,6 +10,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use ringfence_seccomp::{Thread, confine};
+
 use super::{Conclusion, News, Order, carry_out};
 use crate::cli::{Failure, report};
 use crate::exit;
@@ -28,8 +30,12 @@ const MAX_ORDER: u64 = 64 << 20;
 
 /// Gets the order and carries it out; the exit code is the command's.
 pub fn main() -> ExitCode {
+    if let Err(e) = ringfence_jailer::access::give_up() {
+        report(&format!("Landlock: {e}"));
+        return ExitCode::from(exit::HOST_UNABLE);
+    }
     if std::env::args_os().nth(2).is_some_and(|word| word == PROBE) {
-        return ExitCode::SUCCESS;
+        return probe();
     }
     // For who looks at a list of processes; the name says nothing else.
     let _ = rustix::thread::set_name(c"ringfence-vmm");
@@ -40,23 +46,49 @@ pub fn main() -> ExitCode {
     }
     // SAFETY: the descriptor is open, and by the jailer's contract it is ours alone.
     let channel = unsafe { UnixStream::from_raw_fd(CHANNEL) };
-    let mut over = None;
+    tell_panics();
     let mut tell = |news: News| {
         send(&channel, &news);
         if let News::Over(conclusion) = news {
             if conclusion.report.is_some() {
-                // The supervisor measures us, and then closes the socket.
-                let _ = (&channel).read(&mut [0]);
+                // The supervisor measures us, and then closes the socket. (std would call recvfrom.)
+                let _ = rustix::io::read(&channel, &mut [0]);
             }
-            over = Some(conclusion.code);
+            end(conclusion.code);
         }
     };
     if let Err(failure) =
-        receive(&channel).and_then(|(order, signals)| carry_out::run(order, signals, &mut tell))
+        receive(&channel).and_then(|(order, signals)| carry_out::run(order, signals, true, &mut tell))
     {
         tell(News::Over(Box::new(Conclusion::from(failure))));
     }
-    ExitCode::from(over.unwrap_or(exit::MACHINE_FAILED))
+    ExitCode::from(exit::MACHINE_FAILED)
+}
+
+/// Takes the last lock that a VMM takes.
+fn probe() -> ExitCode {
+    match ringfence_seccomp::end_with(exit::FORBIDDEN_CALL).and_then(|()| confine(Thread::EventLoop)) {
+        Ok(()) => end(0),
+        Err(e) => {
+            report(&e.to_string());
+            ExitCode::from(exit::HOST_UNABLE)
+        }
+    }
+}
+
+/// A panic is told, and ends the process. std's own words have the thread's number in them, and abort(3) comes after them:
+/// both make calls that no filter of ours allows.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        report(&format!("the VMM {info}"));
+        end(exit::MACHINE_FAILED);
+    }));
+}
+
+/// At once, without what std and musl do at an end: the filter does not allow it, and the kernel tears everything down.
+fn end(code: u8) -> ! {
+    // SAFETY: takes no pointers, and nothing is left to be written.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// A supervisor that is gone takes us with it: that nobody listens is no error.
@@ -79,4 +111,31 @@ fn receive(channel: &UnixStream) -> Result<(Order<OwnedFd>, Signals), Failure> {
     // SAFETY: the supervisor has written the numbers of descriptors that it handed over, each once, for us alone.
     let order = order.map(|number| unsafe { OwnedFd::from_raw_fd(number) });
     Ok((order, signals))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use ringfence_seccomp::{VIOLATED, end_with};
+
+    use super::*;
+
+    /// Set for the process that `a_panic_is_told` starts.
+    const PANIC: &str = "RINGFENCE_TEST_PANIC";
+
+    #[test]
+    fn a_panic_is_told() {
+        if std::env::var_os(PANIC).is_some() {
+            tell_panics();
+            end_with(VIOLATED).and_then(|()| confine(Thread::EventLoop)).unwrap();
+            panic!("on purpose");
+        }
+        let test = ["order::process::tests::a_panic_is_told", "--exact", "--test-threads=1"];
+        let itself = std::env::current_exe().unwrap();
+        let ended = Command::new(itself).args(test).env(PANIC, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(exit::MACHINE_FAILED.into()), "{said}");
+        assert!(said.starts_with("ringfence: the VMM panicked at ") && said.contains("on purpose"), "{said}");
+    }
 }

@@ -16,7 +16,7 @@ use crate::host;
 use crate::lab::{Job, Lab, Outcome, execute, words};
 
 /// Where cases are.
-const CASES: &str = "tests/lab/cases";
+pub(super) const CASES: &str = "tests/lab/cases";
 
 /// How many cases of a whole run may have a second attempt; the first is printed. More is not the machine.
 const AGAIN: usize = 2;
@@ -110,7 +110,7 @@ pub fn fuzz() -> Result<Tally> {
 }
 
 /// Runs one case and says in a line (and, if it failed, in more) what happened.
-fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
+pub(super) fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
     if case.place == Place::Lab {
         if native_only {
             return Ok((true, "(not run: it needs sandboxes)".to_owned()));

@@ -11,6 +11,7 @@ mod hostile;
 mod jail;
 mod lab;
 mod python;
+mod seccomp;
 mod selftest;
 mod units;
 
@@ -69,6 +70,8 @@ enum Suite {
     FuzzTargets,
     /// A guest kernel that belongs to the attacker
     Hostile,
+    /// Which system calls the VMM's threads may make, and which they do
+    Seccomp,
     /// What system calls do, natively and in a sandbox
     Conformance,
     /// A minute of random system calls
@@ -145,6 +148,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::ApiRunning => api::run_in_the_lab(),
             Suite::FuzzTargets => crate::fuzz_targets::smoke(),
             Suite::Hostile => hostile::run(options.case.as_deref()),
+            Suite::Seccomp => seccomp::run(),
             Suite::Conformance => lab::conformance(options),
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),

@@ -373,6 +373,11 @@ impl Supervisor {
             conclusion.notes.extend(outcome.err().map(|e| e.to_string()));
             return Ok(conclusion);
         }
+        if matches!(outcome, Ok(Some(Outcome::Exited(code))) if code == i32::from(exit::FORBIDDEN_CALL)) {
+            let message =
+                "the VMM was ended because of that system call: it has a bug, or the guest has taken it over";
+            return Err(Failure { code: exit::FORBIDDEN_CALL, message: message.to_owned() });
+        }
         Err(failed(match outcome {
             Err(e) => e.to_string(),
             Ok(None) => "the monitor of the jail was killed, and the sandbox with it".to_owned(),

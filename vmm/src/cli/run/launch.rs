@@ -216,7 +216,7 @@ pub fn here(
     }
     let event = |event| worker.iter().for_each(|worker| worker.event(event));
     let mut conclusion = None;
-    let result = carry_out::run(order, signals, &mut |news| match news {
+    let result = carry_out::run(order, signals, false, &mut |news| match news {
         News::Ready => event(Event::Ready),
         News::Stopped => {
             event(Event::Stopped);

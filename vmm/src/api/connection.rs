@@ -48,6 +48,8 @@ pub struct Connection {
     pub phase: Phase,
     keep_alive: bool,
     told_to_go_on: bool,
+    /// There is input that nobody has looked at since the last answer.
+    unseen: bool,
     /// The client sends nothing more.
     ended: bool,
     broken: bool,
@@ -67,6 +69,7 @@ impl Connection {
             phase: Phase::Request,
             keep_alive: true,
             told_to_go_on: false,
+            unseen: false,
             ended: false,
             broken: false,
             watched: EventFlags::IN,
@@ -79,7 +82,12 @@ impl Connection {
         let done = self.output.is_empty();
         self.broken
             || (done && matches!(self.phase, Phase::Closing))
-            || (done && self.ended && matches!(self.phase, Phase::Request))
+            || (done && self.ended && matches!(self.phase, Phase::Request) && !self.unseen)
+    }
+
+    /// Whether the next request may have come with the last.
+    pub fn has_unseen(&self) -> bool {
+        self.unseen && matches!(self.phase, Phase::Request)
     }
 
     /// Whether nothing waits to be sent.
@@ -143,6 +151,7 @@ impl Connection {
         if !matches!(self.phase, Phase::Request) || self.input.is_empty() {
             return None;
         }
+        self.unseen = false;
         match http::parse(&self.input) {
             Ok(Parsed::Complete(request, length)) => {
                 self.input.drain(..length);
@@ -176,6 +185,7 @@ impl Connection {
         self.descriptors.clear();
         let close = !self.keep_alive;
         self.phase = if close { Phase::Closing } else { Phase::Request };
+        self.unseen = !self.input.is_empty();
         self.deadline = Some(Instant::now() + if close { PATIENCE } else { IDLE });
         self.send(&response.encode(close));
     }

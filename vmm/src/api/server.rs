@@ -275,6 +275,11 @@ impl Server {
                 token => self.on_stream(token / FIRST, token % FIRST),
             }
         }
+        // Requests that came with one that is answered now: epoll says nothing more of them.
+        let unseen = self.connections.iter().filter(|(_, c)| c.has_unseen());
+        for id in unseen.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.serve(id);
+        }
     }
 
     fn accept(&mut self) {

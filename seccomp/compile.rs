@@ -1,6 +1,6 @@
 //! The compiler of filters: a thread's rules to a program of the kernel's classic BPF. A part of the build script.
 //!
-//! [seccompiler] is not used because its programs are thrice as long, and a program is paid for in every start: the kernel
+//! [seccompiler] applies them, but does not compile them: its programs are thrice as long, and one is paid for in every start: the kernel
 //! translates it to machine code (a thousand instructions for each of its own), and tries a filter with every number
 //! there is, 900 of them, to learn which calls need no more filtering. It gives up where a program reads what
 //! it cannot know, so ours begin with that: they are run at every call, which takes some ten instructions.

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use libc::sock_filter;
+use seccompiler::sock_filter;
 use syscalls::Sysno;
 
 include!(concat!(env!("OUT_DIR"), "/filters.rs"));
@@ -29,7 +29,7 @@ pub enum SeccompError {
     #[error(
         "cannot install the system call filter of the {0} thread: {1}; the host's kernel needs CONFIG_SECCOMP_FILTER"
     )]
-    Filter(&'static str, std::io::Error),
+    Filter(&'static str, seccompiler::Error),
 }
 
 thread_local! {
@@ -40,18 +40,7 @@ thread_local! {
 /// Confines the calling thread, and every thread it will start, for good. After [`end_with`].
 pub fn confine(thread: Thread) -> Result<(), SeccompError> {
     THREAD.set(thread.name());
-    let failed = || SeccompError::Filter(thread.name(), std::io::Error::last_os_error());
-    let filter = thread.filter();
-    // The kernel only reads it.
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: prctl takes numbers; `program` and what it points to live longer than the call.
-    let result = unsafe {
-        match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
-            0 => libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program),
-            _ => -1,
-        }
-    };
-    if result < 0 { Err(failed()) } else { Ok(()) }
+    seccompiler::apply_filter(thread.filter()).map_err(|e| SeccompError::Filter(thread.name(), e))
 }
 
 /// Has a violation end the process with `code`, after a sentence on standard error. Once, before any [`confine`].

@@ -184,7 +184,7 @@ fn verdict(thread: Thread, number: u32, arguments: [u64; 6]) -> u32 {
         .flat_map(|word| [*word as u32, (word >> 32) as u32])
         .collect();
     loop {
-        let i = program[at];
+        let i = &program[at];
         at += 1;
         match i.code {
             0x20 => a = data[i.k as usize / 4],

@@ -54,6 +54,7 @@ pub mod leases;
 pub mod locks;
 pub mod mem;
 pub mod mount;
+mod moves;
 pub mod nsfs;
 pub mod open;
 pub mod ops;

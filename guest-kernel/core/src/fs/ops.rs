@@ -11,7 +11,7 @@ use super::{
     Dentry, Path,
     access::{Access, Subject},
     inode::{NewInode, NewKind, RenameFlags},
-    inotify,
+    inotify, moves,
     types::{DeviceId, FileType},
     walk::{Last, Parent, existing},
 };
@@ -238,7 +238,9 @@ pub fn rename(subject: &Subject<'_>, from: &Parent<'_>, to: &Parent<'_>, flags: 
     from.dir.inode()?.rename(old_name, to.dir.inode()?, new_name, flags)?;
     drop(inside);
     let names = inotify::active().then(|| (moved.name(), target.name()));
+    let moving = (!same).then(moves::begin);
     old_dir.renamed(&moved, new_dir, &target, exchange);
+    drop(moving);
     if flags.contains(RenameFlags::WHITEOUT) {
         let new = new_inode(subject, &from.dir, NewKind::CharDevice(DeviceId::NONE), 0)?;
         let dentry = old_dir.lookup_locked(old_name, old_guard)?;

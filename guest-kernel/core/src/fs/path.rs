@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use super::{Dentry, inode::InodeRef, mount::Mount};
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 
 /// Mount and dentry.
 #[derive(Clone)]
@@ -81,19 +81,26 @@ impl Path {
         }
     }
 
-    /// What `..` means here, for somebody whose root is `root`.
-    pub fn parent(&self, root: &Path) -> Path {
-        if self.same(root) {
-            return self.clone();
+    /// What `..` means here, for somebody whose root is `root`; `None` at that root, and where nothing is above. `ENOENT`
+    /// if this was moved out of the directory that a bind mount shows: the mount does not show more for that.
+    pub fn parent(&self, root: &Path) -> Result<Option<Path>> {
+        let mut at = self.clone();
+        loop {
+            if at.same(root) {
+                return Ok(None);
+            }
+            if !at.is_mount_root() {
+                break;
+            }
+            let Some(on) = at.mount.mounted_on() else { return Ok(None) };
+            at = on;
         }
-        let here = self.clone().above_mounts();
-        if here.same(root) {
-            return here.below_mounts();
+        let Some(parent) = at.dentry.parent() else { return Ok(None) };
+        let top = at.mount.root();
+        if !Arc::ptr_eq(top, at.mount.superblock().root()) && !parent.is_below(top) {
+            return Err(Errno::ENOENT);
         }
-        match here.dentry.parent() {
-            Some(parent) => Path { mount: here.mount, dentry: parent }.below_mounts(),
-            None => here.below_mounts(),
-        }
+        Ok(Some(Path { mount: at.mount, dentry: parent }.below_mounts()))
     }
 
     /// Inode number of the parent directory, for `..` in `readdir`.

@@ -10,8 +10,9 @@
 //!   nowhere.
 //!
 //! Limits: 40 links (`ELOOP`), 255 bytes a component (`ENAMETOOLONG`); the length of the whole path is limited
-//! where it is copied from the user. `..` does not leave the caller's root; a walk with
-//! [`WalkFlags::BENEATH`] or [`WalkFlags::IN_ROOT`] does not leave its start.
+//! where it is copied from the user. `..` does not leave the caller's root, nor the directory a bind mount shows; a
+//! walk with [`WalkFlags::BENEATH`] or [`WalkFlags::IN_ROOT`] has its start for a root, and notices when directories move
+//! meanwhile ([`super::moves`]).
 
 use alloc::{borrow::Cow, sync::Arc};
 
@@ -22,6 +23,7 @@ use super::{
     Dentry, MountFlags, NAME_MAX, Path,
     access::{Access, Subject},
     inode::LinkTarget,
+    moves::Watch,
     types::FileType,
 };
 use crate::{
@@ -54,6 +56,8 @@ bitflags! {
         const IN_ROOT = 0x1000;
         /// Only what the dentry cache knows; `EAGAIN` else.
         const CACHED = 0x2000;
+        /// The start is not to be left.
+        const SCOPED = 0x1800;
     }
 }
 
@@ -200,12 +204,14 @@ impl<'a> Walk<'a> {
         inode.permission(&self.subject, Access::EXEC)
     }
 
-    fn absolute(&self, start: &Path, flags: WalkFlags) -> Result<Path> {
+    /// The root, for a path or a link that begins with `/`; a link was found at `from`.
+    fn absolute(&self, start: &Path, from: Option<&Path>, flags: WalkFlags) -> Result<Path> {
         if flags.contains(WalkFlags::BENEATH) {
             return Err(Errno::EXDEV);
         }
         let root = if flags.contains(WalkFlags::IN_ROOT) { start } else { &self.root };
-        if flags.contains(WalkFlags::NO_XDEV) && !Arc::ptr_eq(root.mount(), start.mount()) {
+        let crosses = from.is_some_and(|from| !Arc::ptr_eq(root.mount(), from.mount()));
+        if crosses && flags.contains(WalkFlags::NO_XDEV) {
             return Err(Errno::EXDEV);
         }
         Ok(root.clone())
@@ -217,7 +223,8 @@ impl<'a> Walk<'a> {
             return if ok { Ok(Target::Existing(start.clone())) } else { Err(Errno::ENOENT) };
         }
         let absolute = path.first() == Some(&b'/');
-        let mut at = if absolute { self.absolute(start, flags)? } else { start.clone() };
+        let mut at = if absolute { self.absolute(start, None, flags)? } else { start.clone() };
+        let watch = flags.intersects(WalkFlags::SCOPED).then(Watch::new);
         let mut rest = Rest { stack: SmallVec::new() };
         rest.stack.push((Cow::Borrowed(path), 0));
         let mut links = 0;
@@ -232,7 +239,13 @@ impl<'a> Walk<'a> {
             }
             let child = match rest.text(range) {
                 b"." => at.clone(),
-                b".." => self.up(&at, start, flags)?,
+                b".." => {
+                    let parent = self.up(&at, start, flags)?;
+                    if watch.as_ref().is_some_and(|watch| !watch.is_quiet()) {
+                        return Err(Errno::EAGAIN);
+                    }
+                    parent
+                }
                 name => {
                     let dentry = match flags.contains(WalkFlags::CACHED) {
                         false => at.dentry().lookup(name)?,
@@ -240,6 +253,7 @@ impl<'a> Walk<'a> {
                     };
                     if dentry.inode().is_none() {
                         let name = Name::from_slice(name);
+                        Self::check_scope(&at, start, watch.as_ref())?;
                         if rest.settle() || end == End::Exists {
                             return Err(Errno::ENOENT);
                         }
@@ -275,7 +289,14 @@ impl<'a> Walk<'a> {
         if must_be_directory && at.inode()?.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
+        Self::check_scope(&at, start, watch.as_ref())?;
         Ok(Target::Existing(at))
+    }
+
+    /// `EXDEV` if the place a walk within `start` came to was moved out of it.
+    fn check_scope(at: &Path, start: &Path, watch: Option<&Watch>) -> Result<()> {
+        let moved = watch.is_some_and(|watch| !watch.is_quiet());
+        if moved && !at.is_reached_from(start) { Err(Errno::EXDEV) } else { Ok(()) }
     }
 
     /// Goes where the link `link` in directory `at` leads, or pushes its text.
@@ -294,7 +315,7 @@ impl<'a> Walk<'a> {
             LinkTarget::Path(text) => {
                 match text.first() {
                     None => return Err(Errno::ENOENT),
-                    Some(b'/') => *at = self.absolute(start, flags)?,
+                    Some(b'/') => *at = self.absolute(start, Some(at), flags)?,
                     Some(_) => {}
                 }
                 rest.stack.push((Cow::Owned(text), 0));
@@ -306,7 +327,8 @@ impl<'a> Walk<'a> {
         if flags.intersects(WalkFlags::NO_MAGICLINKS) {
             return Err(Errno::ELOOP);
         }
-        if flags.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
+        let crosses = flags.contains(WalkFlags::NO_XDEV) && !Arc::ptr_eq(place.mount(), at.mount());
+        if crosses || flags.intersects(WalkFlags::SCOPED) {
             return Err(Errno::EXDEV);
         }
         *at = place;
@@ -314,13 +336,12 @@ impl<'a> Walk<'a> {
     }
 
     fn up(&self, at: &Path, start: &Path, flags: WalkFlags) -> Result<Path> {
-        if flags.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
-            if !at.same(start) {
-                return Ok(at.parent(start));
-            }
-            return if flags.contains(WalkFlags::IN_ROOT) { Ok(start.clone()) } else { Err(Errno::EXDEV) };
+        let root = if flags.intersects(WalkFlags::SCOPED) { start } else { &self.root };
+        match at.parent(root)? {
+            Some(parent) => Ok(parent),
+            None if flags.contains(WalkFlags::BENEATH) => Err(Errno::EXDEV),
+            None => Ok(at.clone().below_mounts()),
         }
-        Ok(at.parent(&self.root))
     }
 }
 

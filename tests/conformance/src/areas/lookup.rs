@@ -9,6 +9,11 @@ pub const TESTS: &[Test] = tests![
     no_links: openat2,
     no_mounts: openat2,
     magic_links: openat2,
+    roots_and_links: openat2,
+    made_in_root: openat2,
+    moved_out_of_bind: openat2 fchdir,
+    #[race]
+    moved_away_race: openat2 renameat2,
     cached: openat2,
     openat2_errors: openat2,
     handles: name_to_handle_at open_by_handle_at,
@@ -128,6 +133,108 @@ fn magic_links(t: &mut T) {
     for path in ["/proc/self/exe", "/proc/self/cwd", "/proc/self/root/tmp", "/proc/self/comm", "/proc/self/ns/mnt"] {
         say!(t, "{path}: {}", try_open(d, path, NO_MAGICLINKS));
     }
+}
+
+fn roots_and_links(t: &mut T) {
+    let d = prepare();
+    must!(mkdir, c"d/e/deep", 0o755);
+    for (text, name) in [
+        ("/e/deep", "d/jump"), ("/jump/../../..", "d/up"), ("/../..//./f", "d/e/file"), ("//", "d/e/deep/root"),
+        ("/absolute", "d/e/chain"), ("/e/chain", "d/e/deep/chain"), ("/none/x", "d/broken"), ("/f/", "d/slash"),
+    ] {
+        must!(symlink, c(text).as_c_str(), c(name).as_c_str());
+    }
+    let paths = [
+        "jump", "jump/root/f", "up", "up/f", "e/file", "e/deep/chain", "jump/chain", "broken", "slash", "/jump/../file",
+        "/jump/../../../../..", "//", "/..", "/../f", "f/..", "e/..", "/e/deep/../../..", "jump/root/..", "/f/.", "",
+    ];
+    for path in paths {
+        say!(t, "{path}: {} {}", try_open(d, path, IN_ROOT), try_open(d, path, BENEATH));
+    }
+    // A descriptor that is no directory, or none.
+    let f = open("d/f", libc::O_PATH);
+    for path in ["/", "/f", "f", ".."] {
+        let each = [IN_ROOT, BENEATH, NO_XDEV].map(|resolve| try_open(f, path, resolve));
+        say!(t, "in a file, {path}: {} {} {}", each[0], each[1], each[2]);
+        let each = [IN_ROOT, BENEATH, NO_XDEV].map(|resolve| try_open(99, path, resolve));
+        say!(t, "in nothing, {path}: {} {} {}", each[0], each[1], each[2]);
+    }
+    must!(chdir, c"d/e");
+    say!(t, "here: {} {}", try_open(AT_FDCWD.into(), "/deep", IN_ROOT), try_open(AT_FDCWD.into(), "/up", IN_ROOT));
+    // The root of the process, seen from above it.
+    must!(chroot, c".");
+    say!(t, "{} {}", try_open(d, "/absolute", IN_ROOT), try_open(d, "../absolute", IN_ROOT));
+    say!(t, "{}", try_open(d, "/deep", NO_XDEV));
+    say!(t, "{} {}", try_open(AT_FDCWD.into(), "..", BENEATH), try_open(d, "..", 0));
+}
+
+fn made_in_root(t: &mut T) {
+    let d = prepare();
+    must!(symlink, c"/new/er", c"d/dangling");
+    must!(symlink, c"/../../made", c"d/e/outside");
+    let make = |path: &str, flags: i32, resolve: u64| {
+        let how = [(flags | O_RDWR) as u64, 0o600, resolve];
+        ok_or_error(call!(openat2, d, c(path).as_c_str(), p(&how), 24))
+    };
+    for path in ["/a", "../b", "/../../c", "e/../../d", "dangling", "e/outside", "/e/", "/", "/e", "absolute"] {
+        say!(t, "{path}: {}", make(path, O_CREAT, IN_ROOT));
+    }
+    say!(t, "{} {}", make("/e/outside", O_CREAT | libc::O_EXCL, IN_ROOT), make("/../new", O_CREAT | libc::O_EXCL, IN_ROOT));
+    say!(t, "{} {}", make("/", libc::O_TMPFILE, IN_ROOT), make("/..", libc::O_TMPFILE, BENEATH));
+    say!(t, "{}; {}; {}; {}", names("d"), names("d/e"), names("out"), names("."));
+}
+
+fn moved_out_of_bind(t: &mut T) {
+    for name in ["a", "a/shown", "a/shown/c", "a/shown/c/in", "m", "elsewhere"] {
+        must!(mkdir, c(name).as_c_str(), 0o755);
+    }
+    file("secret", "not shown");
+    file("elsewhere/secret", "not shown");
+    must!(unshare, libc::CLONE_NEWNS);
+    must!(mount, 0, c"/", 0, libc::MS_REC | libc::MS_PRIVATE, 0);
+    must!(mount, c"a/shown", c"m", 0, libc::MS_BIND, 0);
+    let c = open("m/c", libc::O_PATH);
+    let inner = open("m/c/in", libc::O_PATH);
+    say!(t, "{} {}", try_open(c, "..", 0), try_open(inner, "../..", 0));
+    must!(rename, c"a/shown/c", c"elsewhere/c");
+    for path in [".", "in", "in/..", "..", "../secret", "in/../..", "../../secret", "../c"] {
+        say!(t, "{path}: {} {}", try_open(c, path, 0), try_open(c, path, IN_ROOT));
+    }
+    say!(t, "{} {}", try_open(inner, "..", 0), try_open(inner, "../..", 0));
+    show!(t, fchdir, inner);
+    show!(t, chdir, c"..");
+    show!(t, chdir, c"..");
+    show!(t, openat, AT_FDCWD, c"../secret", O_RDONLY, 0);
+}
+
+fn moved_away_race(t: &mut T) {
+    let d = prepare();
+    file("f", "escaped");
+    let mover = fork(|| {
+        for _ in 0..400 {
+            must!(rename, c"d/e/g", c"out/g");
+            must!(rename, c"out/g", c"d/e/g");
+        }
+        0
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    let mut status = 0i32;
+    while call!(wait4, mover, out(&mut status), libc::WNOHANG, 0) == 0 {
+        for (path, resolve) in [("e/g/../../f", IN_ROOT), ("e/g/../../f", BENEATH), ("/e/g/../..", IN_ROOT)] {
+            let fd = call!(openat2, d, c(path).as_c_str(), p(&[0u64, 0, resolve]), 24);
+            if fd < 0 {
+                continue;
+            }
+            let mut s = [0u64; 18];
+            must!(fstat, fd, out(&mut s));
+            let directory = s[3] & 0o170_000 == 0o040_000;
+            let within = if directory { try_open(fd, "near", 0) != "ENOENT" } else { read(fd) == "within" };
+            seen.insert(within);
+            must!(close, fd);
+        }
+    }
+    say!(t, "{}", ending(status));
+    say!(t, "left: {}", seen.contains(&false));
 }
 
 fn cached(t: &mut T) {

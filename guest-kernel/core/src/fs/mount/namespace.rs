@@ -16,7 +16,7 @@ use super::{
 use crate::{
     errno::{Errno, Result},
     fs::{
-        Path,
+        Path, moves,
         nsfs::{AnyNamespace, namespace_at},
         types::FileType,
     },
@@ -302,6 +302,7 @@ impl MountNamespace {
             Some((index(on.mount())?, on.dentry().clone()))
         };
         let below: Tree = tree.iter().skip(1).map(|m| (m.clone(), on(m))).collect();
+        let _moving = moves::begin();
         mount.detach();
         let mut whole: Tree = alloc::vec![(mount.clone(), None)];
         whole.extend(below);
@@ -402,6 +403,7 @@ impl MountNamespace {
         }
         put_old.dentry().pin();
         let above = old_mount.mounted_on();
+        let _moving = moves::begin();
         new_mount.detach();
         old_mount.detach();
         old_mount.attach(put_old.clone());

@@ -23,7 +23,9 @@ fn do_open(
 ) -> Result {
     let caller = Caller::new(ctx)?;
     let path = read_path(path)?;
-    let start = caller.start(dirfd, &path)?;
+    // With RESOLVE_IN_ROOT an absolute path is one from `dirfd`, too.
+    let relative = if how.contains(WalkFlags::IN_ROOT) { &[][..] } else { &path };
+    let start = caller.start(dirfd, relative)?;
     let mode = mode & 0o7777 & !caller.fs.umask();
     let file = open_path(&caller.walk(), &start, &path, flags, mode, how)?;
     let fd =

@@ -30,6 +30,8 @@ pub trait ControllingTerminal: Send + Sync {
     /// The leader of the session it controls has exited: the session loses it, and the foreground group is
     /// sent SIGHUP and SIGCONT.
     fn leader_exited(&self, session: &Arc<Session>);
+    /// `vhangup`: those that have it open see their end, the session loses it.
+    fn hang_up(&self);
     /// Its device number (`tty_nr` of `/proc/PID/stat`).
     fn device(&self) -> DeviceId;
     /// The number of the process group in the foreground; 0 if there is none.

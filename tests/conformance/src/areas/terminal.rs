@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = tests![
     raw: read write,
     counts_and_times: read ioctl,
     signals_from_keys: write,
+    typing_for_others: ioctl,
     output: write ioctl,
     input_flags: write ioctl,
     full: write poll,
@@ -341,13 +342,18 @@ fn signals_from_keys(t: &mut T) {
         show!(t, ioctl, m, libc::TIOCSIG, libc::SIGQUIT);
         say!(t, "by request: {}", told());
         show!(t, ioctl, m, libc::TIOCSIG, 99);
-        show!(t, ioctl, s, libc::TIOCSTI, p(b"x"));
-        seen(m);
         set(s, |termios| termios.input |= libc::BRKINT);
         show!(t, ioctl, s, libc::TCSBRK, 0);
         show!(t, ioctl, m, libc::TCSBRK, 1);
     });
     say!(t, "{ended}");
+}
+
+/// Refused as on Linux from 6.2 on, unless it is told to allow it.
+fn typing_for_others(t: &mut T) {
+    let (_m, s) = terminal();
+    show!(t, ioctl, s, libc::TIOCSTI, p(b"x"));
+    say!(t, "{}", seen(s));
 }
 
 fn output(t: &mut T) {

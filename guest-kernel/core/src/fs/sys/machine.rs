@@ -60,7 +60,7 @@ fn vhangup(ctx: &mut Ctx<'_>) -> Result {
     let session = ctx.task.process().group().session.clone();
     let terminal = session.terminal.lock().clone();
     if let Some(terminal) = terminal {
-        terminal.leader_exited(&session);
+        terminal.hang_up();
     }
     Ok(0)
 }
@@ -91,7 +91,7 @@ fn swapoff(ctx: &mut Ctx<'_>, path: UserStr) -> Result {
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     136 ustat(dev: u64, buf: UserPtr<UStat>) Full "";
     139 sysfs(option: i32, arg1: u64, arg2: UserAddr) Full "";
-    153 vhangup() Partial "the session loses its terminal; other holders of it are not hung up";
+    153 vhangup() Full "";
     167 swapon(path: UserStr, flags: u32) Full "no file can hold a swap area: EINVAL";
     168 swapoff(path: UserStr) Full "no file holds a swap area: EINVAL";
 };

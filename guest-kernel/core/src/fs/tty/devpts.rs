@@ -124,7 +124,7 @@ fn open_ptmx(_: DeviceId, _: &InodeRef, _: OpenFlags, task: Option<&TaskRef>) ->
 }
 
 fn open_slave(pair: Arc<Pair>, flags: OpenFlags, task: Option<&TaskRef>) -> Result<Arc<dyn File>> {
-    let slave = Slave::new(pair.clone())?;
+    let slave = Slave::new(pair.clone(), task)?;
     if let Some(task) = task
         && !flags.contains(OpenFlags::NOCTTY)
         && flags.readable()

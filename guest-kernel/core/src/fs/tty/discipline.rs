@@ -11,10 +11,13 @@ use smallvec::SmallVec;
 use super::termios::{Input, Local, Output, Special, Termios};
 use crate::signal::Signal;
 
-/// `N_TTY_BUF_SIZE` less one: input bytes kept.
+/// `N_TTY_BUF_SIZE` less one: input bytes kept, but for the one that ends a line.
 const INPUT_MAX: usize = 4095;
 /// Output bytes kept before writers have to wait; echo may go beyond it, by as much again.
 pub(super) const OUTPUT_MAX: usize = 32 * 1024;
+
+/// Output that has come to the master: on Linux what its own buffer holds.
+const SHOWN_MAX: usize = 4095;
 
 /// Signals that input asked for.
 pub(super) type Signals = SmallVec<[Signal; 2]>;
@@ -44,11 +47,15 @@ pub(super) struct Discipline {
     complete: usize,
     /// The next character is literal.
     literal: bool,
+    /// With `ECHOPRT`: what is erased is being shown, after a backslash.
+    erasing: bool,
     output: VecDeque<u8>,
     /// Output is held (Ctrl-S, `TCOOFF`).
     stopped: bool,
     /// Column of the cursor, as far as we know.
     column: usize,
+    /// Output there was before the bytes that are being typed: what comes after it is echo not yet shown.
+    settled: usize,
     /// Column where the line being edited began.
     line_column: usize,
 }
@@ -65,9 +72,11 @@ impl Discipline {
             lines: VecDeque::new(),
             complete: 0,
             literal: false,
+            erasing: false,
             output: VecDeque::new(),
             stopped: false,
             column: 0,
+            settled: 0,
             line_column: 0,
         }
     }
@@ -77,7 +86,7 @@ impl Discipline {
     }
 
     fn canonical(&self) -> bool {
-        self.termios.local(Local::ICANON)
+        self.termios.local(Local::ICANON) && !self.termios.local(Local::EXTPROC)
     }
 
     /// Changes the settings. Going canonical, what is there becomes a line; going raw, it becomes bytes.
@@ -88,6 +97,7 @@ impl Discipline {
             self.lines.clear();
             self.complete = 0;
             self.literal = false;
+            self.erasing = false;
             if self.canonical() && !self.input.is_empty() {
                 self.complete = self.input.len();
                 self.lines.push_back(Line { len: self.complete });
@@ -109,6 +119,11 @@ impl Discipline {
         }
     }
 
+    /// Bytes are about to be typed together: what they echo is shown only after all of them.
+    pub fn begin(&mut self) {
+        self.settled = self.output.len();
+    }
+
     /// A byte was typed.
     pub fn receive(&mut self, byte: u8, signals: &mut Signals) {
         let t = self.termios;
@@ -118,6 +133,9 @@ impl Discipline {
         }
         if t.input(Input::IUCLC) && t.local(Local::IEXTEN) {
             c = c.to_ascii_lowercase();
+        }
+        if t.local(Local::EXTPROC) {
+            return self.store(c); // the other end edits
         }
         if core::mem::take(&mut self.literal) {
             return self.ordinary(c);
@@ -141,7 +159,7 @@ impl Discipline {
             }
             if !t.local(Local::NOFLSH) {
                 self.flush_input();
-                self.output.clear();
+                self.output.truncate(self.settled.min(SHOWN_MAX));
             }
             if t.local(Local::ECHO) {
                 self.echo(c);
@@ -153,7 +171,15 @@ impl Discipline {
         }
         match c {
             b'\r' if t.input(Input::IGNCR) => return,
-            b'\r' if t.input(Input::ICRNL) => c = b'\n',
+            b'\r' if t.input(Input::ICRNL) => {
+                c = b'\n';
+                if !self.canonical() {
+                    if t.local(Local::ECHO) {
+                        self.output_processed(c);
+                    }
+                    return self.store(c);
+                }
+            }
             b'\n' if t.input(Input::INLCR) => c = b'\r',
             _ => {}
         }
@@ -178,11 +204,13 @@ impl Discipline {
             self.erase(Erase::Word, c);
         } else if extended && t.is(c, Special::Lnext) {
             self.literal = true;
+            self.end_erasing();
             if t.local(Local::ECHO) && t.local(Local::ECHOCTL) {
                 self.output_raw(b'^');
                 self.output_raw(8);
             }
         } else if extended && t.local(Local::ECHO) && t.is(c, Special::Reprint) {
+            self.end_erasing();
             self.echo(c);
             self.output_processed(b'\n');
             let edited: SmallVec<[u8; 64]> = self.input.iter().skip(self.complete).copied().collect();
@@ -208,16 +236,17 @@ impl Discipline {
 
     fn ordinary(&mut self, c: u8) {
         if self.termios.local(Local::ECHO) {
+            self.end_erasing();
             if self.input.len() == self.complete {
                 self.line_column = self.column;
             }
-            if c == b'\n' { self.output_processed(c) } else { self.echo(c) }
+            self.echo(c);
         }
         self.store(c);
     }
 
     fn store(&mut self, c: u8) {
-        if self.input.len() >= INPUT_MAX {
+        if self.input.len() > INPUT_MAX {
             if !self.canonical() || self.input.len() == self.complete {
                 return; // the caller asked for room(): does not happen
             }
@@ -239,6 +268,13 @@ impl Discipline {
         self.input.len() - self.complete
     }
 
+    /// With `ECHOPRT`: what was erased has been shown.
+    fn end_erasing(&mut self) {
+        if self.termios.local(Local::ECHO) && core::mem::take(&mut self.erasing) {
+            self.output_processed(b'/');
+        }
+    }
+
     fn erase(&mut self, what: Erase, c: u8) {
         let t = self.termios;
         let echo = t.local(Local::ECHO);
@@ -249,6 +285,7 @@ impl Discipline {
         if what == Erase::Line && !visually {
             self.input.truncate(self.complete);
             if echo {
+                self.end_erasing();
                 self.echo(c);
                 if t.local(Local::ECHOK) {
                     self.output_processed(b'\n');
@@ -266,13 +303,20 @@ impl Discipline {
                     break;
                 }
             }
-            self.input.truncate(self.input.len() - len);
-            if echo {
+            let left = self.input.len() - len;
+            if echo && t.local(Local::ECHOPRT) {
+                self.print_erased(left);
+            }
+            self.input.truncate(left);
+            if echo && !t.local(Local::ECHOPRT) {
                 self.echo_erased(first, what, c);
             }
             if what == Erase::Character {
                 break;
             }
+        }
+        if self.edited() == 0 {
+            self.end_erasing();
         }
     }
 
@@ -280,6 +324,17 @@ impl Discipline {
     fn last_character(&self) -> Option<usize> {
         let edited = self.input.iter().rev().take(self.edited());
         edited.enumerate().find(|(_, c)| !self.is_continuation(**c)).map(|(i, _)| i + 1)
+    }
+
+    /// With `ECHOPRT`: shows the last character, which begins at `at` of the input and is being erased.
+    fn print_erased(&mut self, at: usize) {
+        if !core::mem::replace(&mut self.erasing, true) {
+            self.output_processed(b'\\');
+        }
+        let character: SmallVec<[u8; 8]> = self.input.iter().skip(at).copied().collect();
+        let mut bytes = character.iter();
+        bytes.next().into_iter().for_each(|first| self.echo(*first));
+        bytes.for_each(|c| self.output_raw(*c));
     }
 
     fn echo_erased(&mut self, erased: u8, what: Erase, c: u8) {
@@ -336,6 +391,7 @@ impl Discipline {
         self.lines.clear();
         self.complete = 0;
         self.literal = false;
+        self.erasing = false;
     }
 
     /// Bytes a read would find (`FIONREAD`).
@@ -381,6 +437,13 @@ impl Discipline {
         self.stopped = stopped;
     }
 
+    /// As if new, but for output that can be shown: after a hang-up.
+    pub fn reset(&mut self) {
+        self.flush_input();
+        self.stopped = false;
+        self.termios = Termios::STANDARD;
+    }
+
     /// How many bytes [`Discipline::write`] takes now.
     pub fn write_room(&self) -> usize {
         let free = OUTPUT_MAX.saturating_sub(self.output.len());
@@ -410,9 +473,10 @@ impl Discipline {
         n
     }
 
-    /// Forgets output not yet shown (`TCOFLUSH`).
-    pub fn flush_output(&mut self) {
-        self.output.clear();
+    /// Forgets output not yet shown (`TCOFLUSH`): what is on its way to the master (`at_master` false), or what
+    /// has come there and nobody has read.
+    pub fn flush_output(&mut self, at_master: bool) {
+        self.output.truncate(if at_master { 0 } else { SHOWN_MAX });
     }
 
     fn output_raw(&mut self, c: u8) {

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    pair::Pair,
+    pair::{Packet, Pair},
     slave::Slave,
     termios::{TERMIOS_SIZE, Termios, WindowSize},
 };
@@ -38,6 +38,7 @@ mod command {
     pub const TIOCGWINSZ: u32 = 0x5413;
     pub const TIOCSWINSZ: u32 = 0x5414;
     pub const FIONREAD: u32 = 0x541b;
+    pub const TIOCPKT: u32 = 0x5420;
     pub const TIOCNOTTY: u32 = 0x5422;
     pub const TIOCSETD: u32 = 0x5423;
     pub const TIOCGETD: u32 = 0x5424;
@@ -51,6 +52,7 @@ mod command {
     pub const TIOCSPTLCK: u32 = 0x4004_5431;
     pub const TIOCGDEV: u32 = 0x8004_5432;
     pub const TIOCSIG: u32 = 0x4004_5436;
+    pub const TIOCGPKT: u32 = 0x8004_5438;
     pub const TIOCGPTLCK: u32 = 0x8004_5439;
     pub const TIOCGEXCL: u32 = 0x8004_5440;
     pub const TIOCGPTPEER: u32 = 0x5441;
@@ -80,7 +82,7 @@ fn common(pair: &Arc<Pair>, task: &TaskRef, command: u32, arg: u64) -> Result {
         TIOCNXCL => pair.with(|s| s.exclusive = false),
         TIOCGEXCL => int.write(&pair.with(|s| s.exclusive).into())?,
         TIOCGDEV => UserPtr::new(arg).write(&(pair.inode.device().encode() as u32))?,
-        TIOCSPGRP => pair.set_foreground(task, int.read()?)?,
+        TIOCSPGRP => pair.set_foreground(task, int)?,
         // Typing for others: refused, as Linux does since 6.2 unless told otherwise.
         TIOCSTI => return Err(Errno::EIO),
         _ => return Err(Errno::ENOTTY),
@@ -104,8 +106,9 @@ fn set_termios(pair: &Arc<Pair>, task: &TaskRef, how: u32, arg: u64, size: usize
     pair.with(|s| {
         if how == 2 {
             s.discipline.flush_input();
+            s.tell(Packet::FLUSH_READ, Packet::empty());
         }
-        s.discipline.set_termios(new);
+        s.set_termios(new);
     });
     pair.wake_both();
     Ok(())
@@ -118,8 +121,9 @@ fn drain(pair: &Arc<Pair>, task: &TaskRef) -> Result<()> {
     Ok(wait_event(task, &pair.slave_queue, Interruptible::Yes, None, free)?)
 }
 
-pub(super) fn slave(pair: &Arc<Pair>, task: &TaskRef, command: u32, arg: u64) -> Result {
-    if pair.with(|s| s.hung_up) {
+pub(super) fn slave(slave: &Slave, task: &TaskRef, command: u32, arg: u64) -> Result {
+    let pair = &slave.pair;
+    if pair.with(|s| s.is_hung_up(slave.hangups)) {
         return Err(if command == TIOCSPGRP { Errno::ENOTTY } else { Errno::EIO });
     }
     let int = UserPtr::<i32>::new(arg);
@@ -138,8 +142,8 @@ pub(super) fn slave(pair: &Arc<Pair>, task: &TaskRef, command: u32, arg: u64) ->
         TCXONC => {
             pair.check_foreground(task, Signal::TTOU)?;
             match arg {
-                0 => pair.with(|s| s.discipline.set_stopped(true)),
-                1 => pair.with(|s| s.discipline.set_stopped(false)),
+                0 => pair.with(|s| s.stop(true)),
+                1 => pair.with(|s| s.stop(false)),
                 2 | 3 => {} // asks the other side to stop typing: nobody there understands
                 _ => return Err(Errno::EINVAL),
             }
@@ -147,24 +151,27 @@ pub(super) fn slave(pair: &Arc<Pair>, task: &TaskRef, command: u32, arg: u64) ->
         }
         TCFLSH => {
             pair.check_foreground(task, Signal::TTOU)?;
-            flush(pair, arg, arg)?;
+            flush(pair, arg)?;
         }
+        TIOCGPTPEER => return Err(Errno::EIO),
         _ => return common(pair, task, command, arg),
     }
     Ok(0)
 }
 
-/// `TCIFLUSH` 0, `TCOFLUSH` 1, both 2.
-fn flush(pair: &Arc<Pair>, what: u64, limit: u64) -> Result<()> {
-    if limit > 2 {
+/// `TCFLSH` of a slave: what was typed (0), what is on its way to the master (1), both (2).
+fn flush(pair: &Arc<Pair>, what: u64) -> Result<()> {
+    if what > 2 {
         return Err(Errno::EINVAL);
     }
     pair.with(|s| {
         if what != 1 {
             s.discipline.flush_input();
+            s.tell(Packet::FLUSH_READ, Packet::empty());
         }
         if what != 0 {
-            s.discipline.flush_output();
+            s.discipline.flush_output(false);
+            s.tell(Packet::FLUSH_WRITE, Packet::empty());
         }
     });
     pair.wake_both();
@@ -195,16 +202,21 @@ pub(super) fn master(pair: &Arc<Pair>, file: &OpenFile, task: &TaskRef, command:
         }
         FIONREAD => int.write(&(pair.with(|s| s.discipline.pending_output()) as i32))?,
         TIOCOUTQ => int.write(&0)?,
-        // The master's output is the slave's input.
-        TCFLSH => flush(
-            pair,
-            match arg {
-                0 => 1,
-                1 => 0,
-                other => other,
-            },
-            arg,
-        )?,
+        TIOCPKT => {
+            let on = int.read()? != 0;
+            pair.with(|s| s.packet = on.then(|| s.packet.unwrap_or_default()));
+        }
+        TIOCGPKT => int.write(&pair.with(|s| s.packet.is_some()).into())?,
+        // What was typed has come to the slave already: only output is there to forget.
+        TCFLSH if arg > 2 => return Err(Errno::EINVAL),
+        TCFLSH => {
+            pair.with(|s| {
+                if arg != 1 {
+                    s.discipline.flush_output(true)
+                }
+            });
+            pair.wake_both();
+        }
         TCSBRK | TCSBRKP | TIOCNOTTY | TIOCSCTTY => {}
         _ => return common(pair, task, command, arg),
     }
@@ -214,7 +226,7 @@ pub(super) fn master(pair: &Arc<Pair>, file: &OpenFile, task: &TaskRef, command:
 /// Opens the slave of a master, whatever path devpts is mounted on.
 fn peer(pair: &Arc<Pair>, _file: &OpenFile, task: &TaskRef, flags: u32) -> Result {
     let flags = OpenFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let slave = Slave::new(pair.clone())?;
+    let slave = Slave::new(pair.clone(), Some(task))?;
     let path =
         crate::fs::anon::anonymous_path(pair.inode.clone(), &alloc::format!("/dev/pts/{}", pair.index));
     let kept = flags & !(OpenFlags::CLOEXEC | OpenFlags::NOCTTY);

@@ -11,8 +11,17 @@ use crate::{
         self, SigInfo, Signal,
         types::{SIG_DFL, SIG_IGN},
     },
+    syscall::UserPtr,
     task::{Capabilities, ControllingTerminal, Pid, ProcessGroup, Session},
 };
+
+/// How a session loses its terminal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    HungUp,
+    GivenUp,
+    LeaderEnded,
+}
 
 impl Pair {
     /// Whether this is the controlling terminal of `task`.
@@ -28,8 +37,8 @@ impl Pair {
             return Ok(());
         }
         let group = task.process().group();
-        let Some(foreground) = self.with(|s| s.foreground.upgrade()) else { return Ok(()) };
-        if Arc::ptr_eq(&foreground, &group) {
+        let foreground = self.foreground_pgid();
+        if foreground == 0 || foreground == group.pgid {
             return Ok(());
         }
         let blocked = task.signals.mask().has(signal);
@@ -49,7 +58,7 @@ impl Pair {
     pub fn attach(self: &Arc<Self>, group: &Arc<ProcessGroup>) {
         self.with(|s| {
             s.session = Arc::downgrade(&group.session);
-            s.foreground = Arc::downgrade(group);
+            s.foreground = (group.pgid, Arc::downgrade(group));
         });
         let old = group.session.terminal.lock().replace(self.clone());
         drop(old);
@@ -77,10 +86,11 @@ impl Pair {
     }
 
     /// The session loses its terminal: a hang-up is told to the leader, who may tell others; that the leader gives it up, or
-    /// ends, to the group in the foreground. With `resume` they are continued, too.
-    pub fn disassociate(&self, session: &Arc<Session>, resume: bool) {
-        let signals: &[Signal] = if resume { &[Signal::HUP, Signal::CONT] } else { &[Signal::HUP] };
-        if resume && self.with(|s| s.hung_up) {
+    /// ends, to the group in the foreground. Unless it ended, they are continued, too.
+    pub fn disassociate(&self, session: &Arc<Session>, why: Loss) {
+        let ended = why == Loss::LeaderEnded;
+        let signals: &[Signal] = if ended { &[Signal::HUP] } else { &[Signal::HUP, Signal::CONT] };
+        if why == Loss::HungUp {
             if let Ok(leader) = crate::kernel::kernel().pids.process(session.sid) {
                 for signal in signals {
                     let _ = signal::send_to_process(&leader, SigInfo::kernel(*signal)); // never refused
@@ -91,7 +101,7 @@ impl Pair {
         }
         self.with(|s| {
             s.session = Weak::new();
-            s.foreground = Weak::new();
+            s.foreground = (0, Weak::new());
         });
         let lost = session.terminal.lock().take();
         drop(lost);
@@ -103,36 +113,66 @@ impl Pair {
         if !self.controls(task) || session.sid != task.process().pid {
             return Err(Errno::ENOTTY);
         }
-        self.disassociate(&session, true);
+        self.disassociate(&session, Loss::GivenUp);
         Ok(())
     }
 
-    /// The number of the foreground group; 0 if it is gone.
+    /// The number of the foreground group; 0 if there is none. It may be gone.
     pub fn foreground_pgid(&self) -> Pid {
-        self.with(|s| s.foreground.upgrade()).map_or(0, |g| g.pgid)
+        self.with(|s| s.foreground.0)
     }
 
-    /// `TIOCSPGRP`.
-    pub fn set_foreground(&self, task: &TaskRef, pgid: Pid) -> Result<()> {
-        self.check_foreground(task, Signal::TTOU)?;
-        if !self.controls(task) {
-            return Err(Errno::ENOTTY);
+    /// The group in the foreground, if it is there.
+    pub fn foreground(&self) -> Option<Arc<ProcessGroup>> {
+        let (pgid, known, session) =
+            self.with(|s| (s.foreground.0, s.foreground.1.upgrade(), s.session.upgrade()));
+        if known.is_some() || pgid == 0 {
+            return known;
         }
+        // A process was put there before it made the group. (The number may be another's by now: of another session.)
+        let group = crate::kernel::kernel().pids.group(pgid).ok()?;
+        let ours = session.is_some_and(|session| Arc::ptr_eq(&session, &group.session));
+        ours.then_some(group)
+    }
+
+    /// `TIOCSPGRP`, of the number at `pgid`: a group's, or a process's that may come to lead one.
+    pub fn set_foreground(&self, task: &TaskRef, pgid: UserPtr<i32>) -> Result<()> {
+        match self.check_foreground(task, Signal::TTOU) {
+            Err(Errno::EIO) => return Err(Errno::ENOTTY),
+            outcome => outcome?,
+        }
+        let pgid = pgid.read()?;
         if pgid < 0 {
             return Err(Errno::EINVAL);
         }
-        let group = task.pids().group(pgid)?;
-        if !Arc::ptr_eq(&group.session, &task.process().group().session) {
+        if !self.controls(task) {
+            return Err(Errno::ENOTTY);
+        }
+        let pids = task.pids();
+        let group = pids.group(pgid);
+        let (number, of) = match &group {
+            Ok(group) => (group.pgid, group.clone()),
+            Err(_) => {
+                let process = pids.process(pgid)?;
+                (process.pid, process.group())
+            }
+        };
+        if !Arc::ptr_eq(&of.session, &task.process().group().session) {
             return Err(Errno::EPERM);
         }
-        self.with(|s| s.foreground = Arc::downgrade(&group));
+        let known = group.map_or(Weak::new(), |group| Arc::downgrade(&group));
+        self.with(|s| s.foreground = (number, known));
         Ok(())
     }
 }
 
 impl ControllingTerminal for Pair {
     fn leader_exited(&self, session: &Arc<Session>) {
-        self.disassociate(session, false);
+        self.disassociate(session, Loss::LeaderEnded);
+    }
+
+    fn hang_up(&self) {
+        self.hang_up_slaves();
     }
 
     fn device(&self) -> DeviceId {
@@ -144,6 +184,6 @@ impl ControllingTerminal for Pair {
     }
 
     fn open(self: Arc<Self>) -> Result<Arc<dyn File>> {
-        Ok(Slave::new(self)?)
+        Ok(Slave::new(self, None)?)
     }
 }

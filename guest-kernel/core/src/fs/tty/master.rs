@@ -31,7 +31,7 @@ pub fn open_pty_pair(container: u32, rows: u16, cols: u16) -> Result<(Arc<Master
     let window = WindowSize { rows, cols, ..WindowSize::default() };
     let pair = devpts::allocate(container, Pair::termios_of_host(), window, 0)?;
     let master = Arc::new(Master { pair: pair.clone() });
-    let slave = Slave::new(pair.clone())?;
+    let slave = Slave::new(pair.clone(), None)?;
     let path = anonymous_path(pair.inode.clone(), &alloc::format!("/dev/pts/{}", pair.index));
     let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
     Ok((master, OpenFile::new(pair.inode.clone(), Some(slave), path, flags)))
@@ -65,9 +65,9 @@ impl Master {
         self.pair.resize(WindowSize { rows, cols, ..WindowSize::default() });
     }
 
-    /// Nobody is at the terminal any more: SIGHUP, and the end for readers and writers.
+    /// Nobody is at the terminal any more: SIGHUP, and the end for writers, and for readers after what was typed.
     pub fn hang_up(&self) {
-        self.pair.hang_up();
+        self.pair.hang_up(true);
     }
 
     /// Makes it the controlling terminal of `group`'s session, with `group` in the foreground.
@@ -88,7 +88,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.pair.hang_up();
+        self.pair.hang_up(false);
         devpts::release(&self.pair);
     }
 }
@@ -98,8 +98,18 @@ impl File for Master {
         let mut buf = [0u8; CHUNK];
         let mut done = 0;
         while sink.remaining() > 0 {
-            let want = sink.remaining().min(CHUNK);
+            let mut want = sink.remaining().min(CHUNK);
             let closed = self.other_side_closed();
+            if done == 0
+                && let Some(first) = self.pair.take_packet()
+            {
+                sink.put(&[first.bits()])?;
+                done = 1;
+                if !first.is_empty() || want == 1 {
+                    break;
+                }
+                want -= 1;
+            }
             let n = self.pair.take_output(buf.get_mut(..want).unwrap_or_default());
             sink.put(buf.get(..n).unwrap_or_default())?;
             done += n;

@@ -14,6 +14,7 @@ use crate::{
     io::{Sink, Source},
     signal::Signal,
     sync::{Interruptible, PollEvents, PollTable, Queue, WaitError, wait_event},
+    task::Capabilities,
     time::deadline_after,
 };
 
@@ -23,24 +24,27 @@ const CHUNK: usize = 1024;
 /// An open slave.
 pub(super) struct Slave {
     pub pair: Arc<Pair>,
+    /// [`super::pair::State::hangups`] when it was opened.
+    pub hangups: u32,
 }
 
 impl Slave {
-    /// Opens it. `EIO` while it is locked or hung up, `EBUSY` if somebody has it for himself.
-    pub fn new(pair: Arc<Pair>) -> Result<Arc<Slave>> {
-        pair.with(|s| {
+    /// Opens it. `EIO` while it is locked or hung up, `EBUSY` if somebody has it for himself, except for root.
+    pub fn new(pair: Arc<Pair>, task: Option<&TaskRef>) -> Result<Arc<Slave>> {
+        let privileged = task.is_none_or(|task| task.credentials().capable(Capabilities::SYS_ADMIN));
+        let hangups = pair.with(|s| {
             if s.locked || s.hung_up {
                 return Err(Errno::EIO);
             }
-            if s.exclusive && s.slaves > 0 {
+            if s.exclusive && s.slaves > 0 && !privileged {
                 return Err(Errno::EBUSY);
             }
             s.slaves += 1;
             s.slave_seen = true;
-            Ok(())
+            Ok(s.hangups)
         })?;
         pair.master_queue.wake_all(PollEvents::empty());
-        Ok(Arc::new(Slave { pair }))
+        Ok(Arc::new(Slave { pair, hangups }))
     }
 
     /// `VMIN` and `VTIME` in nanoseconds; `None` in canonical mode.
@@ -55,7 +59,7 @@ impl Slave {
 
     /// Waits for input: for `min` bytes in raw mode. False if the time was up.
     fn wait_readable(&self, task: &TaskRef, min: usize, deadline: Option<u64>) -> Result<bool> {
-        let ready = || self.pair.is_ready(min).then_some(());
+        let ready = || self.pair.is_ready(min, self.hangups).then_some(());
         match wait_event(task, &self.pair.slave_queue, Interruptible::Yes, deadline, ready) {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),
@@ -78,7 +82,7 @@ impl File for Slave {
         let mut done = 0;
         loop {
             let want = sink.remaining().min(CHUNK);
-            let found = self.pair.read(buf.get_mut(..want).unwrap_or_default());
+            let found = self.pair.read(buf.get_mut(..want).unwrap_or_default(), self.hangups);
             match found {
                 Found::Bytes(n) => {
                     sink.put(buf.get(..n).unwrap_or_default())?;
@@ -89,7 +93,7 @@ impl File for Slave {
                         if whole || sink.remaining() == 0 {
                             return Ok(done);
                         }
-                        if !self.pair.is_ready(1) {
+                        if !self.pair.is_ready(1, self.hangups) {
                             return Ok(done);
                         }
                         continue;
@@ -102,7 +106,7 @@ impl File for Slave {
                     if !enough && !self.wait_readable(task, 1, between).unwrap_or(false) {
                         return Ok(done);
                     }
-                    if enough && !self.pair.is_ready(1) {
+                    if enough && !self.pair.is_ready(1, self.hangups) {
                         return Ok(done);
                     }
                 }
@@ -137,12 +141,12 @@ impl File for Slave {
         let mut buf = [0u8; CHUNK];
         let mut done = 0;
         while source.remaining() > 0 {
-            let room = self.pair.write_room();
+            let room = self.pair.write_room(self.hangups);
             let outcome = match room {
                 None => Err(Errno::EIO),
                 Some(0) if file.nonblocking() => Err(Errno::EAGAIN),
                 Some(0) => {
-                    let room = || (self.pair.write_room() != Some(0)).then_some(0);
+                    let room = || (self.pair.write_room(self.hangups) != Some(0)).then_some(0);
                     wait_event(task, &self.pair.slave_queue, Interruptible::Yes, None, room)
                         .map_err(Errno::from)
                 }
@@ -165,7 +169,7 @@ impl File for Slave {
     }
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
-        self.pair.poll_slave(table)
+        self.pair.poll_slave(table, self.hangups)
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
@@ -173,6 +177,6 @@ impl File for Slave {
     }
 
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
-        ioctl::slave(&self.pair, task, command, arg)
+        ioctl::slave(self, task, command, arg)
     }
 }

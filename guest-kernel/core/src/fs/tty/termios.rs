@@ -48,6 +48,7 @@ bitflags! {
         const ECHOCTL = 0o1000;
         const ECHOPRT = 0o2000;
         const ECHOKE = 0o4000;
+        const EXTPROC = 0o200000;
         const IEXTEN = 0o100000;
         const _ = !0;
     }
@@ -97,6 +98,27 @@ pub struct Termios {
     pub ospeed: u32,
 }
 
+const CS8: u32 = 0o60;
+const CREAD: u32 = 0o200;
+const PARENB: u32 = 0o400;
+/// `CBAUD`, and how far up the same bits are for input (`IBSHIFT`).
+const SPEED_MASK: u32 = 0o10017;
+const INPUT_SPEED: u32 = 16;
+/// `BOTHER`: the number itself says.
+const OTHER_SPEED: u32 = 0o10000;
+
+/// The baud rate of `code`, the bits of `CBAUD`; `given` is the one of `struct termios2`.
+fn speed(code: u32, given: u32) -> u32 {
+    const LOW: [u32; 16] =
+        [0, 50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19_200, 38_400];
+    const HIGH: [u32; 16] = [
+        0, 57_600, 115_200, 230_400, 460_800, 500_000, 576_000, 921_600, 1_000_000, 1_152_000, 1_500_000,
+        2_000_000, 2_500_000, 3_000_000, 3_500_000, 4_000_000,
+    ];
+    let table = if code & OTHER_SPEED != 0 { HIGH } else { LOW };
+    if code == OTHER_SPEED { given } else { table.get((code & 15) as usize).copied().unwrap_or(0) }
+}
+
 /// Bytes of `struct termios`: all but the speeds.
 pub const TERMIOS_SIZE: usize = 36;
 
@@ -112,6 +134,21 @@ impl Termios {
         ispeed: 38400,
         ospeed: 38400,
     };
+
+    /// As a pseudo-terminal has it: eight bits a character, without parity, and the speeds that `c_cflag` asks for.
+    pub fn of_pty(mut self) -> Termios {
+        self.cflag = self.cflag & !PARENB | CS8 | CREAD;
+        let input = self.cflag >> INPUT_SPEED & SPEED_MASK;
+        self.ospeed = speed(self.cflag & SPEED_MASK, self.ospeed);
+        self.ispeed = if input == 0 { self.ospeed } else { speed(input, self.ispeed) };
+        self
+    }
+
+    /// Whether the usual keys hold and resume output: what `TIOCPKT_DOSTOP` tells.
+    pub fn usual_flow_keys(&self) -> bool {
+        let keys = (self.special(Special::Start), self.special(Special::Stop));
+        self.input(Input::IXON) && keys == (0o21, 0o23)
+    }
 
     /// Whether an input flag is set.
     pub fn input(&self, flag: Input) -> bool {

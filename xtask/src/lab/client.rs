@@ -101,7 +101,7 @@ impl Session {
     }
 
     fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
-        wire::write_frame(&mut self.stream, self.id, kind, payload).context("the lab is gone")
+        wire::write_frame(&mut self.stream, self.id, kind, payload).map_err(|_| LabEnded.into())
     }
 
     /// The next frame of this session.
@@ -115,7 +115,7 @@ impl Session {
             match self.reader.next_frame() {
                 Ok(Some(frame)) if frame.session == self.id => return Ok(frame),
                 Ok(Some(_)) => {}
-                Ok(None) => bail!("the lab has ended"),
+                Ok(None) => bail!(LabEnded),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!(TimedOut),
                 Err(error) => return Err(error.into()),
             }
@@ -257,13 +257,11 @@ impl Resizer {
 }
 
 /// A command did not end in its time.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("no answer in time")]
 pub struct TimedOut;
 
-impl std::fmt::Display for TimedOut {
-    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
-        to.write_str("no answer in time")
-    }
-}
-
-impl std::error::Error for TimedOut {}
+/// The lab's machine ended while it was asked for something.
+#[derive(Debug, thiserror::Error)]
+#[error("the lab has ended")]
+pub struct LabEnded;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Lab, Streams, TimedOut, push_programs};
+use super::{Lab, LabEnded, Streams, TimedOut, push_programs};
 use crate::host;
 
 /// A command and what it needs.
@@ -27,21 +27,24 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Runs a job in `lab`, with this checkout's programs on its PATH. When it does not end and the lab itself does not
-/// answer either, then the emulator hangs: the command gets another lab, once.
+/// Runs a job in `lab`, with this checkout's programs on its PATH. When the emulator fails (it has ended, or the command
+/// does not end and the lab itself does not answer either), then the command gets another lab, once.
 pub fn execute(lab: &Lab, job: &Job) -> Result<Outcome> {
-    let mut outcome = attempt(lab, job)?;
-    if outcome.code.is_none() {
-        let (answers, found) = lab.post_mortem();
-        if !answers {
-            host::say(&format!("the lab itself does not answer; once more in another one\n{found}"));
-            lab.down()?;
-            outcome = attempt(lab, job)?;
-        } else {
-            outcome.stderr.extend_from_slice(format!("\n{found}").as_bytes());
+    let failure = match attempt(lab, job) {
+        Ok(mut outcome) if outcome.code.is_none() => {
+            let (answers, found) = lab.post_mortem();
+            if answers {
+                outcome.stderr.extend_from_slice(format!("\n{found}").as_bytes());
+                return Ok(outcome);
+            }
+            format!("the lab itself does not answer; once more in another one\n{found}")
         }
-    }
-    Ok(outcome)
+        Err(error) if error.is::<LabEnded>() => format!("{error}; once more in another one"),
+        result => return result,
+    };
+    host::say(&failure);
+    lab.down()?;
+    attempt(lab, job)
 }
 
 fn attempt(lab: &Lab, job: &Job) -> Result<Outcome> {

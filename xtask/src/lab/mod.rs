@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use client::TimedOut;
+use client::{LabEnded, TimedOut};
 pub use client::{Session, Streams};
 pub use execute::{Job, Outcome, execute};
 pub use image::debian as debian_image;

@@ -3,21 +3,18 @@ use anyhow::Result;
 
 use super::Tally;
 use super::selftest::{output_of, report};
-use crate::host;
 use crate::lab::{Lab, Options};
+use crate::{build, host};
 
 /// Builds the kernel and has it attack, with all it has or (`case`) in one way.
 pub fn run(case: Option<&str>) -> Result<Tally> {
-    let kernel = crate::build::build_bare("ringfence-hostile", "hostile")?;
-    crate::build::build_static("ringfence")?;
+    let kernel = build::build_bare("ringfence-hostile", "hostile")?;
+    build::build_static("ringfence")?;
+    let script = host::checkout().join("tests/lab/hostile-kernel.sh");
+    let files = [(kernel, "/tmp/hostile"), (script, "/tmp/hostile-kernel.sh")];
+    let command = format!("bash /tmp/hostile-kernel.sh /tmp/hostile {}", case.unwrap_or_default());
     let lab = Lab::named("test0", Options::default());
-    let mut session = lab.session()?;
-    crate::lab::push_programs(&mut session, false)?;
-    session.push(&kernel, "/tmp/hostile".as_ref())?;
-    session.push(&host::checkout().join("tests/lab/hostile-kernel.sh"), "/tmp/hostile-kernel.sh".as_ref())?;
-    let command =
-        format!("timeout 900 bash /tmp/hostile-kernel.sh /tmp/hostile {}", case.unwrap_or_default());
-    let said = output_of(session, command.trim_end())?;
+    let said = output_of(&lab, &command, &files, 900)?;
     print!("{said}");
     let tally = report("lab", &said);
     lab.down()?;

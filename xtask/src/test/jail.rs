@@ -13,13 +13,11 @@ pub fn run() -> Result<Tally> {
     let built = crate::build::build_static("ringfence-jail-test")?;
     let lab = Lab::named("test0", Options::default());
     let mut tally = Tally::default();
-    let as_root = format!("timeout 300 /tmp/jail-test {ROUNDS} cgroup");
-    let as_user =
-        format!("timeout 300 setpriv --reuid 1000 --regid 1000 --clear-groups /tmp/jail-test {ROUNDS}");
+    let files = [(built, "/tmp/jail-test")];
+    let as_root = format!("/tmp/jail-test {ROUNDS} cgroup");
+    let as_user = format!("setpriv --reuid 1000 --regid 1000 --clear-groups /tmp/jail-test {ROUNDS}");
     for (place, command) in [("lab, as root", as_root), ("lab, as an ordinary user", as_user)] {
-        let mut session = lab.session()?;
-        session.push(&built, "/tmp/jail-test".as_ref())?;
-        tally.add(report(place, &output_of(session, &command)?));
+        tally.add(report(place, &output_of(&lab, &command, &files, 300)?));
     }
     lab.down()?;
     Ok(tally)

@@ -2,14 +2,15 @@
 //!
 //! Plain QEMU needs no KVM, starts in a second, and lets us take CPU features away, so that the fall-backs of
 //! features every newer processor has are run, too.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Tally;
 use crate::host;
-use crate::lab::{Lab, Options, Session, Streams};
+use crate::lab::{Job, Lab, Options, execute};
 
 /// CPU model and number of CPUs of each run in plain QEMU.
 const MACHINES: &[(&str, usize)] = &[
@@ -52,28 +53,21 @@ fn in_qemu(built: &Path, model: &str, cpus: usize) -> Result<String> {
 
 fn in_sandbox(kernel: &Path) -> Result<String> {
     crate::build::build_static("ringfence")?;
-    let lab = Lab::new(Options::default());
-    let mut session: Session = lab.session()?;
-    crate::lab::push_programs(&mut session, false)?;
-    session.push(kernel, "/tmp/selftest".as_ref())?;
-    let command = "timeout 120 ringfence boot --kernel /tmp/selftest --cpus 4 --cmdline ringfence.cpus=4";
-    output_of(session, command)
+    let command = "ringfence boot --kernel /tmp/selftest --cpus 4 --cmdline ringfence.cpus=4";
+    output_of(&Lab::new(Options::default()), command, &[(kernel.to_owned(), "/tmp/selftest")], 120)
 }
 
-/// Everything a command in the lab prints.
-pub fn output_of(session: Session, command: &str) -> Result<String> {
-    let words: Vec<_> = command.split(' ').map(Into::into).collect();
-    let mut output = Vec::new();
-    let streams = Streams {
-        stdin: Box::new(std::io::empty()),
-        output: Box::new(|_, bytes| {
-            output.extend_from_slice(bytes);
-            Ok(())
-        }),
-        timeout: None,
-    };
-    session.run(&words, streams)?;
-    Ok(String::from_utf8_lossy(&output).into_owned())
+/// Everything a command in the lab prints, with these files there, on standard error first.
+pub fn output_of(
+    lab: &Lab,
+    command: &str,
+    files: &[(PathBuf, &'static str)],
+    timeout: u64,
+) -> Result<String> {
+    let words: Vec<_> = command.split_whitespace().map(Into::into).collect();
+    let timeout = Duration::from_secs(timeout);
+    let outcome = execute(lab, &Job { command: &words, stdin: &[], files, timeout })?;
+    Ok(String::from_utf8_lossy(&[outcome.stderr, outcome.stdout].concat()).into_owned())
 }
 
 /// Counts what the last line says; a program that did not get there has failed, and its text is shown.

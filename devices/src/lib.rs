@@ -1,7 +1,8 @@
 //! Ringfence's device models.
 //!
 //! A sandbox sees four virtio devices behind the virtio-mmio transport (pmem, vsock, rng, balloon), one serial
-//! port, and a virtio-blk device for each disk it is given. This crate knows nothing of KVM: it is given guest memory
+//! port, a virtio-blk device for each disk it is given, and fs, if it is given directories of the host. This crate knows
+//! nothing of KVM: it is given guest memory
 //! and an eventfd to raise an interrupt with, is told of register accesses, and hangs its eventfds on the
 //! VMM's `event-manager` loop. What reaches it from the guest is a register access or a virtqueue; both are
 //! hostile.
@@ -32,6 +33,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod fs;
 pub mod host_stream;
 pub mod metrics;
 pub mod pmem;

@@ -6,16 +6,18 @@
 //!
 //! The VMM's id is mapped to itself and is the only one in its user namespace: there is no id 0 in it to become.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
-use crate::config::JailConfig;
+use crate::companion::{self, Share};
+use crate::config::{JailConfig, is_root};
 use crate::monitor::Program;
 use crate::sys;
 
@@ -43,6 +45,17 @@ pub struct Birth<'a> {
     pub link: &'a UnixStream,
     /// What to exec.
     pub program: &'a Program,
+    /// It is the companion: what it serves.
+    pub shares: Option<&'a [Share]>,
+    /// Those of them that are mounts of their own already, and what step "shared directories" adds.
+    pub mounts: RefCell<Vec<OwnedFd>>,
+}
+
+impl Birth<'_> {
+    /// The capabilities it keeps.
+    fn kept(&self) -> CapabilitySet {
+        if self.shares.is_some() { companion::capabilities() } else { CapabilitySet::empty() }
+    }
 }
 
 type Action = fn(&Birth<'_>) -> io::Result<()>;
@@ -54,6 +67,7 @@ pub const STEPS: &[(&str, Action)] = &[
     ("session", session),
     ("host name", host_name),
     ("no more namespaces", no_more_namespaces),
+    ("shared directories", shared_directories),
     ("empty root", empty_root),
     ("resource limits", resource_limits),
     ("capabilities", capabilities),
@@ -131,6 +145,18 @@ fn no_more_namespaces(_: &Birth<'_>) -> io::Result<()> {
     }
 }
 
+/// What the companion serves becomes mounts of their own, before everything else is out of reach; and its own
+/// `/proc/self/fd`. As root the monitor has made the mounts, who may go where only the owner of a directory may.
+fn shared_directories(birth: &Birth<'_>) -> io::Result<()> {
+    let Some(shares) = birth.shares else { return Ok(()) };
+    let mut mounts = birth.mounts.borrow_mut();
+    if !is_root() {
+        *mounts = shares.iter().map(Share::detach_by_path).collect::<io::Result<_>>()?;
+    }
+    mounts.insert(0, companion::own_descriptors()?);
+    Ok(())
+}
+
 /// Makes an empty, read-only tmpfs the root, and lets go of everything that was mounted before.
 fn empty_root(_: &Birth<'_>) -> io::Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -146,11 +172,12 @@ fn empty_root(_: &Birth<'_>) -> io::Result<()> {
 
 fn resource_limits(birth: &Birth<'_>) -> io::Result<()> {
     let limits = &birth.config.limits;
+    let open_files = if birth.shares.is_some() { companion::OPEN_FILES } else { limits.open_files };
     let mut fixed = vec![
         (Resource::Core, 0),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),
-        (Resource::Nofile, limits.open_files),
+        (Resource::Nofile, open_files),
     ];
     fixed.extend(limits.file_size.map(|bytes| (Resource::Fsize, bytes)));
     for (resource, most) in fixed {
@@ -162,9 +189,11 @@ fn resource_limits(birth: &Birth<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every capability up, and the ways to get one: the bounding set, and that id 0 or a file has any.
-fn capabilities(_: &Birth<'_>) -> io::Result<()> {
-    for capability in CapabilitySet::all().iter() {
+/// Gives every capability up, and the ways to get one: the bounding set, and that id 0 or a file has any. The companion
+/// keeps some, which get through its exec as ambient ones.
+fn capabilities(birth: &Birth<'_>) -> io::Result<()> {
+    let kept = birth.kept();
+    for capability in (CapabilitySet::all() - kept).iter() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // A capability that this kernel does not have yet.
             Err(rustix::io::Errno::INVAL) => {}
@@ -178,12 +207,18 @@ fn capabilities(_: &Birth<'_>) -> io::Result<()> {
         | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
-    rustix::thread::set_capabilities_secure_bits(locked)?;
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
+    if !kept.is_empty() {
+        let all = rustix::thread::capabilities(None)?;
+        rustix::thread::set_capabilities(None, CapabilitySets { inheritable: kept, ..all })?;
+        for capability in kept.iter() {
+            rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+        }
+    }
+    rustix::thread::set_capabilities_secure_bits(locked)?;
     rustix::thread::set_capabilities(
         None,
-        CapabilitySets { effective: none, permitted: none, inheritable: none },
+        CapabilitySets { effective: kept, permitted: kept, inheritable: kept },
     )?;
     Ok(())
 }
@@ -210,6 +245,8 @@ fn descriptors(birth: &Birth<'_>) -> io::Result<()> {
     let null = program.null.as_fd();
     let mut all = vec![null, null, rustix::stdio::stderr()];
     all.extend(program.descriptors.iter().map(AsFd::as_fd));
+    let mounts = birth.mounts.borrow();
+    all.extend(mounts.iter().map(AsFd::as_fd));
     sys::place(&all)
 }
 

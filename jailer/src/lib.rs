@@ -5,7 +5,8 @@
 //! ```text
 //!   supervisor   the command that was typed, or its background copy; holds the streams' other ends
 //!     └ monitor  forked from it; makes the cgroup, clones the VMM into its namespaces, waits for it
-//!         └ vmm  process 1 of its pid namespace, in an empty read-only root, without any right
+//!         ├ vmm  process 1 of its pid namespace, in an empty read-only root, without any right
+//!         └ gofer  the same, with directories of the host, if the sandbox is given some
 //! ```
 //!
 //! Supervisor and monitor are joined by a socket pair. When the supervisor goes, the monitor reads the end of
@@ -20,6 +21,7 @@
 //! | [`runtime`] | the directory of a sandbox, its lock, its unprivileged id |
 //! | [`cgroup`] | cgroup v2 placement, limits, the kill of everything in it |
 //! | [`child`] | the steps between `clone3(2)` and `execveat(2)`, as a table |
+//! | [`companion`] | a second process: the gofer |
 //! | [`monitor`] | the two watching processes |
 //! | `sys` | the few calls that need `unsafe` |
 //!
@@ -30,11 +32,13 @@
 pub mod access;
 pub mod cgroup;
 pub mod child;
+pub mod companion;
 pub mod config;
 pub mod monitor;
 pub mod runtime;
 mod sys;
 
+pub use companion::{Companion, Share};
 pub use config::{Identity, JailConfig, Limits, SandboxId};
 pub use monitor::{Monitor, Outcome, PATIENCE, Program};
 pub use sys::release_code;

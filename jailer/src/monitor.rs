@@ -11,6 +11,7 @@
 //! other way. The VMM's process and the monitor speak over a second pair until the exec closes it: the monitor
 //! writes one byte when the identity maps are there, a failed step comes back as its number and errno.
 
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::child::{self, Birth, STEPS};
+use crate::companion::{Companion, Share};
 use crate::config::{JailConfig, is_root};
 use crate::runtime::{self, Runtime};
 use crate::{JailError, sys};
@@ -44,6 +46,8 @@ pub struct Program {
     pub descriptors: Vec<OwnedFd>,
     /// `/dev/null`.
     pub null: OwnedFd,
+    /// A second process, which ends with it.
+    pub companion: Option<Companion>,
 }
 
 impl Program {
@@ -57,6 +61,7 @@ impl Program {
             null: open("/dev/null", rustix::fs::OFlags::RDWR)?,
             args,
             descriptors,
+            companion: None,
         })
     }
 
@@ -233,14 +238,23 @@ fn serve(
     program: impl FnOnce(&Runtime) -> io::Result<Program>,
     link: &OwnedFd,
 ) -> Said {
-    let program = match program(&jail.runtime) {
+    let mut program = match program(&jail.runtime) {
         Ok(program) => program,
         Err(e) => return Said::Refused(format!("cannot prepare the sandbox: {e}")),
     };
-    match birth(jail, program) {
+    // The companion first: what the VMM is told to use is there.
+    let companion = match program.companion.take().map(|it| accompany(jail, it)).transpose() {
+        Ok(companion) => companion,
+        Err((step, e)) => {
+            let errno = e.raw_os_error().unwrap_or(libc::EIO);
+            return Said::Failed { step: format!("{step} (of the gofer)"), errno };
+        }
+    };
+    match birth(jail, program, None, Vec::new()) {
         Ok((pid, vmm)) => {
             let mut ours = jail.runtime.locks();
             ours.extend([link.as_fd(), vmm.as_fd()]);
+            ours.extend(companion.as_ref().map(|it| it.0.as_fd()));
             ours.extend(jail.cgroup.as_ref().map(AsFd::as_fd));
             sys::close_all_but(&ours);
             say(link, &Said::Started { program: pid.as_raw_pid(), warnings });
@@ -250,6 +264,27 @@ fn serve(
             Said::Failed { step: step.to_owned(), errno: e.raw_os_error().unwrap_or(libc::EIO) }
         }
     }
+}
+
+/// A process that is killed and waited for when it is dropped.
+struct Running(OwnedFd);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        reap(&self.0);
+    }
+}
+
+/// Starts the companion.
+fn accompany(jail: &Jail<'_>, companion: Companion) -> Result<Running, (&'static str, io::Error)> {
+    let Companion { args, descriptors, shares } = companion;
+    let at = |e: io::Error| ("shared directories", e);
+    let mounts =
+        if is_root() { shares.iter().map(Share::detach).collect::<io::Result<_>>() } else { Ok(vec![]) };
+    let program = Program::this(args, descriptors).map_err(at)?;
+    let (_, pidfd) = birth(jail, program, Some(&shares), mounts.map_err(at)?)?;
+    Ok(Running(pidfd))
 }
 
 fn say(link: &OwnedFd, said: &Said) {
@@ -311,16 +346,25 @@ impl<'a> Jail<'a> {
 }
 
 /// Clones the VMM's process and sees it through its steps.
-fn birth(jail: &Jail<'_>, program: Program) -> Result<(Pid, OwnedFd), (&'static str, io::Error)> {
+///
+/// With `shares` it is the companion, and `mounts` are what the monitor has made of them.
+fn birth(
+    jail: &Jail<'_>,
+    program: Program,
+    shares: Option<&[Share]>,
+    mounts: Vec<OwnedFd>,
+) -> Result<(Pid, OwnedFd), (&'static str, io::Error)> {
     let at_clone = |e: io::Error| (CLONE, e);
     let (mut ours, theirs) = UnixStream::pair().map_err(at_clone)?;
     // What the steps still need once the program's descriptors are in their places.
-    let first_free = program.first_free();
+    let first_free = program.first_free() + shares.map_or(0, |shares| shares.len() as i32 + 1);
     let above = |fd: OwnedFd| fcntl_dupfd_cloexec(fd, first_free).map_err(|e| at_clone(e.into()));
     let theirs = UnixStream::from(above(theirs.into())?);
     let file = above(program.file)?;
     let program = Program { file, ..program };
-    let ((uid, gid), privileged) = (jail.runtime.ids(), is_root());
+    let privileged = is_root();
+    let whole = shares.is_some() && privileged;
+    let (uid, gid) = if whole { (0, 0) } else { jail.runtime.ids() };
     let cloned =
         sys::clone_into(child::NAMESPACES, jail.cgroup.as_ref().map(AsFd::as_fd)).map_err(at_clone)?;
     let Some((pid, pidfd)) = cloned else {
@@ -331,6 +375,8 @@ fn birth(jail: &Jail<'_>, program: Program) -> Result<(Pid, OwnedFd), (&'static 
             may_drop_groups: privileged,
             link: &theirs,
             program: &program,
+            shares,
+            mounts: RefCell::new(mounts),
         };
         let Err((step, e)) = child::live(&birth);
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
@@ -338,13 +384,13 @@ fn birth(jail: &Jail<'_>, program: Program) -> Result<(Pid, OwnedFd), (&'static 
         let _ = link.write_all(&[step as u8]).and_then(|()| link.write_all(&errno.to_le_bytes()));
         sys::exit(1)
     };
-    drop((theirs, program));
+    drop((theirs, program, mounts));
     let ended = |e: io::Error, step| {
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         Err((step, e))
     };
-    if let Err(e) = map_ids(pid, uid, gid).and_then(|()| ours.write_all(&[1])) {
+    if let Err(e) = map_ids(pid, uid, gid, whole).and_then(|()| ours.write_all(&[1])) {
         return ended(e, STEPS[0].0);
     }
     let mut failure = [0u8; 5];
@@ -361,14 +407,15 @@ fn birth(jail: &Jail<'_>, program: Program) -> Result<(Pid, OwnedFd), (&'static 
 }
 
 /// The one id of the new user namespace. Without privilege the kernel wants `setgroups(2)` given up first
-/// (user_namespaces(7)).
-fn map_ids(pid: Pid, uid: u32, gid: u32) -> io::Result<()> {
+/// (user_namespaces(7)). `whole`: all ids, each to itself.
+fn map_ids(pid: Pid, uid: u32, gid: u32, whole: bool) -> io::Result<()> {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
     if !is_root() {
         fs::write(format!("{proc}/setgroups"), "deny")?;
     }
-    fs::write(format!("{proc}/uid_map"), format!("{uid} {uid} 1"))?;
-    fs::write(format!("{proc}/gid_map"), format!("{gid} {gid} 1"))
+    let count = if whole { u32::MAX } else { 1 };
+    fs::write(format!("{proc}/uid_map"), format!("{uid} {uid} {count}"))?;
+    fs::write(format!("{proc}/gid_map"), format!("{gid} {gid} {count}"))
 }
 
 /// Who has waited for so long will probably wait longer, and lets its code go ([`crate::release_code`]).

@@ -70,6 +70,26 @@ pub fn exec(file: BorrowedFd<'_>, args: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// `mount_setattr(2)` of a detached mount, all of it: no set-id bits, devices and programs, and perhaps no writing.
+pub fn restrict_mount(mount: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    const RDONLY: u64 = 1;
+    const NOSUID_NODEV_NOEXEC: u64 = 2 | 4 | 8;
+    // `struct mount_attr`: attr_set, attr_clr, propagation, userns_fd.
+    let attributes = [NOSUID_NODEV_NOEXEC | if read_only { RDONLY } else { 0 }, 0, 0, 0];
+    // SAFETY: the path is empty and ends in NUL, the structure is as long as said, and both live through the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    })?;
+    Ok(())
+}
+
 /// Makes `descriptors` the numbers 0, 1, 2, …, open across exec, and every other close at exec.
 ///
 /// Only for a process about to exec: numbers below their count change their meaning, whoever owns them. Those

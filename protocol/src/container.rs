@@ -37,6 +37,45 @@ pub struct Container {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// What of the sandbox's volumes it sees, in the order of mounting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<VolumeMount>,
+}
+
+/// A volume (a directory or file of the host that the sandbox was given) in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeMount {
+    /// Which of the sandbox's volumes, from 0 on.
+    pub volume: u32,
+    /// Where; made if it is missing.
+    pub destination: String,
+    /// Not to be written through this mount.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What is believed of it without asking the host.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// What the guest kernel believes of a volume without asking the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// Nothing.
+    None,
+    /// What it was told within the last second; content until a file is opened and has changed.
+    #[default]
+    Auto,
+    /// Everything.
+    Always,
+}
+
+impl Cache {
+    /// Whether it is what is taken where nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The root file system of a container.
@@ -49,11 +88,14 @@ pub struct Root {
     /// The directory of it that is the root.
     #[serde(default = "slash")]
     pub path: String,
+    /// Of a volume: what is believed of it without asking the host.
+    #[serde(default, skip_serializing_if = "Cache::is_default")]
+    pub cache: Cache,
 }
 
 impl Default for Root {
     fn default() -> Self {
-        Root { base: Base::default(), path: slash() }
+        Root { base: Base::default(), path: slash(), cache: Cache::default() }
     }
 }
 
@@ -70,6 +112,8 @@ pub enum Base {
     Main,
     /// An empty tmpfs.
     Empty,
+    /// One of the sandbox's volumes itself: what is written is written on the host.
+    Volume(u32),
 }
 
 /// Limits of a container; what is not given is not limited.

@@ -18,8 +18,8 @@ pub mod container;
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 pub use container::{
-    Base, Container, ContainerState, ContainerStatus, CpuLimit, FIRST_CONTAINER, INIT_PROCESS, Limits, Reply,
-    Request, Root,
+    Base, Cache, Container, ContainerState, ContainerStatus, CpuLimit, FIRST_CONTAINER, INIT_PROCESS, Limits,
+    Reply, Request, Root, VolumeMount,
 };
 use serde::{Deserialize, Serialize};
 

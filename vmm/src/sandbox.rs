@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kvm_ioctls::Kvm;
 use ringfence_devices::balloon::Balloon;
 use ringfence_devices::block::Block;
+use ringfence_devices::fs::Fs;
 use ringfence_devices::host_stream::Job;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
@@ -98,7 +99,9 @@ pub struct Spec {
     /// RAM in bytes.
     pub memory: u64,
     /// The root image.
-    pub image: Backing,
+    pub image: Option<Backing>,
+    /// To the gofer, if there is one.
+    pub gofer: Option<UnixStream>,
     /// The first container; its streams get their ports here.
     pub container: Container,
     /// The program's streams.
@@ -164,6 +167,11 @@ impl Sandbox {
             VirtioSlot::new(balloon.clone()),
         ];
         devices.extend(disks.iter().map(|disk| VirtioSlot::new(disk.clone())));
+        // Last, so that disks keep their places.
+        if let Some(gofer) = spec.gofer {
+            let fs = Fs::new(gofer).map_err(SandboxError::Device)?;
+            devices.push(VirtioSlot::new(Arc::new(Mutex::new(fs))));
+        }
         let config = MachineConfig {
             kvm: spec.kvm,
             cpus: spec.cpus,
@@ -172,7 +180,7 @@ impl Sandbox {
             flavor: Flavor::Ringfence,
             cmdline: spec.cmdline,
             ramdisk: serde_json::to_vec(&document)?,
-            image: Some(spec.image),
+            image: spec.image,
             devices,
             serial_copy: spec.log,
             serial_input: None,

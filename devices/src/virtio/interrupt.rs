@@ -16,6 +16,8 @@ pub struct Interrupt {
     status: AtomicU32,
     generation: AtomicU32,
     needs_reset: AtomicBool,
+    /// Bits that are always set.
+    always: AtomicU32,
     irq: EventFd,
 }
 
@@ -26,6 +28,7 @@ impl Interrupt {
             status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
+            always: AtomicU32::new(0),
             irq,
         }
     }
@@ -47,6 +50,16 @@ impl Interrupt {
         self.raise(INT_CONFIG);
     }
 
+    /// From now on, until a reset, the status register says that buffers were used: somebody else raises the interrupt.
+    pub fn always_used(&self) {
+        self.always.store(INT_VRING, Ordering::Release);
+    }
+
+    /// What raises the interrupt when it is written.
+    pub fn irq(&self) -> &EventFd {
+        &self.irq
+    }
+
     pub(crate) fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::AcqRel);
         // An eventfd write fails only when its counter is about to overflow, and then an interrupt is pending.
@@ -54,7 +67,7 @@ impl Interrupt {
     }
 
     pub(crate) fn status(&self) -> u32 {
-        self.status.load(Ordering::Acquire)
+        self.status.load(Ordering::Acquire) | self.always.load(Ordering::Acquire)
     }
 
     pub(crate) fn acknowledge(&self, bits: u32) {
@@ -71,6 +84,7 @@ impl Interrupt {
 
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
+        self.always.store(0, Ordering::Release);
         self.status.store(0, Ordering::Release);
     }
 

@@ -93,6 +93,22 @@ impl Virtqueue {
         &self.mem
     }
 
+    /// The same, shared.
+    pub fn shared_memory(&self) -> GuestRam {
+        self.mem.clone()
+    }
+
+    /// Its registers, for a device whose queues another process serves.
+    pub fn config(&self) -> QueueConfig {
+        QueueConfig {
+            size: self.queue.size(),
+            ready: self.queue.ready(),
+            desc: self.queue.desc_table(),
+            avail: self.queue.avail_ring(),
+            used: self.queue.used_ring(),
+        }
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         self.queue.size()

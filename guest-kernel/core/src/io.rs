@@ -200,6 +200,13 @@ enum SourceKind<'a> {
     Kernel { buf: &'a [u8], done: usize },
 }
 
+/// A place in a [`Source`].
+pub struct Mark {
+    index: usize,
+    offset: usize,
+    remaining: usize,
+}
+
 /// Where a write takes its bytes from.
 pub struct Source<'a> {
     kind: SourceKind<'a>,
@@ -234,6 +241,32 @@ impl<'a> Source<'a> {
     /// Bytes taken so far.
     pub fn done(&self) -> usize {
         self.start - self.remaining()
+    }
+
+    /// Where it is now, for [`Source::rewind`].
+    pub fn mark(&self) -> Mark {
+        match &self.kind {
+            SourceKind::User(c) => Mark { index: c.index, offset: c.offset, remaining: c.remaining },
+            SourceKind::Kernel { done, .. } => Mark { index: 0, offset: *done, remaining: 0 },
+        }
+    }
+
+    /// Goes back to `mark`, which was taken of it and not passed by [`Source::limit`], and on by `len` bytes: what was taken
+    /// behind that was taken in vain. Those bytes may be others when they are taken again.
+    pub fn rewind(&mut self, mark: &Mark, len: usize) {
+        match &mut self.kind {
+            SourceKind::User(c) => {
+                (c.index, c.offset, c.remaining) = (mark.index, mark.offset, mark.remaining);
+                let mut left = len;
+                while left > 0
+                    && let Some((_, n)) = c.chunk(left).filter(|(_, n)| *n > 0)
+                {
+                    c.advance(n);
+                    left -= n;
+                }
+            }
+            SourceKind::Kernel { buf, done } => *done = mark.offset.saturating_add(len).min(buf.len()),
+        }
     }
 
     /// Leaves no more than `max` bytes to take: a write that meets a limit is short.
@@ -296,7 +329,12 @@ mod tests {
         assert_eq!(source.take(&mut two), Err(Errno::EFAULT));
 
         let mut source = Source::kernel(b"12345");
+        let mark = source.mark();
         source.take(&mut two).unwrap();
+        source.rewind(&mark, 1);
+        source.take(&mut two).unwrap();
+        assert_eq!((&two, source.done()), (b"23", 3));
+        source.rewind(&mark, 2);
         source.limit(1);
         assert_eq!((source.remaining(), source.done()), (1, 2));
         source.take(&mut two[..1]).unwrap();

@@ -109,6 +109,7 @@ fn documents_we_take_are_those_of_the_file() {
     let container = Container {
         process: process.clone(),
         root: Root::default(),
+        mounts: Vec::new(),
         hostname: Some("h".into()),
         limits: limits(),
     };

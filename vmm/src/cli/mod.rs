@@ -8,6 +8,7 @@ pub mod boot;
 pub mod container;
 pub mod disk;
 pub mod doctor;
+mod gofer;
 pub mod image;
 mod progress;
 pub mod run;
@@ -112,6 +113,9 @@ pub fn main() -> ExitCode {
     let timeline = Timeline::start();
     if std::env::args_os().nth(1).is_some_and(|word| word == order::process::COMMAND) {
         return order::process::main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == ringfence_gofer::process::COMMAND) {
+        return gofer::main();
     }
     let command = match parse() {
         Ok(command) => command,

@@ -43,8 +43,8 @@ pub fn run(
 ) -> Result<(), Failure> {
     let files = order.files;
     let mut timeline = order.timeline;
-    let image =
-        Backing::new(File::from(files.image), Path::new(&order.image_name)).map_err(Failure::setup)?;
+    let backing = |file: OwnedFd| Backing::new(File::from(file), Path::new(&order.image_name));
+    let image = files.image.map(backing).transpose().map_err(Failure::setup)?;
     let terminal = order.terminal.map(|_| copy(&files.input)).transpose()?;
     let stdio = match order.terminal {
         Some(size) => Stdio::Tty { input: files.input, output: files.output, size },
@@ -62,6 +62,7 @@ pub fn run(
         cpus: order.cpus,
         memory: order.memory,
         image,
+        gofer: files.gofer.map(std::os::unix::net::UnixStream::from),
         container: order.container,
         stdio,
         job: files.job.map(Job::from),

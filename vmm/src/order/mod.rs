@@ -22,6 +22,7 @@ pub mod process;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ringfence_jailer::Companion;
 use ringfence_protocol::Container;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,9 @@ pub struct Order<F> {
     pub timeline: Timeline,
     /// Everything that is open.
     pub files: Files<F>,
+    /// The gofer that is to be started with it, if there are volumes.
+    #[serde(skip)]
+    pub companion: Option<Companion>,
 }
 
 /// A disk the sandbox gets.
@@ -88,8 +92,8 @@ impl<F> Disk<F> {
 pub struct Files<F> {
     /// `/dev/kvm`.
     pub kvm: F,
-    /// The root image.
-    pub image: F,
+    /// The root image, unless the root is a volume.
+    pub image: Option<F>,
     /// Our own executable, of which the guest kernel is a part.
     pub executable: Option<F>,
     /// Another guest kernel.
@@ -111,6 +115,13 @@ pub struct Files<F> {
     /// Disks, in the order the guest sees them.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk<F>>,
+    /// To the gofer.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub gofer: Option<F>,
+}
+
+fn none<F>() -> Option<F> {
+    None
 }
 
 impl<F> Files<F> {
@@ -118,7 +129,7 @@ impl<F> Files<F> {
     fn map<G>(self, mut f: impl FnMut(F) -> G) -> Files<G> {
         Files {
             kvm: f(self.kvm),
-            image: f(self.image),
+            image: self.image.map(&mut f),
             executable: self.executable.map(&mut f),
             guest: self.guest.map(&mut f),
             input: f(self.input),
@@ -129,6 +140,7 @@ impl<F> Files<F> {
             log: self.log.map(&mut f),
             job: self.job.map(&mut f),
             disks: self.disks.into_iter().map(|disk| disk.map(&mut f)).collect(),
+            gofer: self.gofer.map(&mut f),
         }
     }
 }
@@ -136,9 +148,21 @@ impl<F> Files<F> {
 impl<F> Order<F> {
     fn map<G>(self, f: impl FnMut(F) -> G) -> Order<G> {
         let Order { cpus, memory, image_name, container, terminal, log_level, timeout, stats, .. } = self;
-        let Order { timeline, files, .. } = self;
+        let Order { timeline, files, companion, .. } = self;
         let files = files.map(f);
-        Order { cpus, memory, image_name, container, terminal, log_level, timeout, stats, timeline, files }
+        Order {
+            cpus,
+            memory,
+            image_name,
+            container,
+            terminal,
+            log_level,
+            timeout,
+            stats,
+            timeline,
+            files,
+            companion,
+        }
     }
 }
 
@@ -218,7 +242,7 @@ mod tests {
             timeline: Timeline::start(),
             files: Files {
                 kvm: open(),
-                image: open(),
+                image: Some(open()),
                 executable: Some(open()),
                 guest: None,
                 input: open(),
@@ -237,7 +261,9 @@ mod tests {
                     ops: Some(7),
                     mount: None,
                 }],
+                gofer: None,
             },
+            companion: None,
         };
         let raw: Vec<_> =
             [&order.files.kvm, order.files.link.as_ref().unwrap()].map(|f| f.as_raw_fd()).into();

@@ -336,7 +336,7 @@ fn make_world(name: &str, host: &str, spec: &protocol::Container, first: bool) -
     namespaces.uts.set_host(host.to_owned());
     let namespaces = Arc::new(namespaces);
     let mounter = Mounter { namespaces: namespaces.clone(), pid_ns: pid_ns.clone(), ids: (0, 0) };
-    let mounts = root::mount(&spec.root, &mounter)?;
+    let mounts = root::mount(&spec.root, &spec.mounts, &mounter)?;
     crate::control::phase("root_mounted");
     let world = Arc::new(World { container: number, namespaces, pid_ns, mounts, group });
     Ok(Owned { world, _traces: traces })

@@ -3,17 +3,19 @@
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use ringfence_hal::pmem::PhysRegion;
-use ringfence_protocol::{Base, DiskMount, Root};
+use ringfence_protocol::{Base, DiskMount, Root, VolumeMount};
 
 use super::{FIRST_CONTAINER, Failed, find};
 use crate::{
     block,
     errno::Errno,
     fs::{
-        FileSystem, Mount, MountFlags, MountNamespace, NewKind, Path, Subject, Superblock, Walk, WalkFlags,
+        FileSystem, FileType, Mount, MountFlags, MountNamespace, NewKind, Path, Subject, Superblock, Walk,
+        WalkFlags,
         erofs::Erofs,
         ext4,
         filesystems::{self, Mounter},
+        fuse::Fuse,
         tmpfs::{Tmpfs, TmpfsOptions},
     },
     sync::Once,
@@ -54,8 +56,8 @@ pub fn set_disk_mounts(mounts: &[DiskMount]) {
 }
 
 /// Makes the mount namespace of a container.
-pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
-    let top = base(root.base)?;
+pub fn mount(root: &Root, volumes: &[VolumeMount], mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
+    let top = base(root)?;
     let flags = if root.base == Base::Image { MountFlags::READ_ONLY } else { top.mount().flags() };
     let flags = flags | MountFlags::RELATIME;
     let walk = Walk { subject: Subject::ROOT, root: top.clone(), task: None };
@@ -75,6 +77,10 @@ pub fn mount(root: &Root, mounter: &Mounter) -> Result<Arc<MountNamespace>, Fail
         && let Some(mounts) = DISK_MOUNTS.get()
     {
         mounts.iter().try_for_each(|wanted| mount_disk(&namespace, wanted))?;
+    }
+    for volume in volumes {
+        mount_volume(&namespace, volume)
+            .map_err(|e| (e, format!("cannot mount a shared directory on {}: {e}", volume.destination)))?;
     }
     Ok(namespace)
 }
@@ -117,16 +123,18 @@ fn make_directories(walk: &Walk<'_>, root: &Path, path: &str) -> Result<Path, Er
 }
 
 /// The root of the tree that the container's root is in.
-fn base(base: Base) -> Result<Path, Failed> {
+fn base(root: &Root) -> Result<Path, Failed> {
     let out_of_memory = |e| (e, String::from("not enough memory for the root file system"));
     let image = || IMAGE.get().cloned().ok_or((Errno::ENODEV, String::from("the machine has no root image")));
-    let fs: Arc<dyn FileSystem> = match base {
+    let fs: Arc<dyn FileSystem> = match root.base {
         Base::Main => {
             let root = find(FIRST_CONTAINER).ok().and_then(|c| c.world()).and_then(|w| w.mounts.root());
             return root.ok_or((Errno::ENOENT, String::from("the first container has no files")));
         }
         Base::Overlay => Tmpfs::over(image()?, &TmpfsOptions::default()),
         Base::Image => image()?,
+        Base::Volume(volume) => Fuse::volume(volume, root.cache)
+            .map_err(|e| (e, format!("cannot use shared directory {volume} as the root: {e}")))?,
         Base::Empty => {
             Tmpfs::new(&TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() }).map_err(out_of_memory)?
         }
@@ -154,6 +162,34 @@ fn mount_pseudo(
     let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), mounter)?);
     let dentry = superblock.root().clone();
     namespace.mount(&Mount::new(superblock, dentry, flags | MountFlags::RELATIME, kind.as_bytes()), at)
+}
+
+/// Mounts a volume, on a directory or file that is made if it is missing.
+fn mount_volume(namespace: &Arc<MountNamespace>, volume: &VolumeMount) -> Result<(), Errno> {
+    let fs = Fuse::volume(volume.volume, volume.cache)?;
+    let is_directory = fs.root().kind() == FileType::Directory;
+    let root = namespace.root().ok_or(Errno::ENOENT)?;
+    let walk = Walk { subject: Subject::ROOT, root: root.clone(), task: None };
+    let mut at = root;
+    let mut names = volume.destination.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
+    while let Some(name) = names.next() {
+        at = match walk.resolve(&at, name.as_bytes(), WalkFlags::FOLLOW) {
+            Err(Errno::ENOENT) => {
+                let directory = names.peek().is_some() || is_directory;
+                let (kind, mode) =
+                    if directory { (NewKind::Directory, 0o755) } else { (NewKind::Regular, 0o644) };
+                crate::fs::ops::create(&walk.subject, &at, name.as_bytes(), kind, mode)?
+            }
+            found => found?,
+        };
+    }
+    if (at.inode()?.kind() == FileType::Directory) != is_directory {
+        return Err(Errno::ENOTDIR);
+    }
+    let flags = if volume.read_only { MountFlags::READ_ONLY } else { MountFlags::empty() };
+    let superblock = Superblock::new(fs);
+    let dentry = superblock.root().clone();
+    namespace.mount(&Mount::new(superblock, dentry, flags | MountFlags::NODEV, b"ringfence"), at)
 }
 
 fn make_directory(walk: &Walk<'_>, root: &Path, place: &str) -> Result<Path, Errno> {

@@ -32,6 +32,8 @@ use crate::{
         virtio::{Transport, id},
         vsock::{Stream, Vsock},
     },
+    errno::Errno,
+    fs::fuse,
     random, strace, syscall,
 };
 use channel::Channel;
@@ -69,6 +71,7 @@ struct Devices {
     pmem: Option<hal::pmem::PhysRegion>,
     rng: Option<Transport>,
     balloon: Option<Transport>,
+    fs: Option<Transport>,
 }
 
 fn probe(cmdline: &str) -> Devices {
@@ -83,6 +86,7 @@ fn probe(cmdline: &str) -> Devices {
                 Ok(disk) => crate::block::add(disk),
                 Err(e) => hal::log!(Warn, "a disk cannot be used: {e:?}"),
             },
+            id::FS => found.fs = Some(transport),
             _ => {}
         }
     }
@@ -107,6 +111,7 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
     let started = channel
         .send(task, &ToHost::Hello { version: protocol::VERSION })
         .map_err(|e| (e, String::from("the control channel does not work")))
+        .and_then(|()| share(devices.fs))
         .and_then(|()| begin(&config, &vsock, devices.pmem));
     let first = match started {
         Ok(first) => first,
@@ -126,6 +131,15 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
     finish(task, &channel, &ToHost::Exited { status: container::for_host(status), stats });
 }
 
+/// Makes the host's directories known.
+fn share(device: Option<Transport>) -> Result<(), Failed> {
+    let Some(device) = device else { return Ok(()) };
+    let broken = |_| (Errno::EIO, String::from("the device of shared directories does not work"));
+    let device = drivers::fs::Fs::start(device).map_err(broken)?;
+    fuse::set_device(device)
+        .map_err(|e| (e, String::from("the server of shared directories does not answer")))
+}
+
 /// Makes the first container and starts it.
 fn begin(
     config: &BootConfig,
@@ -143,6 +157,7 @@ fn begin(
 
 /// Sends the last message and switches off.
 fn finish(task: &TaskRef, channel: &Channel, last: &ToHost) -> ! {
+    fuse::flush_all();
     let _ = channel.send(task, last); // if the host is gone there is nobody to tell
     hal::power::off()
 }

@@ -12,9 +12,11 @@
 //! | [`rng`] | entropy |
 //! | [`balloon`] | free page reporting |
 //! | [`block`] | disks |
+//! | [`fs`] | directories of the host |
 
 pub mod balloon;
 pub mod block;
+pub mod fs;
 pub mod pmem;
 pub mod rng;
 pub mod virtio;

@@ -19,10 +19,11 @@
 use alloc::{collections::VecDeque, sync::Arc, sync::Weak};
 use core::{
     hash::BuildHasher,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use ringfence_hal as hal;
 
 use super::inode::InodeRef;
 use crate::{
@@ -41,6 +42,12 @@ struct Child {
     dentry: Arc<Dentry>,
 }
 
+const UNUSED: u8 = 0;
+const USED: u8 = 1;
+/// What the file system said holds for a time only ([`Inode::name_validity`](super::Inode::name_validity)). One state with the
+/// other two, so that a hit looks at one byte. Such a dentry has no second chance in the queue.
+const VOLATILE: u8 = 2;
+
 /// One name.
 pub struct Dentry {
     link: SpinLock<Link>,
@@ -49,8 +56,10 @@ pub struct Dentry {
     directory: Mutex<()>,
     /// How many mounts cover this dentry.
     mounted: AtomicU32,
-    /// Found since the queue last looked.
-    used: AtomicBool,
+    /// [`UNUSED`], [`USED`] (found since the queue last looked), or [`VOLATILE`].
+    state: AtomicU8,
+    /// Of a volatile one: the time (`time::now`) until which the file system's word is believed.
+    valid_until: AtomicU64,
     /// It is in the queue.
     queued: AtomicBool,
     /// Unlinked, or never in a tree.
@@ -74,7 +83,8 @@ impl Dentry {
             children: SpinLock::new(HashTable::new()),
             directory: Mutex::new(()),
             mounted: AtomicU32::new(0),
-            used: AtomicBool::new(true),
+            state: AtomicU8::new(USED),
+            valid_until: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
         })
@@ -169,10 +179,50 @@ impl Dentry {
     fn cached_hashed(&self, name: &[u8], hash: u64) -> Option<Arc<Dentry>> {
         let children = self.children.lock();
         let child = &children.find(hash, |c| *c.name == *name)?.dentry;
-        if !child.used.load(Ordering::Relaxed) {
-            child.used.store(true, Ordering::Relaxed);
+        match child.state.load(Ordering::Relaxed) {
+            USED => {}
+            VOLATILE if !child.still_valid() => return None,
+            VOLATILE => {}
+            _ => child.state.store(USED, Ordering::Relaxed),
         }
         Some(child.clone())
+    }
+
+    /// Whether a volatile dentry need not be asked for again. What something is mounted on stays.
+    #[cold]
+    fn still_valid(&self) -> bool {
+        hal::time::now() < self.valid_until.load(Ordering::Relaxed) || self.is_mountpoint()
+    }
+
+    /// The file system has said so just now.
+    fn renew(&self, validity: u64) {
+        self.valid_until.store(hal::time::now().saturating_add(validity), Ordering::Relaxed);
+        self.state.store(VOLATILE, Ordering::Relaxed);
+    }
+
+    /// The child `name` of which the file system was asked again: the same dentry if it has said the same. Else what was known is
+    /// forgotten, as if somebody had removed it.
+    #[cold]
+    fn confirm(
+        &self,
+        name: &[u8],
+        hash: u64,
+        found: Option<&InodeRef>,
+        validity: u64,
+    ) -> Option<Arc<Dentry>> {
+        let known = self.children.lock().find(hash, |c| *c.name == *name).map(|c| c.dentry.clone())?;
+        let same = match (known.inode(), found) {
+            (Some(known), Some(found)) => Arc::ptr_eq(known, found),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            known.renew(validity);
+            return Some(known);
+        }
+        known.deleted.store(true, Ordering::Release);
+        drop(self.unhash_child(name));
+        None
     }
 
     /// The child `name`, from the cache or the file system; negative if there is none.
@@ -212,7 +262,16 @@ impl Dentry {
             Err(Errno::ENOENT) => None,
             Err(e) => return Err(e),
         };
+        let validity = directory.name_validity();
+        if let Some(validity) = validity
+            && let Some(known) = self.confirm(name, hash, inode.as_ref(), validity)
+        {
+            return Ok(known);
+        }
         let child = Dentry::make(Some(self.clone()), Arc::from(name), inode);
+        if let Some(validity) = validity {
+            child.renew(validity);
+        }
         if directory.cacheable() {
             self.hash_child(child.clone(), hash);
         }
@@ -326,7 +385,7 @@ impl Drop for Dentry {
 mod lru {
     //! The queue that bounds the cache.
 
-    use super::{AtomicUsize, Dentry, Ordering, SpinLock, VecDeque, Weak};
+    use super::{AtomicUsize, Dentry, Ordering, SpinLock, UNUSED, USED, VecDeque, Weak};
 
     static QUEUE: SpinLock<VecDeque<Weak<Dentry>>> = SpinLock::new(VecDeque::new());
     static LIMIT: AtomicUsize = AtomicUsize::new(4096);
@@ -339,7 +398,9 @@ mod lru {
         for _ in 0..STEP {
             let Some(oldest) = pop_beyond(LIMIT.load(Ordering::Relaxed)) else { return };
             let Some(dentry) = oldest.upgrade() else { continue };
-            let again = dentry.used.swap(false, Ordering::Relaxed) || !dentry.evict();
+            let used =
+                dentry.state.compare_exchange(USED, UNUSED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            let again = used || !dentry.evict();
             if again {
                 QUEUE.lock().push_back(oldest);
             }

@@ -196,6 +196,12 @@ pub trait Inode: Any + Send + Sync {
         true
     }
 
+    /// For how many nanoseconds the dentry cache may believe what [`Inode::lookup`] said; then it asks again, and keeps the
+    /// dentry if the answer is the same inode. `None`: for ever.
+    fn name_validity(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes a new inode called `name`, which does not exist. `EPERM`.
     fn create(&self, name: &[u8], new: &NewInode<'_>) -> Result<InodeRef> {
         Err(Errno::EPERM)

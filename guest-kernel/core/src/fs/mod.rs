@@ -16,6 +16,7 @@
 //! | [`sys`] | the system calls about files; [`locks`]: `flock` and record locks |
 //! | [`tmpfs`], [`erofs`] | tmpfs, and the overlay it becomes over a lower tree; the root image |
 //! | [`ext4`] | file systems on disks, read-only |
+//! | [`fuse`] | directories of the host (virtio-fs) |
 //! | [`device`], [`devtmpfs`], [`mem`], [`filesystems`] | drivers by number; `/dev`; `null` to `urandom`; mountable types |
 //! | [`anon`] | inodes without a name, for pipes, sockets, eventfds |
 //! | [`pipe`], [`poll`], [`eventpoll`] | pipes and FIFOs; poll and select; epoll |
@@ -48,6 +49,7 @@ pub mod fd_table;
 pub mod file;
 pub mod file_caps;
 pub mod filesystems;
+pub mod fuse;
 pub mod inode;
 pub mod inotify;
 pub mod leases;

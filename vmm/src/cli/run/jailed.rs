@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringfence_jailer::{JailConfig, JailError, Monitor, Outcome, PATIENCE, Program, runtime};
+use ringfence_jailer::{Companion, JailConfig, JailError, Monitor, Outcome, PATIENCE, Program, runtime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Failure;
@@ -145,13 +145,14 @@ struct Made {
 }
 
 fn prepare(
-    order: Order<OwnedFd>,
+    mut order: Order<OwnedFd>,
     config: JailConfig,
     server: &mut Option<Server>,
     ends: Option<Ends>,
     named: Option<Config>,
 ) -> Result<Made, Failure> {
     let id = config.id.clone();
+    let companion = order.companion.take();
     let tty = order.terminal.is_some();
     let timeout = order.timeout;
     let (channel, theirs) = UnixStream::pair().map_err(|e| Failure::setup(format!("no socket pair: {e}")))?;
@@ -160,7 +161,7 @@ fn prepare(
     line.push(b'\n');
     let mut descriptors = vec![OwnedFd::from(theirs)];
     descriptors.extend(files);
-    let (monitor, warnings) = start(config, process::COMMAND, None, descriptors)?;
+    let (monitor, warnings) = start(config, process::COMMAND, None, descriptors, companion)?;
     warnings.iter().for_each(|warning| report(&format!("warning: {warning}")));
     // Only a courtesy to others; what cannot be removed now is tried again by the next.
     let _ = runtime::sweep_now_and_then(&runtime::base(), STALE);
@@ -213,10 +214,14 @@ pub fn start(
     word: &str,
     second: Option<&str>,
     descriptors: Vec<OwnedFd>,
+    companion: Option<Companion>,
 ) -> Result<(Monitor, Vec<String>), Failure> {
     let words = ["ringfence", word].into_iter().chain(second);
     let args = words.map(std::ffi::CString::new).collect::<Result<_, _>>().map_err(Failure::setup)?;
-    Monitor::start(config, &runtime::base(), |_| Program::this(args, descriptors)).map_err(|e| {
+    Monitor::start(config, &runtime::base(), |_| {
+        Ok(Program { companion, ..Program::this(args, descriptors)? })
+    })
+    .map_err(|e| {
         let without = "; `--no-jail` runs the sandbox without, with all your rights";
         match e {
             JailError::Id(_) | JailError::InUse(_) | JailError::Invalid(_) => Failure::setup(e),

@@ -13,7 +13,7 @@ use ringfence_jailer::{JailConfig, SandboxId};
 use ringfence_protocol::Streams as ContainerStreams;
 use rustix::io::fcntl_dupfd_cloexec;
 
-use super::jailed;
+use super::{jailed, shared};
 use crate::api::config::{Config, Image, LogLevel};
 use crate::api::listen::Name;
 use crate::api::server::{About, Server};
@@ -50,13 +50,14 @@ pub enum Api {
 /// Runs a sandbox to its end; returns the exit code.
 pub fn main(
     config: Config,
+    asked: &shared::Asked,
     api: &Api,
     counters: Option<Counters>,
     timeline: Timeline,
 ) -> Result<u8, Failure> {
     check_memory(config.machine.memory)?;
     // Packing a directory can take a while: signals must still end us.
-    let image = open_image(&config)?;
+    let image = if asked.root.is_none() { Some(open_image(&config)?) } else { None };
     let jail = jail_config(&config)?;
     let signals = block_signals(jail.is_some())?;
     // Before anything is started: a path in use is a mistake.
@@ -69,6 +70,7 @@ pub fn main(
     };
     let named = matches!(api, Api::Named);
     let mut order = order(&config, image, timeline)?;
+    share(&mut order, asked)?;
     let ends = if server.is_some() || named { Some(connect(&mut order)?) } else { None };
     let counters =
         counters.or_else(|| config.boot.stats.then_some(Counters { format: Format::Text, file: None }));
@@ -127,12 +129,24 @@ fn config_terminal(config: &Config) -> Option<(u16, u16)> {
     }
 }
 
+/// Adds what is shared of the host.
+fn share(order: &mut Order<OwnedFd>, asked: &shared::Asked) -> Result<(), Failure> {
+    let shared::Shared { root, mounts, gofer } = shared::open(asked.root.as_deref(), &asked.mounts)?;
+    if asked.root.is_some() {
+        order.container.root = root;
+    }
+    order.container.mounts.extend(mounts);
+    (order.files.gofer, order.companion) = gofer.unzip();
+    Ok(())
+}
+
 /// Opens everything the sandbox needs.
 pub fn order(
     config: &Config,
-    (image, image_path): (File, PathBuf),
+    image: Option<(File, PathBuf)>,
     mut timeline: Timeline,
 ) -> Result<Order<OwnedFd>, Failure> {
+    let (image, image_path) = image.unzip();
     let unable = |message| Failure { code: exit::HOST_UNABLE, message };
     probe::quick().map_or(Ok(()), |problem| Err(unable(problem)))?;
     let kvm = probe::open_device().map_err(|e| unable(e.to_string()))?;
@@ -150,7 +164,7 @@ pub fn order(
     Ok(Order {
         cpus: config.machine.cpus,
         memory: config.machine.memory,
-        image_name: image_path.to_string_lossy().into_owned(),
+        image_name: image_path.unwrap_or_default().to_string_lossy().into_owned(),
         container,
         terminal,
         log_level: config.boot.log_level.map(LogLevel::number),
@@ -159,7 +173,7 @@ pub fn order(
         timeline,
         files: Files {
             kvm,
-            image: image.into(),
+            image: image.map(OwnedFd::from),
             // Without it the guest kernel is copied.
             executable: File::open("/proc/self/exe").ok().map(OwnedFd::from),
             guest: guest.map(OwnedFd::from),
@@ -171,7 +185,9 @@ pub fn order(
             log: None,
             job: streams.job,
             disks,
+            gofer: None,
         },
+        companion: None,
     })
 }
 
@@ -201,10 +217,13 @@ const NO_JAIL: &str = "--no-jail: the VMM runs with all rights of this user and 
 
 /// Carries the order out in this process.
 pub fn here(
-    order: Order<OwnedFd>,
+    mut order: Order<OwnedFd>,
     signals: Signals,
     api: Option<(Server, Ends)>,
 ) -> Result<Conclusion, Failure> {
+    // It ends when its socket does, and by the signal that it asks for when its parent goes.
+    let gofer = order.companion.take().map(ringfence_jailer::Companion::start_without_jail);
+    gofer.transpose().map_err(|e| Failure::setup(format!("cannot start the gofer: {e}")))?;
     report(&format!("warning: {NO_JAIL}"));
     let mut raw = if order.terminal.is_some() { Some(enter_raw()?) } else { None };
     last_resort(order.timeout)?;

@@ -7,6 +7,7 @@
 
 pub mod jailed;
 pub mod launch;
+pub mod shared;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +38,13 @@ pub struct Args {
     /// serial number, `bandwidth=` and `ops=` are limits a second, `mount=` mounts its ext4 file system, read-only
     #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N][,mount=DIR]", value_parser = disk::parse)]
     disk: Vec<Disk>,
+    /// What --rootfs is to the program: `image`, a copy that is its own, or `shared`, the directory itself
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = RootMode::Image, requires = "rootfs")]
+    rootfs_mode: RootMode,
+    /// Share a directory or file of the host: type=bind,src=DIR,dst=DIR[,ro][,cache=none|auto|always]
+    /// [,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]
+    #[arg(long, value_name = "SPEC", value_parser = shared::mount)]
+    mount: Vec<shared::Mount>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     cpus: u8,
@@ -86,8 +94,19 @@ pub struct Args {
     command: Vec<String>,
 }
 
+/// What a root directory is to the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RootMode {
+    /// Packed into an image, of which the program gets a writable view of its own.
+    Image,
+    /// The program's changes are changes of the directory.
+    Shared,
+}
+
 /// Options that describe the sandbox.
-const DESCRIBES: [&str; 19] = [
+const DESCRIBES: [&str; 21] = [
+    "mount",
+    "rootfs_mode",
     "image",
     "disk",
     "rootfs",
@@ -138,6 +157,8 @@ fn hostname(text: &str) -> Result<String, String> {
 /// Runs `ringfence run`.
 pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
     let api = args.api_sock.clone();
+    let root = args.rootfs.clone().filter(|_| args.rootfs_mode == RootMode::Shared);
+    let shared = shared::Asked { root, mounts: args.mount.clone() };
     let counters = args.stats.clone().map(|file| Counters { format: args.format, file });
     let config = match &args.config_file {
         Some(file) => {
@@ -156,7 +177,7 @@ pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
         (None, true) => Api::Named,
         (None, false) => Api::None,
     };
-    launch::main(config, &api, counters, timeline)
+    launch::main(config, &shared, &api, counters, timeline)
 }
 
 impl Args {
@@ -188,6 +209,7 @@ impl Args {
             container: Some(Container {
                 process,
                 root: Root::default(),
+                mounts: Vec::new(),
                 hostname: Some(self.hostname),
                 limits: Limits::default(),
             }),

@@ -38,6 +38,7 @@ const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
+const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
 
 /// Feature bits all devices share.
@@ -55,6 +56,7 @@ pub mod id {
     pub const RNG: u32 = 4;
     pub const BALLOON: u32 = 5;
     pub const VSOCK: u32 = 19;
+    pub const FS: u32 = 26;
     pub const PMEM: u32 = 27;
 }
 
@@ -152,6 +154,11 @@ impl Transport {
         let status = self.mmio.read32(reg::INTERRUPT_STATUS);
         self.mmio.write32(reg::INTERRUPT_ACK, status);
         status
+    }
+
+    /// Whether the device has given up (DEVICE_NEEDS_RESET).
+    pub fn needs_reset(&self) -> bool {
+        self.mmio.read32(reg::STATUS) & NEEDS_RESET != 0
     }
 
     /// A 64-bit field of the device's configuration.

@@ -1,0 +1,201 @@
+//! Host directories for the sandbox: `--mount` and `--rootfs-mode shared`.
+//!
+//! What is shared is opened here, as the user who asked, so that the checks of the host's permissions are theirs; the gofer gets the
+//! descriptors and sees no path.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use ringfence_gofer::process::{COMMAND, FIRST_VOLUME};
+use ringfence_gofer::volume::{self, IdMap, IdRange, Volume};
+use ringfence_jailer::{Companion, Share};
+use ringfence_protocol::{Base, Cache, Root, VolumeMount};
+use rustix::fs::{Mode, OFlags};
+
+use crate::cli::Failure;
+
+/// Most volumes of a sandbox.
+const MAX_VOLUMES: usize = 64;
+
+/// What follows `--mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the sandbox.
+    pub destination: String,
+    /// Nothing of it can be changed.
+    pub read_only: bool,
+    /// What the guest believes without asking.
+    pub cache: Cache,
+    /// User ids, if not those of [`IdMap::identity`] or [`IdMap::root_is`].
+    pub users: IdMap,
+    /// Group ids.
+    pub groups: IdMap,
+}
+
+/// `type=bind,src=DIR,dst=DIR[,ro][,cache=none|auto|always][,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]`, the syntax of other container
+/// tools, for clap.
+pub fn mount(text: &str) -> Result<Mount, String> {
+    let (mut source, mut destination, mut kind) = (None, None, "bind");
+    let (mut users, mut groups) = (IdMap::default(), IdMap::default());
+    let (mut read_only, mut cache) = (false, Cache::default());
+    for option in text.split(',') {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        match (key, value) {
+            ("type", value) => kind = value,
+            ("src" | "source", value) => source = Some(PathBuf::from(value)),
+            ("dst" | "destination" | "target", value) => destination = Some(value.to_owned()),
+            ("ro" | "readonly", "" | "true" | "1") => read_only = true,
+            ("ro" | "readonly", "false" | "0") | ("rw", "") => read_only = false,
+            ("cache", "none") => cache = Cache::None,
+            ("cache", "auto") => cache = Cache::Auto,
+            ("cache", "always") => cache = Cache::Always,
+            ("uidmap", range) => users.0.push(id_range(range)?),
+            ("gidmap", range) => groups.0.push(id_range(range)?),
+            _ => {
+                return Err(format!(
+                    "`{option}` is no option of a mount: type=bind, src=, dst=, ro, cache=, uidmap=, gidmap="
+                ));
+            }
+        }
+    }
+    if kind != "bind" {
+        return Err(format!("`type={kind}` is not known; there is type=bind"));
+    }
+    let source = source.filter(|path| !path.as_os_str().is_empty()).ok_or("a mount needs src=DIR")?;
+    let destination = destination.ok_or("a mount needs dst=DIR")?;
+    if !destination.starts_with('/')
+        || destination.split('/').any(|part| part == "..")
+        || destination.contains('\0')
+    {
+        return Err(format!("dst={destination} is not an absolute path without `..`"));
+    }
+    Ok(Mount { source, destination, read_only, cache, users, groups })
+}
+
+fn id_range(text: &str) -> Result<IdRange, String> {
+    let wrong = || format!("`{text}` is no range of ids: FIRST-INSIDE:FIRST-ON-THE-HOST:COUNT");
+    let mut numbers = text.split(':').map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).ok_or_else(wrong);
+    let range = IdRange { inside: next()?, outside: next()?, count: next()? };
+    if numbers.next().is_some() || range.count == 0 {
+        return Err(wrong());
+    }
+    Ok(range)
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The directory of a shared root.
+    pub root: Option<PathBuf>,
+    /// The other mounts.
+    pub mounts: Vec<Mount>,
+}
+
+/// Everything about shared directories that an order needs.
+pub struct Shared {
+    /// The program's root.
+    pub root: Root,
+    /// The program's mounts.
+    pub mounts: Vec<VolumeMount>,
+    /// The VMM's end of the socket, and the process at the other, if anything is shared.
+    pub gofer: Option<(OwnedFd, Companion)>,
+}
+
+/// Opens what is asked for. `root` is the directory of a shared root.
+pub fn open(root: Option<&Path>, asked: &[Mount]) -> Result<Shared, Failure> {
+    if asked.len() >= MAX_VOLUMES {
+        return Err(Failure::setup(format!("there can be at most {} mounts", MAX_VOLUMES - 1)));
+    }
+    let mut sources: Vec<Mount> = root
+        .map(|dir| Mount {
+            source: dir.to_owned(),
+            destination: "/".into(),
+            read_only: false,
+            cache: Cache::default(),
+            users: IdMap::default(),
+            groups: IdMap::default(),
+        })
+        .into_iter()
+        .collect();
+    sources.extend_from_slice(asked);
+    let first = root.map_or(0, |_| 1);
+    let mounts = sources.iter().enumerate().skip(first).map(|(number, mount)| VolumeMount {
+        volume: number as u32,
+        destination: mount.destination.clone(),
+        read_only: mount.read_only,
+        cache: mount.cache,
+    });
+    let mounts = mounts.collect();
+    let root =
+        if root.is_some() { Root { base: Base::Volume(0), ..Root::default() } } else { Root::default() };
+    let gofer = if sources.is_empty() { None } else { Some(companion(&sources)?) };
+    Ok(Shared { root, mounts, gofer })
+}
+
+fn companion(sources: &[Mount]) -> Result<(OwnedFd, Companion), Failure> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::setup(format!("no socket pair: {e}")))?;
+    let (mut order, mut shares) = (Vec::new(), Vec::new());
+    for (number, mount) in sources.iter().enumerate() {
+        let path = std::path::absolute(&mount.source).map_err(Failure::setup)?;
+        let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| Failure::setup(format!("cannot share {}: {e}", path.display())))?;
+        let kind = rustix::fs::fstat(&fd).map(|stat| stat.st_mode & libc::S_IFMT).map_err(Failure::setup)?;
+        if kind != libc::S_IFDIR && kind != libc::S_IFREG {
+            let what = "is neither a directory nor a regular file: only those can be shared";
+            return Err(Failure::setup(format!("{} {what}", path.display())));
+        }
+        let or = |map: &IdMap, id: u32| match (map.0.is_empty(), ringfence_jailer::config::is_root()) {
+            (false, _) => map.clone(),
+            (true, true) => IdMap::identity(),
+            (true, false) => IdMap::root_is(id),
+        };
+        order.push(Volume {
+            root: FIRST_VOLUME + number as i32,
+            read_only: mount.read_only,
+            users: or(&mount.users, rustix::process::geteuid().as_raw()),
+            groups: or(&mount.groups, rustix::process::getegid().as_raw()),
+            cache: match mount.cache {
+                Cache::None => volume::Cache::None,
+                Cache::Auto => volume::Cache::Auto,
+                Cache::Always => volume::Cache::Always,
+            },
+        });
+        shares.push(Share { path, fd, read_only: mount.read_only });
+    }
+    let order = serde_json::to_string(&order).map_err(Failure::setup)?;
+    let words = ["ringfence", COMMAND, &order].into_iter().map(std::ffi::CString::new);
+    let args = words.collect::<Result<_, _>>().map_err(Failure::setup)?;
+    Ok((ours.into(), Companion { args, descriptors: vec![theirs.into()], shares }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_parsed() {
+        let parsed = mount("type=bind,src=/a b,dst=/c,ro,cache=none,uidmap=0:1000:1,uidmap=1:9:2").unwrap();
+        assert_eq!((parsed.source.to_str(), parsed.destination.as_str()), (Some("/a b"), "/c"));
+        assert!(parsed.read_only && parsed.cache == Cache::None);
+        assert_eq!(parsed.users.0[1], IdRange { inside: 1, outside: 9, count: 2 });
+        assert!(!mount("src=.,dst=/c,rw").unwrap().read_only);
+        for bad in [
+            "src=/a",
+            "dst=/c",
+            "src=,dst=/c",
+            "src=/a,dst=c",
+            "src=/a,dst=/c/../d",
+            "type=tmpfs,src=/a,dst=/c",
+            "src=/a,dst=/c,cache=maybe",
+            "src=/a,dst=/c,uidmap=0:0",
+            "src=/a,dst=/c,gidmap=0:0:0",
+            "src=/a,dst=/c,exec",
+        ] {
+            assert!(mount(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -19,6 +19,7 @@
 //! | [`cli`], [`exit`], [`signals`], [`terminal`] | the command |
 //! | [`stats`], [`kvm_stats`] | counters |
 //! | [`timeline`] | phases of the start |
+//! | [`executable`] | our own file in memory |
 //! | [`allocator`] | memory without `mremap` |
 
 pub mod allocator;
@@ -28,6 +29,7 @@ pub mod cli;
 pub mod control;
 pub mod door;
 pub mod event_loop;
+pub mod executable;
 pub mod exit;
 pub mod kvm_stats;
 pub mod machine;

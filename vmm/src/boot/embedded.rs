@@ -11,7 +11,7 @@
 //! Below such a mapping the memfd of the RAM keeps a hole. Giving these pages back (the balloon) is without
 //! effect: only the guest's own harm.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::fs::File;
 use std::io::Cursor;
 use std::os::unix::fs::FileExt;
@@ -20,6 +20,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::loader::{self, LoadError, Loaded, Segment};
+use crate::executable;
 use crate::machine::layout::PAGE;
 
 /// Bytes of the ELF header, compared to tell that a file is our executable.
@@ -89,39 +90,15 @@ fn map(mem: &GuestMemoryMmap, image: &[u8], file: &File, offset: u64, segment: &
 
 /// Where in the file of our executable `image` lies.
 fn place_in(file: &File, image: &'static [u8]) -> Option<u64> {
-    let mut found = Search { start: image.as_ptr() as u64, len: image.len() as u64, offset: None };
-    // SAFETY: the callback has the signature asked for and gets the pointer to `found`, which outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(search), (&raw mut found).cast::<c_void>()) };
-    let offset = found.offset?;
+    let (address, len) = (image.as_ptr() as u64, image.len() as u64);
+    let offset = executable::read_only_segments().iter().find_map(|segment| {
+        let inside = address.checked_sub(segment.address)?;
+        (inside + len <= segment.len).then_some(segment.offset + inside)
+    })?;
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, offset).ok()?;
-    let whole = file.metadata().ok()?.len() >= offset + found.len;
+    let whole = file.metadata().ok()?.len() >= offset + len;
     (whole && image.starts_with(&head)).then_some(offset)
-}
-
-struct Search {
-    start: u64,
-    len: u64,
-    offset: Option<u64>,
-}
-
-/// Looks for the segment of an object that has [`Search::start`]. Our executable is the first object and the only
-/// one that is looked at.
-unsafe extern "C" fn search(object: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-    // SAFETY: `place_in` passes a pointer to its Search, which nobody else uses meanwhile; libc passes a valid
-    // object with `dlpi_phnum` program headers.
-    let (found, base, headers) = unsafe {
-        let object = &*object;
-        let headers = std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into());
-        (&mut *data.cast::<Search>(), object.dlpi_addr, headers)
-    };
-    for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
-        let Some(inside) = found.start.checked_sub(base.wrapping_add(header.p_vaddr)) else { continue };
-        if inside + found.len <= header.p_filesz && header.p_flags & libc::PF_W == 0 {
-            found.offset = Some(header.p_offset + inside);
-        }
-    }
-    1
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::machine::{Kernel, MachineError};
 use crate::sandbox::{GUEST_ELF, Sandbox, SandboxError, Spec, Stdio};
 use crate::signals::Signals;
 use crate::stats::Report;
-use crate::{exit, probe};
+use crate::{executable, exit, probe};
 
 /// After a time-out, readers of the output get this long to take what is left.
 const DRAIN_AFTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,6 +82,7 @@ pub fn run(
     let door = files.link.map(|link| Door::new(link.into(), sandbox.vsock(), sandbox.devices())).transpose();
     let door = door.map_err(|e| Failure::setup(format!("a socket: {e}")))?;
     let mut events = EventLoop::new(&mut sandbox.machine, control, door, signals, terminal, order.timeout)?;
+    executable::forget_the_start();
     if jailed {
         ringfence_seccomp::end_with(exit::FORBIDDEN_CALL).map_err(unable)?;
     }

@@ -169,6 +169,13 @@ pub enum ToGuest {
     },
     /// Ask for [`ToHost::Stats`] now.
     Stats,
+    /// The balloon's target, in the device's configuration, is another one.
+    Balloon,
+    /// The kernel's log is from this level on: 1 errors, 2 warnings, 3 information, 4 everything; 0 is silence.
+    LogLevel {
+        /// The level.
+        level: u8,
+    },
 }
 
 /// Control messages from the guest.

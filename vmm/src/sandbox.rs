@@ -21,7 +21,7 @@ use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
 use ringfence_protocol::{BootConfig, Container, DiskMount, Streams, VERSION, ports};
 
-use crate::door::Devices;
+use crate::door::{Controls, Devices};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
 use crate::timeline::Timeline;
 
@@ -212,6 +212,11 @@ impl Sandbox {
             devices.add("pmem", pmem);
         }
         devices
+    }
+
+    /// What of the devices can be changed while it runs.
+    pub fn controls(&self) -> Controls {
+        Controls { balloon: self.balloon.clone(), rng: self.rng.clone(), disks: self.disks.clone() }
     }
 
     /// After the vCPUs have stopped: delivers every byte the program has written, however slow its reader,

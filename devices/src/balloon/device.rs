@@ -65,6 +65,11 @@ impl Balloon {
         }
     }
 
+    /// Pages the guest was asked for.
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+
     /// Pages the guest says it has given up.
     pub fn actual(&self) -> u32 {
         self.actual

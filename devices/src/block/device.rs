@@ -58,6 +58,13 @@ impl Block {
         Ok(Self { disk, id, limits, kicks, active: None, metrics: Arc::default() })
     }
 
+    /// Sets other limits: `bandwidth` in bytes a second, `requests` a second; none of them 0.
+    pub fn set_limits(&mut self, bandwidth: Option<u64>, requests: Option<u64>) {
+        self.limits.set(bandwidth, requests);
+        // What waits for the old one's timer may not have to any more.
+        let _ = self.kicks[0].write(1);
+    }
+
     /// Counters.
     pub fn metrics(&self) -> Arc<BlockMetrics> {
         self.metrics.clone()

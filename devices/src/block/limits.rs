@@ -12,7 +12,8 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::rate_limiter::TokenBucket;
 
-/// The limits of one device. Without any it costs nothing.
+/// The limits of one device. Without any no request costs more; they can be set at any time, so the timer is always there (a thread
+/// that is confined cannot make one).
 #[derive(Default)]
 pub struct Limits {
     bandwidth: Option<TokenBucket>,
@@ -25,15 +26,17 @@ pub struct Limits {
 impl Limits {
     /// `bandwidth` in bytes a second, `requests` a second; none of them 0.
     pub fn new(bandwidth: Option<u64>, requests: Option<u64>) -> io::Result<Self> {
+        let mut limits = Self { timer: Some(TimerFd::new().map_err(io::Error::from)?), ..Self::default() };
+        limits.set(bandwidth, requests);
+        Ok(limits)
+    }
+
+    /// Sets other ones, with full buckets. What was paid stays paid.
+    pub(super) fn set(&mut self, bandwidth: Option<u64>, requests: Option<u64>) {
         let now = Instant::now();
         let bucket = |rate: u64| TokenBucket::new(rate, rate, now);
-        let timer = (bandwidth.is_some() || requests.is_some()).then(TimerFd::new).transpose();
-        Ok(Self {
-            bandwidth: bandwidth.map(bucket),
-            requests: requests.map(bucket),
-            timer: timer.map_err(io::Error::from)?,
-            paid: (0, false),
-        })
+        self.bandwidth = bandwidth.map(bucket);
+        self.requests = requests.map(bucket);
     }
 
     /// Pays for the request at the head, of `bytes`; `false` if it has to wait, then the timer is set.

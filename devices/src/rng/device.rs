@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::metrics::RngMetrics;
-use super::{BURST, BYTES_PER_SECOND, MAX_REQUEST};
+use super::{BYTES_PER_SECOND, MAX_REQUEST, burst};
 use crate::rate_limiter::TokenBucket;
 use crate::virtio::queue::QueuePosition;
 use crate::virtio::{ActivateError, Activation, Interrupt, QueueError, VirtioDevice, Virtqueue, features};
@@ -39,10 +39,17 @@ impl Rng {
         Ok(Self {
             kicks: [EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?],
             refill: TimerFd::new().map_err(io::Error::from)?,
-            bucket: TokenBucket::new(BURST, BYTES_PER_SECOND, Instant::now()),
+            bucket: bucket(BYTES_PER_SECOND),
             active: None,
             metrics: Arc::default(),
         })
+    }
+
+    /// Delivers at most so many bytes a second from now on; not 0.
+    pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
+        self.bucket = bucket(bytes_per_second);
+        // What waits for the old one's timer may not have to any more.
+        let _ = self.kicks[0].write(1);
     }
 
     /// Counters.
@@ -68,6 +75,10 @@ impl Rng {
             }
         }
     }
+}
+
+fn bucket(bytes_per_second: u64) -> TokenBucket {
+    TokenBucket::new(burst(bytes_per_second), bytes_per_second, Instant::now())
 }
 
 fn serve(

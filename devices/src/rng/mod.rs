@@ -18,7 +18,10 @@ pub use persist::RngState;
 
 /// Most bytes delivered for one request; a longer one gets a short answer, which the specification allows.
 pub const MAX_REQUEST: usize = 4096;
-/// Bytes that may be taken at once after a pause.
-pub const BURST: u64 = 256 << 10;
-/// Bytes a second in the long run.
+/// Bytes a second in the long run, if nothing else is said.
 pub const BYTES_PER_SECOND: u64 = 4 << 20;
+
+/// Bytes that may be taken at once after a pause: what comes in a sixteenth of a second, 256 KiB at most, and one request at least.
+pub fn burst(bytes_per_second: u64) -> u64 {
+    (bytes_per_second / 16).clamp(MAX_REQUEST as u64, 256 << 10)
+}

@@ -31,7 +31,7 @@ fn a_huge_request_costs_the_host_one_small_buffer() {
 #[test]
 fn a_greedy_guest_waits_for_the_timer() {
     let mut driver = driver();
-    let burst = BURST as usize / MAX_REQUEST;
+    let burst = burst(BYTES_PER_SECOND) as usize / MAX_REQUEST;
     let mut answered = 0;
     for _ in 0..4 * burst / 64 {
         for _ in 0..64 {

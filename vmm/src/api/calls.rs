@@ -8,14 +8,16 @@ use ringfence_protocol::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::config::{self, Config, check_container, check_process};
+use super::config::{self, Config, LogLevel, check_container, check_process};
 use super::connection::Phase;
 use super::http::{self, Fault, Request, Response};
 use super::reports::{self, Instance, Stats};
 use super::routes::{self, Call, Parameters, Section};
 use super::server::{Form, Server, Then};
+use super::settings::{BalloonTarget, DiskLimits, LogLevels, RandomLimits, Setting, disk_limits};
 use super::state::{Event, State};
 use super::streams::Relay;
+use crate::cli::run::detach;
 use crate::door::{Ask, Told};
 
 /// How long the guest has to tell its counters.
@@ -73,6 +75,9 @@ type Answer = Result<Option<Response>, Response>;
 impl Server {
     /// Does what a request asks for.
     pub(super) fn perform(&mut self, id: u64, request: &Request) {
+        if self.settings.logs(LogLevel::Debug) {
+            self.note(&format!("{} {}", request.method, request.path));
+        }
         let result = routes::find(&request.method, &request.path).and_then(|(route, parameters)| {
             if !route.states.contains(&self.state) {
                 let status = if self.state == State::Stopped { 410 } else { 409 };
@@ -87,7 +92,7 @@ impl Server {
     }
 
     fn call(&mut self, id: u64, call: Call, parameters: Parameters, request: &Request) -> Answer {
-        let Parameters { container, process } = parameters;
+        let Parameters { container, process, disk } = parameters;
         if call != Call::Logs && !request.query.is_empty() {
             return Err(Response::fault(400, "this call takes no query"));
         }
@@ -103,6 +108,10 @@ impl Server {
                 | Call::Exec
                 | Call::Signal
                 | Call::Resize
+                | Call::PutBalloon
+                | Call::PutDiskLimits
+                | Call::PutRandomLimits
+                | Call::PutLogLevels
         );
         if !takes_body && !request.body.is_empty() {
             return Err(Response::fault(400, "this call takes no body"));
@@ -172,6 +181,39 @@ impl Server {
             Call::Stats => self.count(id, Form::Json),
             Call::Metrics => self.count(id, Form::Prometheus),
             Call::Logs => self.logs(id, request),
+            Call::GetBalloon => {
+                self.ask(Ask::Balloon, Vec::new(), Then::Answer(id));
+                Ok(None)
+            }
+            Call::PutBalloon => {
+                let wanted: BalloonTarget = body(request)?;
+                wanted.check(&self.config).map_err(|why| Response::fault(400, why))?;
+                self.set(id, Ask::SetBalloon(wanted.target), Setting::Balloon)
+            }
+            Call::GetDiskLimits => Ok(Some(Response::json(200, &disk_limits(&self.config, disk)?))),
+            Call::PutDiskLimits => {
+                let limits: DiskLimits = body(request)?;
+                limits.check().map_err(|why| Response::fault(400, why))?;
+                disk_limits(&self.config, disk)?;
+                let DiskLimits { bandwidth, ops } = limits;
+                let disk = disk as usize;
+                self.set(id, Ask::SetDisk { disk, bandwidth, ops }, Setting::Disk(disk, limits))
+            }
+            Call::GetRandomLimits => Ok(Some(Response::json(200, &self.settings.random))),
+            Call::PutRandomLimits => {
+                let limits: RandomLimits = body(request)?;
+                limits.check().map_err(|why| Response::fault(400, why))?;
+                self.set(id, Ask::SetRandom(limits.bandwidth), Setting::Random(limits))
+            }
+            Call::GetLogLevels => Ok(Some(Response::json(200, &self.settings.levels(&self.config)))),
+            Call::PutLogLevels => {
+                let LogLevels { guest, vmm } = body(request)?;
+                self.settings.vmm_log = vmm.unwrap_or(self.settings.vmm_log);
+                match guest {
+                    Some(level) => self.set(id, Ask::LogLevel(level.number()), Setting::GuestLog(level)),
+                    None => Ok(Some(Response::empty(204))),
+                }
+            }
             Call::Containers => self.guest(id, GuestRequest::List),
             Call::Create => {
                 let spec: Container = body(request)?;
@@ -215,6 +257,12 @@ impl Server {
             Section::Container => Response::json(200, self.config.container.as_ref().ok_or_else(nothing)?),
             Section::Jail => Response::json(200, &self.config.jail),
         })
+    }
+
+    /// Has the VMM do it, and remembers it then.
+    fn set(&mut self, id: u64, ask: Ask, setting: Setting) -> Answer {
+        self.ask(ask, Vec::new(), Then::Set(id, setting));
+        Ok(None)
     }
 
     /// Asks the guest.
@@ -269,6 +317,7 @@ impl Server {
     pub(super) fn told(&mut self, then: Then, told: Option<Told>) {
         match (then, told) {
             (Then::Nothing, _) => {}
+            (Then::Announce, Some(Told::Guest(Reply::Containers { .. }))) => detach::started(),
             (Then::Counters(id), Some(Told::Counters(counters))) => {
                 if let Some((_, have)) = self.counting.get_mut(&id) {
                     *have = Some(counters);
@@ -298,15 +347,20 @@ impl Server {
                 self.event(event);
                 self.answer(id, &Response::empty(204));
             }
-            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _), Some(Told::Guest(reply))) => {
-                self.answer(id, &of_reply(reply));
+            (Then::Set(id, setting), Some(Told::Done)) => {
+                self.settings.apply(setting, &mut self.config);
+                self.answer(id, &Response::empty(204));
             }
-            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id), Some(_)) => {
-                self.answer(id, &Response::fault(502, "the VMM answered something else"));
-            }
-            // It is over, or will be in a moment.
-            (Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id), None) => {
-                self.answer(id, &Response::fault(410, State::Stopped.refusal()));
+            (Then::Answer(id), Some(Told::Balloon(size))) => self.answer(id, &Response::json(200, &size)),
+            (then, told) => {
+                let Some(id) = then.waiting() else { return };
+                let response = match told {
+                    Some(Told::Guest(reply)) if !matches!(then, Then::Counters(_)) => of_reply(reply),
+                    Some(_) => Response::fault(502, "the VMM answered something else"),
+                    // It is over, or will be in a moment.
+                    None => Response::fault(410, State::Stopped.refusal()),
+                };
+                self.answer(id, &response);
             }
         }
     }

@@ -18,10 +18,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// Adds what somebody says; control characters but line ends become spaces.
+    /// Adds what somebody says; control characters but line ends and tabs become spaces.
     pub fn write(&mut self, text: &[u8]) {
         for &byte in text {
-            let byte = if byte.is_ascii_control() && byte != b'\n' { b' ' } else { byte };
+            let byte = if byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t') { b' ' } else { byte };
             if self.bytes.len() == KEPT {
                 self.bytes.pop_front();
             }

@@ -24,6 +24,7 @@
 //! | `calls.rs` | what each call does |
 //! | `routes.rs`, `state.rs` | tables: what can be called, and when |
 //! | `config.rs`, `reports.rs` | documents: what a sandbox is, what it tells |
+//! | `settings.rs` | documents: what can be set while it runs |
 //! | `http.rs`, `connection.rs` | requests and responses; a client's connection |
 //! | `streams.rs` | a connection that has become the streams of a process |
 //! | `link.rs` | the link to the VMM |
@@ -47,6 +48,7 @@ pub mod routes;
 #[cfg(test)]
 mod schema_tests;
 pub mod server;
+pub mod settings;
 pub mod state;
 mod streams;
 pub mod worker;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::Image;
 use super::server::Server;
 use super::state::State;
-use crate::door::Counters;
+use crate::door::{BalloonSize, Counters};
 use crate::stats::{Exits, Memory};
 
 /// `GET /`.
@@ -83,6 +83,8 @@ pub struct Stats {
     pub memory: Memory,
     /// Exits to the VMM.
     pub exits: Exits,
+    /// Memory that the host has asked for, and got.
+    pub balloon: BalloonSize,
     /// By device and counter; those of [`DEVICES`].
     pub devices: BTreeMap<String, BTreeMap<String, u64>>,
     /// The guest kernel's; `None` if it does not answer, or is paused.
@@ -123,6 +125,7 @@ impl Stats {
             cpu_us,
             memory,
             exits: counters.exits,
+            balloon: counters.balloon,
             devices,
             guest,
         }
@@ -223,6 +226,9 @@ pub fn prometheus(stats: &Stats) -> String {
     page.one("ringfence_guest_memory_bytes", "gauge", "Guest memory that the host has given.", guest_touched);
     page.one("ringfence_guest_memory_size_bytes", "gauge", "Guest memory as configured.", guest_size);
     page.one("ringfence_image_memory_bytes", "gauge", "The sandbox's share of the mapped image.", image_pss);
+    let BalloonSize { target, actual } = stats.balloon;
+    page.one("ringfence_balloon_target_bytes", "gauge", "Guest memory that the host has asked for.", target);
+    page.one("ringfence_balloon_actual_bytes", "gauge", "Guest memory that the guest has given up.", actual);
     let Exits { io, mmio_read, mmio_write, readonly_write, unmapped, interrupted, other, .. } = &stats.exits;
     let exits = [
         ("io", io),
@@ -337,6 +343,7 @@ mod tests {
             cpu_us: 1_500_000,
             memory: Memory::default(),
             exits: Exits::default(),
+            balloon: BalloonSize::default(),
             devices,
             guest: Some(GuestStats::default()),
         };

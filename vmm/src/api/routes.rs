@@ -23,6 +23,14 @@ pub enum Call {
     Stats,
     Metrics,
     Logs,
+    GetBalloon,
+    PutBalloon,
+    GetDiskLimits,
+    PutDiskLimits,
+    GetRandomLimits,
+    PutRandomLimits,
+    GetLogLevels,
+    PutLogLevels,
     Containers,
     Create,
     Remove,
@@ -84,6 +92,14 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/stats", Call::Stats, ALIVE),
     route("GET", "/metrics", Call::Metrics, ALIVE),
     route("GET", "/logs", Call::Logs, ALWAYS),
+    route("GET", "/balloon", Call::GetBalloon, ALIVE),
+    route("PUT", "/balloon", Call::PutBalloon, RUNNING),
+    route("GET", "/disks/{disk}/limits", Call::GetDiskLimits, ALIVE),
+    route("PUT", "/disks/{disk}/limits", Call::PutDiskLimits, ALIVE),
+    route("GET", "/random/limits", Call::GetRandomLimits, ALIVE),
+    route("PUT", "/random/limits", Call::PutRandomLimits, ALIVE),
+    route("GET", "/log-levels", Call::GetLogLevels, ALWAYS),
+    route("PUT", "/log-levels", Call::PutLogLevels, RUNNING),
     route("GET", "/containers", Call::Containers, RUNNING),
     route("PUT", "/containers/{container}", Call::Create, RUNNING),
     route("DELETE", "/containers/{container}", Call::Remove, RUNNING),
@@ -101,6 +117,8 @@ pub struct Parameters {
     pub container: String,
     /// Number of a process.
     pub process: u32,
+    /// Number of a disk.
+    pub disk: u32,
 }
 
 /// Finds what a request asks for. An error is the answer to what is not there, or not with this method.
@@ -136,15 +154,23 @@ fn matches(form: &str, path: &str) -> Option<Result<Parameters, Response>> {
                 Some(name) if !name.is_empty() => parameters.container = name,
                 _ => wrong = Some("this cannot be the name of a container"),
             },
-            "{process}" => match part.parse() {
-                Ok(number) if part.bytes().all(|b| b.is_ascii_digit()) => parameters.process = number,
-                _ => wrong = Some("the number of a process is a whole number"),
+            "{process}" => match number(part) {
+                Some(number) => parameters.process = number,
+                None => wrong = Some("the number of a process is a whole number"),
+            },
+            "{disk}" => match number(part) {
+                Some(number) => parameters.disk = number,
+                None => wrong = Some("the number of a disk is a whole number, of the first 0"),
             },
             _ if form == part => {}
             _ => return None,
         }
     }
     Some(wrong.map_or(Ok(parameters), |why| Err(Response::fault(400, why))))
+}
+
+fn number(part: &str) -> Option<u32> {
+    part.parse().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -172,7 +198,8 @@ mod tests {
     #[test]
     fn no_line_hides_another() {
         for (n, route) in ROUTES.iter().enumerate() {
-            let path = route.path.replace("{container}", "c").replace("{process}", "1");
+            let path =
+                route.path.replace("{container}", "c").replace("{process}", "1").replace("{disk}", "0");
             let found = find(route.method, &path).unwrap().0;
             assert_eq!(found.call, route.call, "line {n}");
         }

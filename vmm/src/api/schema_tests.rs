@@ -16,8 +16,10 @@ use super::config::{Boot, Config, Disk, Image, Jail, LogLevel, Machine};
 use super::http::Fault;
 use super::reports::{Ended, Instance, Stats};
 use super::routes::ROUTES;
+use super::settings::{BalloonTarget, DiskLimits, LogLevels, RandomLimits};
 use super::state::State;
 use super::state::when::ALWAYS;
+use crate::door::BalloonSize;
 use crate::stats::{Exits, Memory};
 
 fn file() -> Yaml {
@@ -134,6 +136,10 @@ fn documents_we_take_are_those_of_the_file() {
     takes("Shutdown", &Shutdown::default());
     takes("Signal", &Signal { signal: 1 });
     takes("Resize", &Resize { rows: 1, cols: 1 });
+    takes("BalloonTarget", &BalloonTarget { target: 4096 });
+    takes("DiskLimits", &DiskLimits { bandwidth: Some(1), ops: Some(1) });
+    takes("RandomLimits", &RandomLimits::default());
+    takes("LogLevels", &LogLevels { guest: Some(LogLevel::Info), vmm: Some(LogLevel::Warn) });
     // Documents of which there is one of several.
     let one_of = |name: &str| -> BTreeSet<String> {
         let schema = &file()["components"]["schemas"][name];
@@ -181,12 +187,14 @@ fn documents_we_send_are_those_of_the_file() {
         cpu_us: 0,
         memory: Memory::default(),
         exits: Exits::default(),
+        balloon: BalloonSize::default(),
         devices: Default::default(),
         guest: None,
     };
     tells("Stats", &stats);
     tells("Memory", &Memory::default());
     tells("Exits", &Exits::default());
+    tells("BalloonSize", &BalloonSize::default());
     has_fields("GuestStats", &json!(GuestStats::default()));
     tells("Phase", &Phase { name: "p".into(), at_ns: 0 });
     tells("SyscallCount", &SyscallCount { nr: 0, count: 0 });

@@ -14,16 +14,18 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use super::config::Config;
+use super::config::{Config, LogLevel};
 use super::connection::{Connection, Phase};
 use super::http::{self, Response};
 use super::link::Link;
 use super::listen::Name;
 use super::log::Log;
 use super::reports::Ended;
+use super::settings::{Setting, Settings};
 use super::state::{Event, State};
 use super::streams::{self, Frame, Relay};
 use crate::cli::Failure;
+use crate::cli::run::detach;
 use crate::door::{Ask, Counters};
 use ringfence_protocol::{ExitStatus, Request as GuestRequest};
 
@@ -66,10 +68,28 @@ pub(super) enum Then {
     Answer(u64),
     /// It stands still, or goes on.
     Change(u64, Event),
+    /// It is set, and remembered.
+    Set(u64, Setting),
+    /// The guest answers, so its program runs.
+    Announce,
     Attach(u64, Box<Relay>),
     StreamsEnd(u64),
     Counters(u64),
     GuestStats(u64),
+}
+
+impl Then {
+    /// Who waits for an answer that is one.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        match self {
+            Then::Answer(id)
+            | Then::Change(id, _)
+            | Then::Set(id, _)
+            | Then::Attach(id, _)
+            | Then::Counters(id) => Some(*id),
+            Then::Nothing | Then::Announce | Then::StreamsEnd(_) | Then::GuestStats(_) => None,
+        }
+    }
 }
 
 /// In which form counters were asked for.
@@ -95,6 +115,7 @@ pub struct Server {
     pub(super) state: State,
     pub(super) config: Config,
     pub(super) about: About,
+    pub(super) settings: Settings,
     pub(super) since: Option<Instant>,
     /// Who has asked for the start.
     starter: Option<u64>,
@@ -133,6 +154,7 @@ impl Server {
             state,
             config,
             about,
+            settings: Settings::default(),
             since: None,
             starter: None,
             waiting: Vec::new(),
@@ -199,8 +221,13 @@ impl Server {
             if let Some(id) = self.starter.take() {
                 self.answer(id, &Response::empty(204));
             }
+            if detach::is_detached() {
+                self.ask(Ask::Guest(Box::new(GuestRequest::List)), Vec::new(), Then::Announce);
+            }
         }
-        self.log.line(&format!("the sandbox is {}", state.name()));
+        if self.settings.logs(LogLevel::Info) {
+            self.log.line(&format!("the sandbox is {}", state.name()));
+        }
         self.feed_followers();
         self.tidy();
     }
@@ -358,16 +385,18 @@ impl Server {
             None => Some(then),
         };
         match refused {
-            Some(Then::Answer(id) | Then::Change(id, _) | Then::Attach(id, _) | Then::Counters(id)) => {
-                self.answer(id, &Response::fault(503, "the sandbox takes no more questions now"));
-            }
             Some(Then::GuestStats(id)) => self.tell_counters(id, None),
             Some(Then::StreamsEnd(id)) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.close();
                 }
             }
-            Some(Then::Nothing) | None => {}
+            Some(then) => {
+                if let Some(id) = then.waiting() {
+                    self.answer(id, &Response::fault(503, "the sandbox takes no more questions now"));
+                }
+            }
+            None => {}
         }
     }
 

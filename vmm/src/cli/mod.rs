@@ -15,6 +15,7 @@ pub mod run;
 pub mod sandbox;
 pub mod serve;
 pub mod units;
+pub mod update;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,12 @@ enum Command {
     Logs(sandbox::Logs),
     /// Print the counters of a sandbox
     Stats(sandbox::Stats),
+    /// Wait for the end of a sandbox and print its exit code
+    Wait(sandbox::Named),
+    /// Take memory of a running sandbox for the host, give it back, or print how much was taken
+    Balloon(update::Balloon),
+    /// Change limits of a running sandbox, and how much it logs
+    Update(update::Update),
     /// Make, start and end further containers of a running sandbox
     Container(container::Args),
     /// Make, list and remove root images
@@ -135,6 +142,9 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => args.call("/resume"),
         Command::Logs(args) => sandbox::logs(&args),
         Command::Stats(args) => sandbox::stats(&args),
+        Command::Wait(args) => sandbox::wait(&args),
+        Command::Balloon(args) => update::balloon(&args),
+        Command::Update(args) => update::update(&args),
         Command::Container(args) => container::main(&args),
         Command::Image(args) => image::main(&args),
         Command::Doctor(args) => doctor::main(&args),
@@ -157,8 +167,12 @@ pub fn print(text: &str) -> Result<u8, Failure> {
     printed.map(|()| 0).map_err(|e| Failure::setup(format!("cannot print: {e}")))
 }
 
-/// Prints one line for the user on stderr; a closed stderr is no reason to fail.
+/// Prints one line for the user on stderr, or has the command that started a detached sandbox print it; a closed stderr is no reason
+/// to fail.
 pub fn report(message: &str) {
     use std::io::Write;
+    if run::detach::report(message) {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "ringfence: {message}");
 }

@@ -50,7 +50,7 @@ pub fn kill(args: &Kill) -> Result<u8, Failure> {
     container::kill(&mut Client::of(&args.sandbox)?, FIRST_CONTAINER, INIT_PROCESS, args.signal)
 }
 
-/// Arguments of `pause` and `resume`.
+/// Arguments of `pause`, `resume` and `wait`.
 #[derive(Debug, clap::Args)]
 pub struct Named {
     /// The sandbox: its name, or the path of its API socket
@@ -62,6 +62,15 @@ impl Named {
     pub fn call(&self, path: &str) -> Result<u8, Failure> {
         Client::of(&self.sandbox)?.done("POST", path, None::<&()>)
     }
+}
+
+/// Runs `ringfence wait`.
+pub fn wait(args: &Named) -> Result<u8, Failure> {
+    let ended: reports::Ended = Client::of(&args.sandbox)?.get("/wait")?;
+    if let Some(message) = &ended.message {
+        super::report(message);
+    }
+    print(&format!("{}\n", ended.code))
 }
 
 /// Arguments of `logs`.

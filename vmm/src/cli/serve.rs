@@ -98,7 +98,7 @@ fn start(
         let image = launch::open_image(config)?;
         let jail = launch::jail_config(config)?;
         let mut order = launch::order(config, Some(image), timeline)?;
-        let ends = launch::connect(&mut order)?;
+        let ends = launch::connect(&mut order, None)?;
         Ok((order, jail, ends))
     });
     let (order, jail, ends) = match prepared {

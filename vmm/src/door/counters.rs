@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::BalloonSize;
 use crate::machine::vcpu::Shared;
 use crate::stats::Exits;
 
@@ -18,6 +19,8 @@ pub struct Counters {
     pub devices: BTreeMap<String, BTreeMap<String, u64>>,
     /// Address and length of the image in the process.
     pub image: Option<(u64, u64)>,
+    /// Of the balloon.
+    pub balloon: BalloonSize,
 }
 
 type Read = Box<dyn Fn() -> BTreeMap<String, u64>>;
@@ -44,12 +47,12 @@ impl Devices {
         self.devices.push((name, Box::new(read)));
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self, balloon: BalloonSize) -> Counters {
         let mut devices: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (name, read) in &self.devices {
             let sums = devices.entry((*name).to_owned()).or_default();
             read().into_iter().for_each(|(counter, n)| *sums.entry(counter).or_default() += n);
         }
-        Counters { exits: Exits::from(&self.shared.exits), image: self.image, devices }
+        Counters { exits: Exits::from(&self.shared.exits), image: self.image, devices, balloon }
     }
 }

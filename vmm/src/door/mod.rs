@@ -17,8 +17,10 @@
 //! | `client.rs` | the connection: lines and descriptors |
 //! | `streams.rs` | descriptors become vsock ports |
 //! | `counters.rs` | what the devices have counted |
+//! | `controls.rs` | what of them can be changed |
 
 mod client;
+mod controls;
 mod counters;
 mod streams;
 
@@ -36,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{Control, ControlError};
 use client::{Client, Interest};
+pub use controls::{BalloonSize, Controls};
 pub use counters::{Counters, Devices};
 use streams::Ports;
 
@@ -70,6 +73,23 @@ pub enum Ask {
     Pause,
     /// Let them go on. Answered by [`Told::Done`].
     Resume,
+    /// How large is the balloon? Answered by [`Told::Balloon`].
+    Balloon,
+    /// The host wants so many bytes of the guest's memory. Answered by [`Told::Done`] when the guest knows, or is going to.
+    SetBalloon(u64),
+    /// Limits of a disk, the first being 0. Answered by [`Told::Done`].
+    SetDisk {
+        /// Which.
+        disk: usize,
+        /// Most bytes a second.
+        bandwidth: Option<u64>,
+        /// Most requests a second.
+        ops: Option<u64>,
+    },
+    /// Most bytes a second from the random device. Answered by [`Told::Done`].
+    SetRandom(u64),
+    /// The guest kernel's log is from this level on. Answered by [`Told::Done`].
+    LogLevel(u8),
 }
 
 /// What it gets.
@@ -92,6 +112,8 @@ pub enum Told {
     Stats(Box<GuestStats>),
     /// The VMM's.
     Counters(Counters),
+    /// Of the balloon.
+    Balloon(BalloonSize),
     /// It is done.
     Done,
 }
@@ -129,6 +151,7 @@ pub struct Door {
     client: Client,
     vsock: Arc<Mutex<Vsock>>,
     devices: Devices,
+    controls: Controls,
     pending: BTreeMap<u64, Pending>,
     next_request: u64,
     next_port: u32,
@@ -153,12 +176,18 @@ pub enum Wish {
 
 impl Door {
     /// A server of `link` for the sandbox with these devices.
-    pub fn new(link: UnixStream, vsock: Arc<Mutex<Vsock>>, devices: Devices) -> io::Result<Door> {
+    pub fn new(
+        link: UnixStream,
+        vsock: Arc<Mutex<Vsock>>,
+        devices: Devices,
+        controls: Controls,
+    ) -> io::Result<Door> {
         link.set_nonblocking(true)?;
         Ok(Door {
             client: Client::new(link),
             vsock,
             devices,
+            controls,
             pending: BTreeMap::new(),
             next_request: 1,
             next_port: crate::sandbox::FIRST_FREE_PORT,
@@ -179,7 +208,27 @@ impl Door {
         for client::Asked { question, descriptors } in self.client.process(events.event_set()) {
             match question.ask {
                 Ask::Guest(request) => self.ask(question.id, *request, descriptors, control)?,
-                Ask::Counters => self.answer(question.id, Told::Counters(self.devices.counters())),
+                Ask::Counters => {
+                    let balloon = self.controls.balloon();
+                    self.answer(question.id, Told::Counters(self.devices.counters(balloon)));
+                }
+                Ask::Balloon => self.answer(question.id, Told::Balloon(self.controls.balloon())),
+                Ask::SetBalloon(bytes) => {
+                    self.controls.set_balloon(bytes);
+                    self.tell(question.id, &ToGuest::Balloon, control)?;
+                }
+                Ask::SetDisk { disk, bandwidth, ops } => {
+                    let told = match self.controls.set_disk(disk, bandwidth, ops) {
+                        true => Told::Done,
+                        false => Told::failed(libc::ESRCH, "there is no such disk"),
+                    };
+                    self.answer(question.id, told);
+                }
+                Ask::SetRandom(bandwidth) => {
+                    self.controls.set_random(bandwidth);
+                    self.answer(question.id, Told::Done);
+                }
+                Ask::LogLevel(level) => self.tell(question.id, &ToGuest::LogLevel { level }, control)?,
                 Ask::End => self.ends = true,
                 // One at a time: the supervisor waits for the answer.
                 Ask::Pause => self.wish = Some((Wish::Pause, question.id)),
@@ -193,6 +242,16 @@ impl Door {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Tells the guest something that it does not answer.
+    fn tell(&mut self, id: u64, message: &ToGuest, control: &mut Control) -> Result<(), ControlError> {
+        let told = match control.send(message)? {
+            true => Told::Done,
+            false => Told::failed(libc::EAGAIN, "the sandbox does not listen"),
+        };
+        self.answer(id, told);
         Ok(())
     }
 

@@ -79,7 +79,9 @@ pub fn run(
     };
     let (mut sandbox, control) = Sandbox::new(spec, &mut timeline).map_err(setup_failure)?;
     let kvm_stats = order.stats.then(|| sandbox.machine.open_stats());
-    let door = files.link.map(|link| Door::new(link.into(), sandbox.vsock(), sandbox.devices())).transpose();
+    let door =
+        files.link.map(|link| Door::new(link.into(), sandbox.vsock(), sandbox.devices(), sandbox.controls()));
+    let door = door.transpose();
     let door = door.map_err(|e| Failure::setup(format!("a socket: {e}")))?;
     let mut events = EventLoop::new(&mut sandbox.machine, control, door, signals, terminal, order.timeout)?;
     executable::forget_the_start();

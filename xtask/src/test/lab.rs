@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -25,17 +24,6 @@ const AGAIN: usize = 2;
 pub fn run(options: &Options) -> Result<Tally> {
     let folders = [(Place::Same, "same"), (Place::Lab, "lab")];
     run_cases(options, case::load(&host::checkout().join(CASES), &folders)?)
-}
-
-/// The case of killed and of many sandboxes, at length.
-pub fn run_jail_soak(options: &Options) -> Result<Tally> {
-    let mut cases = case::load(&host::checkout().join(CASES), &[(Place::Lab, "lab")])?;
-    cases.retain(|case| case.name == "lab/jail-kill");
-    for case in &mut cases {
-        case.script.insert_str(0, "SOAK=500\n");
-        case.timeout = Duration::from_secs(3 * 3600);
-    }
-    run_cases(options, cases)
 }
 
 /// Runs the cases with server programs, and Python's own tests.

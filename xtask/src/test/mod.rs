@@ -35,6 +35,9 @@ pub struct Options {
     /// Run lab cases natively only, not in a sandbox: for writing cases
     #[arg(long)]
     native_only: bool,
+    /// What `--only jail-soak` chooses its moments by, to make them again
+    #[arg(long)]
+    seed: Option<u32>,
 }
 
 fn default_jobs() -> usize {
@@ -80,7 +83,8 @@ enum Suite {
     Lab,
     /// Server programs and Python's own tests, in the lab: long, and run only when asked for
     Programs,
-    /// kill -9 at 200 moments, and 500 sandboxes one after another: long, and run only when asked for
+    /// kill -9 of each process of a sandbox at 200 random moments, 64 sandboxes at once, 500 one after another: half an hour, and
+    /// run only when asked for
     JailSoak,
 }
 
@@ -153,7 +157,7 @@ pub fn main(options: &Options) -> Result<u8> {
             Suite::Fuzz => lab::fuzz(),
             Suite::Lab => lab::run(options),
             Suite::Programs => lab::run_programs(options),
-            Suite::JailSoak => lab::run_jail_soak(options),
+            Suite::JailSoak => jail::soak(options.seed),
         };
         let tally = result.unwrap_or_else(|error| {
             println!("{name}: {error:#}");

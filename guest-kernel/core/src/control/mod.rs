@@ -173,6 +173,8 @@ fn listen(server: Server, first: Arc<Supervised>) {
                     let stats = ToHost::Stats { stats: stats::collect() };
                     let _ = server.channel.send(task, &stats); // host gone
                 }
+                Ok(ToGuest::Balloon) => drivers::balloon::target_changed(),
+                Ok(ToGuest::LogLevel { level }) => hal::log::set_max_level(level),
                 Err(_) => break,
             }
         }

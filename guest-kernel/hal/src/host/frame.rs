@@ -338,6 +338,32 @@ pub mod frames {
         false
     }
 
+    /// Frames that nobody uses. Here a block is one frame.
+    #[derive(Debug)]
+    pub struct Held(Frame);
+
+    impl Held {
+        /// Takes at most `frames` frames, a power of two of them. `None` if fewer than `keep` frames would be left.
+        pub fn take(frames: usize, keep: usize) -> Option<Held> {
+            let spare = stats().free.checked_sub(keep).filter(|spare| *spare > 0);
+            spare.filter(|_| frames > 0)?;
+            Frame::alloc_zeroed().ok().map(Held)
+        }
+
+        /// The host has taken their memory.
+        pub fn set_given(&self) {}
+
+        /// Number of the first.
+        pub fn pfn(&self) -> u64 {
+            self.0.pfn()
+        }
+
+        /// How many.
+        pub fn frames(&self) -> usize {
+            1
+        }
+    }
+
     /// Free page reporting: takes up to `max` free blocks of at least `2^min_order` pages that were used and
     /// not reported since out of reach, calls `f(physical address, bytes)` for each, and gives them back as
     /// reported if it returned `true`. Stops at the first `false`. Returns how many blocks were reported.

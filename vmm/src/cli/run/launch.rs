@@ -13,6 +13,7 @@ use ringfence_jailer::{JailConfig, SandboxId};
 use ringfence_protocol::Streams as ContainerStreams;
 use rustix::io::fcntl_dupfd_cloexec;
 
+use super::detach::{self, Side};
 use super::{jailed, shared};
 use crate::api::config::{Config, Image, LogLevel};
 use crate::api::listen::Name;
@@ -54,11 +55,19 @@ pub fn main(
     api: &Api,
     counters: Option<Counters>,
     timeline: Timeline,
+    detach: bool,
 ) -> Result<u8, Failure> {
     check_memory(config.machine.memory)?;
     // Packing a directory can take a while: signals must still end us.
     let image = if asked.root.is_none() { Some(open_image(&config)?) } else { None };
     let jail = jail_config(&config)?;
+    let log = match detach {
+        true => match detach::detach(config.jail.name.as_deref().unwrap_or_default())? {
+            Side::Command(code) => return Ok(code),
+            Side::Supervisor(log) => Some(log),
+        },
+        false => None,
+    };
     let signals = block_signals(jail.is_some())?;
     // Before anything is started: a path in use is a mistake.
     let server = match api {
@@ -71,7 +80,7 @@ pub fn main(
     let named = matches!(api, Api::Named);
     let mut order = order(&config, image, timeline)?;
     share(&mut order, asked)?;
-    let ends = if server.is_some() || named { Some(connect(&mut order)?) } else { None };
+    let ends = if server.is_some() || named { Some(connect(&mut order, log)?) } else { None };
     let counters =
         counters.or_else(|| config.boot.stats.then_some(Counters { format: Format::Text, file: None }));
     release_streams(config_terminal(&config).is_some())?;
@@ -111,13 +120,17 @@ pub struct Ends {
     pub copy: Option<bool>,
 }
 
-/// Connects the sandbox of this order to the API.
-pub fn connect(order: &mut Order<OwnedFd>) -> Result<Ends, Failure> {
+/// Connects the sandbox of this order to the API. `log`: where our standard error can be read, if the log is to be what comes there.
+pub fn connect(order: &mut Order<OwnedFd>, log: Option<OwnedFd>) -> Result<Ends, Failure> {
     let unable = |e: std::io::Error| Failure::setup(format!("cannot make a socket pair: {e}"));
     let (link, theirs) = UnixStream::pair().map_err(unable)?;
+    order.files.link = Some(theirs.into());
+    if let Some(log) = log {
+        order.files.log = Some(duplicate(rustix::stdio::stderr(), "standard error")?);
+        return Ok(Ends { link, log, copy: None });
+    }
     let (log, log_theirs) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| unable(e.into()))?;
-    order.files.link = Some(theirs.into());
     order.files.log = Some(log_theirs);
     Ok(Ends { link, log, copy: order.log_level.map(|_| order.terminal.is_some()) })
 }

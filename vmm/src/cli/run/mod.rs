@@ -5,6 +5,7 @@
 //! [`Order`](crate::order::Order); who carries it out is a process in the jail ([`jailed`]) or, with `--no-jail`, this one. At the end
 //! the terminal is put back, then we report and exit.
 
+pub mod detach;
 pub mod jailed;
 pub mod launch;
 pub mod shared;
@@ -78,6 +79,9 @@ pub struct Args {
     /// How counters are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Print the sandbox's name when the program runs, and leave it alone: its output is in the sandbox's log
+    #[arg(long, short, conflicts_with_all = ["tty", "no_jail"])]
+    detach: bool,
     /// Serve the API on this unix socket, too
     #[arg(long, value_name = "PATH")]
     api_sock: Option<PathBuf>,
@@ -160,7 +164,8 @@ pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
     let root = args.rootfs.clone().filter(|_| args.rootfs_mode == RootMode::Shared);
     let shared = shared::Asked { root, mounts: args.mount.clone() };
     let counters = args.stats.clone().map(|file| Counters { format: args.format, file });
-    let config = match &args.config_file {
+    let detach = args.detach;
+    let mut config = match &args.config_file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
                 .map_err(|e| Failure::setup(format!("cannot read {}: {e}", file.display())))?;
@@ -172,12 +177,27 @@ pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
         }
         None => args.config(),
     };
+    if detach {
+        check_detached(&mut config)?;
+    }
     let api = match (api, config.jail.name.is_some()) {
         (Some(path), _) => Api::At(path),
         (None, true) => Api::Named,
         (None, false) => Api::None,
     };
-    launch::main(config, &shared, &api, counters, timeline)
+    launch::main(config, &shared, &api, counters, timeline, detach)
+}
+
+/// A sandbox nobody stays with can be found by its name.
+fn check_detached(config: &mut Config) -> Result<(), Failure> {
+    let tty = config.container.as_ref().is_some_and(|c| matches!(c.process.streams, Streams::Tty { .. }));
+    if tty || !config.jail.enabled {
+        return Err(Failure::setup("--detach goes with a jail, and without a terminal"));
+    }
+    if config.jail.name.is_none() {
+        config.jail.name = Some(SandboxId::random().map_err(Failure::setup)?.as_str().to_owned());
+    }
+    Ok(())
 }
 
 impl Args {

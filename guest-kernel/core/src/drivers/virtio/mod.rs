@@ -49,6 +49,9 @@ pub mod features {
     pub const VERSION_1: u64 = 1 << 32;
 }
 
+/// Bit of an interrupt's reasons ([`Transport::acknowledge`]): the device's configuration has changed.
+pub const CONFIG_CHANGED: u32 = 2;
+
 /// Device identities (virtio 1.2, section 5).
 pub mod id {
     #![allow(missing_docs)]
@@ -159,6 +162,16 @@ impl Transport {
     /// Whether the device has given up (DEVICE_NEEDS_RESET).
     pub fn needs_reset(&self) -> bool {
         self.mmio.read32(reg::STATUS) & NEEDS_RESET != 0
+    }
+
+    /// A 32-bit field of the device's configuration.
+    pub fn config_u32(&self, offset: usize) -> u32 {
+        self.mmio.read32(reg::CONFIG + offset)
+    }
+
+    /// Sets a 32-bit field of the device's configuration.
+    pub fn set_config_u32(&self, offset: usize, value: u32) {
+        self.mmio.write32(reg::CONFIG + offset, value);
     }
 
     /// A 64-bit field of the device's configuration.

@@ -1,6 +1,6 @@
 //! Out of memory: somebody has to go.
 //!
-//! As Linux does, caches go first, then the process with the highest *badness*: the pages it has in memory and in page
+//! As Linux does, caches go first, then what the host has in its balloon, then the process with the highest *badness*: the pages it has in memory and in page
 //! tables, biased by `oom_score_adj` in thousandths of the machine's memory; here also what the kernel holds for it
 //! (mappings, threads, open files), because that is memory a hostile program would eat instead. With it go other processes
 //! that share its memory. If one is dying already, its memory is waited for ([`wait`]) instead of killing another. The first process,
@@ -21,6 +21,7 @@ pub(crate) use wait::{is_spared, wait_for};
 use super::{MmStats, charge, charge::Room, reclaim};
 use crate::{
     TaskRef, cgroup,
+    drivers::balloon,
     klog::RateLimit,
     sched,
     signal::{self, Signal},
@@ -34,6 +35,9 @@ const NEVER: i32 = -1000;
 const FIRST: i32 = 1;
 /// If caches gave up this many frames, nobody is killed.
 const ENOUGH: usize = 64;
+
+/// Frames that are taken back from the host at a time: 4 MiB.
+const FROM_BALLOON: usize = 1024;
 
 static KILLS: AtomicU64 = AtomicU64::new(0);
 
@@ -52,6 +56,7 @@ pub(super) fn make_room(task: &TaskRef) {
         Room::Made => None,
         Room::Dying(process) => Some(process),
         Room::NotFull if reclaim::run() >= ENOUGH => None,
+        Room::NotFull if balloon::give_back(FROM_BALLOON) > 0 => None,
         Room::NotFull => end_somebody(task),
     };
     match dying {

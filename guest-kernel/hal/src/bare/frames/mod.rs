@@ -12,6 +12,7 @@
 
 mod buddy;
 mod frame;
+mod held;
 pub(super) mod huge;
 pub(super) mod meta;
 
@@ -28,6 +29,7 @@ use meta::{flag, state};
 pub use crate::types::FrameStats as Stats;
 pub use buddy::MAX_ORDER;
 pub use frame::Frame;
+pub use held::Held;
 pub use huge::HugeFrame;
 
 static BUDDY: SpinLock<Buddy> = SpinLock::new(Buddy::new());
@@ -283,13 +285,7 @@ pub fn report_free(min_order: u32, max: usize, mut f: impl FnMut(u64, usize) -> 
         let Some((pfn, order)) = BUDDY.lock().isolate_unreported(min_order as usize) else { return reported };
         let done = f(pfn << 12, 4096 << order);
         if done {
-            let mut given = 0;
-            for p in pfn..pfn + (1 << order) {
-                let m = meta::meta(p);
-                given += usize::from(m.has(flag::TOUCHED));
-                m.change(0, flag::TOUCHED);
-            }
-            TOUCHED.fetch_sub(given, Ordering::Relaxed);
+            untouch(pfn, order);
         }
         BUDDY.lock().put_back(pfn, order, done);
         if !done {
@@ -297,4 +293,15 @@ pub fn report_free(min_order: u32, max: usize, mut f: impl FnMut(u64, usize) -> 
         }
     }
     max
+}
+
+/// The host has the memory of a block: it is not touched any more.
+fn untouch(pfn: u64, order: usize) {
+    let mut given = 0;
+    for p in pfn..pfn + (1 << order) {
+        let m = meta::meta(p);
+        given += usize::from(m.has(flag::TOUCHED));
+        m.change(0, flag::TOUCHED);
+    }
+    TOUCHED.fetch_sub(given, Ordering::Relaxed);
 }

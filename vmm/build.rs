@@ -17,6 +17,12 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo::rerun-if-env-changed=RINGFENCE_GUEST_ELF");
+    // The release; other builds are not measured.
+    if env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl") {
+        let sections = Path::new(env!("CARGO_MANIFEST_DIR")).join("sections.ld");
+        println!("cargo::rerun-if-changed={}", sections.display());
+        println!("cargo::rustc-link-arg-bin=ringfence=-Wl,-T,{}", sections.display());
+    }
     let elf = match env::var_os("RINGFENCE_GUEST_ELF") {
         Some(path) => {
             println!("cargo::rerun-if-changed={}", Path::new(&path).display());

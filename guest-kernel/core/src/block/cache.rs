@@ -501,3 +501,6 @@ impl Mappable for Cache {
         Some(&self.mappers)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,7 +89,7 @@ pub struct Program {
 /// Opens a file to run it: `path` from `start`; with `empty`, an empty path is `start` itself.
 ///
 /// # Errors
-/// EACCES (no regular file, no execute permission, `noexec` mount), and those of path resolution.
+/// EACCES (no regular file, no execute permission, `noexec` mount), ETXTBSY (being written), and those of path resolution.
 pub fn open(walk: &Walk<'_>, start: &Path, path: &[u8], flags: WalkFlags) -> Result<FileRef> {
     let place = walk.resolve(start, path, flags)?;
     let inode = place.inode()?.clone();
@@ -103,7 +103,9 @@ pub fn open(walk: &Walk<'_>, start: &Path, path: &[u8], flags: WalkFlags) -> Res
     }
     inode.permission(&walk.subject, Access::EXEC)?;
     let ops = inode.open(OpenFlags::empty(), walk.task)?;
-    Ok(OpenFile::new(inode, ops, place, OpenFlags::LARGEFILE))
+    let file = OpenFile::new(inode, ops, place, OpenFlags::LARGEFILE);
+    file.may_run()?;
+    Ok(file)
 }
 
 /// Builds the image of a program, following `#!` lines.
@@ -131,6 +133,7 @@ pub fn prepare(mut request: Request<'_>) -> Result<Program> {
 }
 
 fn load_image(request: &Request<'_>, program: &FileRef, mapping: FileMapping) -> Result<Program> {
+    program.run()?;
     let metadata = program.metadata();
     let nosuid = program.path().mount().flags().contains(MountFlags::NOSUID);
     let capabilities = match nosuid {

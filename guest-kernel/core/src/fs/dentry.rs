@@ -145,6 +145,12 @@ impl Dentry {
     }
 
     /// Whether it was made without a name ([`Dentry::unnamed`]), whose name is made up and has a `#`. (A removed
+    /// Whether it is in no tree and never was.
+    pub fn is_detached(&self) -> bool {
+        let link = self.link.lock();
+        link.parent.is_none() && !link.name.is_empty()
+    }
+
     /// Whether something is mounted here, in some namespace.
     pub fn is_mountpoint(&self) -> bool {
         self.mounted.load(Ordering::Acquire) != 0

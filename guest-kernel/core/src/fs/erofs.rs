@@ -12,6 +12,7 @@ use ringfence_erofs::{Extent, Filesystem, Image};
 use ringfence_hal as hal;
 
 use super::{
+    image::{self, file_type_of},
     inode::{DirEntry, FileSystem, Inode, InodeRef, alloc_anonymous_dev},
     types::{DeviceId, FileType, Metadata, StatFs, Timestamp},
 };
@@ -22,7 +23,6 @@ use crate::{
     mm::{
         Mappable, PageTree,
         charge::{self, Kind},
-        reclaim,
     },
     sync::Once,
 };
@@ -66,17 +66,7 @@ fn errno(e: erofs::Error) -> Errno {
     }
 }
 
-fn file_type(t: erofs::FileType) -> FileType {
-    match t {
-        erofs::FileType::Regular => FileType::Regular,
-        erofs::FileType::Directory => FileType::Directory,
-        erofs::FileType::CharDevice => FileType::CharDevice,
-        erofs::FileType::BlockDevice => FileType::BlockDevice,
-        erofs::FileType::Fifo => FileType::Fifo,
-        erofs::FileType::Socket => FileType::Socket,
-        erofs::FileType::Symlink => FileType::Symlink,
-    }
-}
+file_type_of!(erofs);
 
 impl Erofs {
     /// Opens the image in `region`. The error says what is wrong with the image.
@@ -100,7 +90,7 @@ impl FileSystem for Erofs {
         match self.0.image.root() {
             Ok(inode) => ErofsInode::make(&self.0, inode),
             // It was read when the image was opened; the host changed it since.
-            Err(_) => super::AnonInode::new(FileType::Directory, 0o500, 0, 0),
+            Err(_) => image::lost_root(),
         }
     }
 
@@ -136,11 +126,7 @@ impl ErofsInode {
 
     /// The cache of copies, made and announced at the first use.
     fn copies(&self) -> &PageTree {
-        self.copies.call_once(|| {
-            let cache = Arc::new(PageTree::new());
-            reclaim::add_cache(&cache);
-            cache
-        })
+        self.copies.call_once(image::copies)
     }
 
     fn region(&self) -> &hal::pmem::PhysRegion {
@@ -191,22 +177,15 @@ impl Inode for ErofsInode {
     fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let fs = &self.fs.image;
         fs.read_dir(&self.inode, from, |entry| {
-            if matches!(entry.name, b"." | b"..") {
-                return ControlFlow::Continue(());
-            }
-            let known = entry.file_type.or_else(|| Some(fs.inode(entry.nid).ok()?.file_type()));
-            let Some(kind) = known.map(file_type) else { return ControlFlow::Continue(()) };
-            let more = emit(&DirEntry { name: entry.name, ino: entry.nid, kind, next: entry.next });
-            if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let kind =
+                || entry.file_type.or_else(|| Some(fs.inode(entry.nid).ok()?.file_type())).map(file_type);
+            image::tell(emit, entry.name, entry.nid, entry.next, kind)
         })
         .map_err(errno)
     }
 
     fn readlink(&self, _task: Option<&TaskRef>) -> Result<Vec<u8>> {
-        let mut target = vec![0; usize::try_from(self.inode.size()).unwrap_or(0).min(super::PATH_MAX - 1)];
-        let n = self.fs.image.read_link(&self.inode, &mut target).map_err(errno)?;
-        target.truncate(n);
-        Ok(target)
+        image::link_text(self.inode.size(), |out| self.fs.image.read_link(&self.inode, out).map_err(errno))
     }
 
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result {

@@ -95,6 +95,10 @@ impl File for EventFd {
         events
     }
 
+    fn seek_ignored(&self) -> bool {
+        true
+    }
+
     fn fdinfo(&self) -> alloc::string::String {
         alloc::format!("eventfd-count: {:16x}\n", *self.count.lock())
     }

@@ -18,6 +18,7 @@ use ringfence_ext4::{Extent, Filesystem, Image};
 use ringfence_hal as hal;
 
 use super::{
+    image::{self, file_type_of},
     inode::{DirEntry, FileSystem, Inode, InodeRef},
     types::{DeviceId, FileType, Metadata, StatFs, Timestamp},
 };
@@ -30,7 +31,6 @@ use crate::{
     mm::{
         Mappable, PageTree,
         charge::{self, Kind},
-        reclaim,
     },
     sched,
     sync::{Once, SpinLock},
@@ -83,17 +83,7 @@ fn errno(e: ext4::Error) -> Errno {
     }
 }
 
-fn file_type(t: ext4::FileType) -> FileType {
-    match t {
-        ext4::FileType::Regular => FileType::Regular,
-        ext4::FileType::Directory => FileType::Directory,
-        ext4::FileType::CharDevice => FileType::CharDevice,
-        ext4::FileType::BlockDevice => FileType::BlockDevice,
-        ext4::FileType::Fifo => FileType::Fifo,
-        ext4::FileType::Socket => FileType::Socket,
-        ext4::FileType::Symlink => FileType::Symlink,
-    }
-}
+file_type_of!(ext4);
 
 /// Mounts what is on `device`. The kernel's log says why not. `EROFS`: it is to be written, or its journal to be replayed.
 pub fn mount(
@@ -148,7 +138,7 @@ impl FileSystem for Ext4 {
         match self.0.fs.inode(ext4::ROOT) {
             Ok(inode) => Ext4Inode::make(&self.0, inode),
             // It was read when it was mounted; the disk has changed since.
-            Err(_) => super::AnonInode::new(FileType::Directory, 0o500, 0, 0),
+            Err(_) => image::lost_root(),
         }
     }
 
@@ -224,11 +214,7 @@ impl Ext4Inode {
     }
 
     fn mapped(&self) -> &Mapped {
-        self.mapped.call_once(|| {
-            let copies = Arc::new(PageTree::new());
-            reclaim::add_cache(&copies);
-            Mapped { places: Places::default(), copies }
-        })
+        self.mapped.call_once(|| Mapped { places: Places::default(), copies: image::copies() })
     }
 
     fn extent(&self, offset: u64) -> Result<Option<Extent>> {
@@ -306,22 +292,15 @@ impl Inode for Ext4Inode {
     fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let fs = &self.fs.fs;
         fs.read_dir(&self.inode, from, |entry| {
-            if matches!(entry.name, b"." | b"..") {
-                return ControlFlow::Continue(());
-            }
-            let known = entry.file_type.or_else(|| Some(fs.inode(entry.inode).ok()?.file_type()));
-            let Some(kind) = known.map(file_type) else { return ControlFlow::Continue(()) };
-            let entry = DirEntry { name: entry.name, ino: entry.inode.into(), kind, next: entry.next };
-            if emit(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let kind =
+                || entry.file_type.or_else(|| Some(fs.inode(entry.inode).ok()?.file_type())).map(file_type);
+            image::tell(emit, entry.name, entry.inode.into(), entry.next, kind)
         })
         .map_err(errno)
     }
 
     fn readlink(&self, _task: Option<&TaskRef>) -> Result<Vec<u8>> {
-        let mut target = vec![0; usize::try_from(self.inode.size).unwrap_or(0).min(super::PATH_MAX - 1)];
-        let n = self.fs.fs.read_link(&self.inode, &mut target).map_err(errno)?;
-        target.truncate(n);
-        Ok(target)
+        image::link_text(self.inode.size, |out| self.fs.fs.read_link(&self.inode, out).map_err(errno))
     }
 
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result {

@@ -6,6 +6,8 @@
 //! write comes either from the inode itself (regular files, directories) or from a [`File`]: pipes, sockets,
 //! terminals, devices, eventfds, epoll instances, proc files that hold a snapshot.
 
+mod operations;
+
 use alloc::{
     string::String,
     sync::{Arc, Weak},
@@ -13,10 +15,12 @@ use alloc::{
 };
 use core::{
     any::Any,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use ringfence_hal as hal;
+
+pub use operations::File;
 
 use super::{
     MountFlags, Path,
@@ -37,105 +41,12 @@ use crate::{
     mm::Mappable,
     sched,
     signal::{self, SigInfo, Signal},
-    sync::{Mutex, Once, PollEvents, PollTable, Queue, SpinLock},
+    sync::{Mutex, Once, PollEvents, PollTable, SpinLock},
     task::limits::{self, Resource},
 };
 
 /// A shared open file description.
 pub type FileRef = Arc<OpenFile>;
-
-/// An open instance with behaviour of its own.
-///
-/// Streams implement [`File::read`] and [`File::write`]; what has positions says so by [`File::seekable`] and
-/// implements [`File::read_at`] and [`File::write_at`] (then `read` and `write` come for free).
-/// Blocking: wait on a `WaitQueue` of `task` unless `file.nonblocking()`, then `EAGAIN`.
-#[allow(unused_variables)]
-pub trait File: Any + Send + Sync {
-    /// Puts what is there into `sink`; blocks while there is nothing. 0 is the end.
-    fn read(&self, file: &OpenFile, task: &TaskRef, sink: &mut Sink<'_>) -> Result {
-        if !self.seekable() {
-            return Err(Errno::EINVAL);
-        }
-        let mut position = file.position.lock();
-        let n = self.read_at(file, task, *position, sink)?;
-        *position = position.saturating_add(n as u64);
-        Ok(n)
-    }
-
-    /// Takes bytes out of `source`; blocks while there is no room.
-    fn write(&self, file: &OpenFile, task: &TaskRef, source: &mut Source<'_>) -> Result {
-        if !self.seekable() {
-            return Err(Errno::EINVAL);
-        }
-        let mut position = file.position.lock();
-        let n = self.write_at(file, task, *position, source)?;
-        *position = position.saturating_add(n as u64);
-        Ok(n)
-    }
-
-    /// Whether `lseek`, `pread` and `pwrite` work; else they are `ESPIPE`.
-    fn seekable(&self) -> bool {
-        false
-    }
-
-    /// Reads at a position.
-    fn read_at(&self, file: &OpenFile, task: &TaskRef, offset: u64, sink: &mut Sink<'_>) -> Result {
-        Err(Errno::EINVAL)
-    }
-
-    /// Writes at a position.
-    fn write_at(&self, file: &OpenFile, task: &TaskRef, offset: u64, source: &mut Source<'_>) -> Result {
-        Err(Errno::EINVAL)
-    }
-
-    /// What `SEEK_END` counts from.
-    fn size(&self, file: &OpenFile) -> u64 {
-        file.inode().size()
-    }
-
-    /// What the file is ready for now; registers the queues whose wake-up may change the answer.
-    fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
-        PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
-    }
-
-    /// Whether epoll accepts it. False for what is always ready.
-    fn pollable(&self) -> bool {
-        true
-    }
-
-    /// `ioctl` commands the VFS does not answer itself (it does FIONBIO, FIOCLEX, FIONCLEX, FIOASYNC). `ENOTTY`.
-    fn ioctl(&self, file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
-        Err(Errno::ENOTTY)
-    }
-
-    /// The pages for `mmap`. `None`: cannot be mapped.
-    fn mappable(&self) -> Option<Arc<dyn Mappable>> {
-        None
-    }
-
-    /// Makes what was written durable.
-    fn fsync(&self, file: &OpenFile, task: &TaskRef, data_only: bool) -> Result<()> {
-        file.inode().fsync(data_only)
-    }
-
-    /// `F_GETPIPE_SZ`, and `F_SETPIPE_SZ` with a new size in bytes. `EBADF` for what is not a pipe.
-    fn pipe_size(&self, task: &TaskRef, new: Option<u64>) -> Result {
-        Err(Errno::EBADF)
-    }
-
-    /// The queues whose wake-ups are signalled with `O_ASYNC`, each with the events that are. `None`: it cannot.
-    fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
-        None
-    }
-
-    /// Called once, when the last reference goes.
-    fn release(&self, flags: OpenFlags) {}
-
-    /// A line or more for `/proc/PID/fdinfo`, after the common ones.
-    fn fdinfo(&self) -> String {
-        String::new()
-    }
-}
 
 /// Whether RLIMIT_FSIZE lets a file become `size` bytes long: `EFBIG` and SIGXFSZ if not.
 pub fn check_size_limit(task: &TaskRef, size: u64) -> Result<()> {
@@ -205,6 +116,8 @@ pub struct OpenFile {
     ops: Option<Arc<dyn File>>,
     path: Path,
     flags: AtomicU32,
+    /// It is the program of a process.
+    runs: AtomicBool,
     pub(super) position: Mutex<u64>,
     /// Whom it signals, once somebody asked.
     owner: Once<Arc<Owner>>,
@@ -222,6 +135,7 @@ impl OpenFile {
             ops,
             path,
             flags: AtomicU32::new(flags.bits()),
+            runs: AtomicBool::new(false),
             position: Mutex::new(0),
             owner: Once::new(),
             watchers: SpinLock::new(Vec::new()),
@@ -230,6 +144,25 @@ impl OpenFile {
             counts.opened(flags);
         }
         file
+    }
+
+    /// `ETXTBSY` if somebody has the file open for writing. (One without a name has been from the start, as memfds are; that
+    /// does not count.)
+    pub fn may_run(&self) -> Result<()> {
+        match self.counted() {
+            Some(counts) if !self.path.dentry().is_detached() => counts.may_run(),
+            _ => Ok(()),
+        }
+    }
+
+    /// As long as it is open, this is the program of a process, and nobody opens it for writing. `ETXTBSY`.
+    pub fn run(&self) -> Result<()> {
+        if let Some(counts) = self.counted()
+            && !self.runs.swap(true, Ordering::Relaxed)
+        {
+            counts.run();
+        }
+        self.may_run()
     }
 
     /// A number no other open file description has or will have.
@@ -482,6 +415,12 @@ impl OpenFile {
         if self.is_path() {
             return Err(Errno::EBADF);
         }
+        if whence > 4 {
+            return Err(Errno::EINVAL);
+        }
+        if self.ops.as_ref().is_some_and(|ops| ops.seek_ignored()) {
+            return Ok(0);
+        }
         if !self.seekable() {
             return Err(Errno::ESPIPE);
         }
@@ -652,6 +591,9 @@ impl Drop for OpenFile {
         locks::released(self);
         leases::released(self);
         if let Some(counts) = self.counted() {
+            if self.runs.load(Ordering::Relaxed) {
+                counts.run_ended();
+            }
             counts.closed(self.flags());
         }
         if let Some(owner) = self.owner.get() {

@@ -7,7 +7,9 @@
 //! Few files have one: they are in a table by device and inode number, and who opens looks at a counter first.
 //! Lock order: the table, then the leases of a file.
 //!
-//! Whether a lease can be given depends on who else has the file open, which [`OpenCounts`] knows.
+//! Whether a lease can be given depends on who else has the file open, which [`OpenCounts`] knows. So does whether a file may
+//! be written that processes run, or run that somebody writes (`ETXTBSY`): each side counts itself and then looks at the
+//! other's count, so that of two that come at the same time at most one goes on.
 
 use alloc::{
     collections::BTreeMap,
@@ -31,6 +33,8 @@ pub struct OpenCounts {
     readers: AtomicU32,
     /// Those for writing.
     writers: AtomicU32,
+    /// Those that are the program of a process; readers, too.
+    running: AtomicU32,
 }
 
 impl OpenCounts {
@@ -39,7 +43,25 @@ impl OpenCounts {
     }
 
     pub(super) fn opened(&self, flags: OpenFlags) {
-        self.of(flags).fetch_add(1, Ordering::AcqRel);
+        self.of(flags).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// `ETXTBSY` if it is a program that runs.
+    pub fn may_write(&self) -> Result<()> {
+        if self.running.load(Ordering::SeqCst) == 0 { Ok(()) } else { Err(Errno::ETXTBSY) }
+    }
+
+    /// `ETXTBSY` if somebody has it open for writing.
+    pub(super) fn may_run(&self) -> Result<()> {
+        if self.writers.load(Ordering::SeqCst) == 0 { Ok(()) } else { Err(Errno::ETXTBSY) }
+    }
+
+    pub(super) fn run(&self) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn run_ended(&self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub(super) fn closed(&self, flags: OpenFlags) {

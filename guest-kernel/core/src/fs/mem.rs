@@ -94,6 +94,10 @@ impl File for Memory {
         self.swallow(source)
     }
 
+    fn seek_ignored(&self) -> bool {
+        true
+    }
+
     fn seekable(&self) -> bool {
         true
     }

@@ -49,6 +49,7 @@ pub mod fd_table;
 pub mod file;
 pub mod file_caps;
 pub mod filesystems;
+mod image;
 pub mod fuse;
 pub mod inode;
 pub mod inotify;

@@ -6,7 +6,9 @@ use super::{
     device,
     file::remove_privileges,
     inode::NewKind,
-    inotify, leases, ops,
+    inotify,
+    leases::{self, OpenCounts},
+    ops,
     types::{FileType, SetAttributes},
     walk::{Target, Walk, WalkFlags},
 };
@@ -144,6 +146,9 @@ fn finish(place: Path, flags: OpenFlags, task: Option<&TaskRef>) -> Result<FileR
     let inode = file.inode();
     if let Some(task) = task.filter(|_| file.kind() == FileType::Regular) {
         let write = flags.writable() || flags.contains(OpenFlags::TRUNC);
+        if write {
+            inode.open_counts().map_or(Ok(()), OpenCounts::may_write)?;
+        }
         leases::break_for(task, &**inode, file.id(), write, flags.contains(OpenFlags::NONBLOCK))?;
     }
     if flags.contains(OpenFlags::TRUNC) && inode.kind() == FileType::Regular && !file.has_operations() {

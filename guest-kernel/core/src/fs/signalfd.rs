@@ -113,6 +113,10 @@ impl File for SignalFd {
         })
     }
 
+    fn seek_ignored(&self) -> bool {
+        true
+    }
+
     fn fdinfo(&self) -> alloc::string::String {
         alloc::format!("sigmask:\t{:016x}\n", self.mask.lock().0)
     }

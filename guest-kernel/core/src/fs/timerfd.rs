@@ -7,10 +7,12 @@
 //! has been with how often it had been when they were set, and are woken through a list of their queues.
 
 use alloc::{
+    format,
+    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ringfence_hal as hal;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -48,11 +50,18 @@ struct Schedule {
     deadline: u64,
     /// 0: once.
     interval: u64,
+    /// Expirations to tell of that were set (`TFD_IOC_SET_TICKS`).
+    ticks: u64,
 }
 
 impl Schedule {
     /// How often it has been due by `now`, and the schedule after that was read.
     fn expirations(self, now: u64) -> (u64, Schedule) {
+        if self.ticks > 0 {
+            // Of those since, the first has been told of by being due.
+            let (n, next) = Schedule { ticks: 0, ..self }.expirations(now);
+            return (self.ticks.saturating_add(n.saturating_sub(1)), next);
+        }
         if self.deadline == 0 || now < self.deadline {
             return (0, self);
         }
@@ -66,7 +75,7 @@ impl Schedule {
 
     /// As `timerfd_gettime` tells it.
     fn remaining(self, now: u64) -> ItimerSpec {
-        let (_, next) = self.expirations(now);
+        let (_, next) = Schedule { ticks: 0, ..self }.expirations(now);
         let left = if next.deadline == 0 { 0 } else { (next.deadline - now).max(1) };
         ItimerSpec { interval: TimeSpec::from_ns(self.interval), value: TimeSpec::from_ns(left) }
     }
@@ -85,8 +94,14 @@ pub fn clock_was_set() {
     watchers.iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake_all(READABLE));
 }
 
+/// `TFD_IOC_SET_TICKS`.
+const SET_TICKS: u32 = 0x4008_5400;
+
 struct TimerFd {
+    clock: i32,
     realtime: bool,
+    /// The flags it was set with.
+    flags: AtomicU32,
     /// [`CLOCK_SET`] when it was set, or last told; or [`NOT_WATCHED`].
     watched: AtomicU64,
     schedule: SpinLock<Schedule>,
@@ -170,6 +185,41 @@ impl File for TimerFd {
         let due = self.schedule.lock().expirations(hal::time::now()).0 > 0;
         if due || self.is_cancelled() { READABLE } else { PollEvents::empty() }
     }
+
+    fn seek_ignored(&self) -> bool {
+        true
+    }
+
+    fn ioctl(&self, _file: &OpenFile, _task: &TaskRef, command: u32, arg: u64) -> Result {
+        if command != SET_TICKS {
+            return Err(Errno::ENOTTY);
+        }
+        let ticks = UserPtr::<u64>::new(arg).read()?;
+        if ticks == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if self.is_cancelled() {
+            return Err(Errno::ECANCELED);
+        }
+        self.schedule.lock().ticks = ticks;
+        self.queue.wake_all(READABLE);
+        Ok(0)
+    }
+
+    fn fdinfo(&self) -> String {
+        let schedule = *self.schedule.lock();
+        let now = hal::time::now();
+        let (ticks, left) = (schedule.expirations(now).0, schedule.remaining(now));
+        format!(
+            "clockid: {}\nticks: {ticks}\nsettime flags: 0{:o}\nit_value: ({}, {})\nit_interval: ({}, {})\n",
+            self.clock,
+            self.flags.load(Ordering::Relaxed),
+            left.value.sec,
+            left.value.nsec,
+            left.interval.sec,
+            left.interval.nsec,
+        )
+    }
 }
 
 fn timerfd_create(ctx: &mut Ctx<'_>, clock: i32, flags: u32) -> Result {
@@ -181,7 +231,9 @@ fn timerfd_create(ctx: &mut Ctx<'_>, clock: i32, flags: u32) -> Result {
     let allowed = OpenFlags::CLOEXEC | OpenFlags::NONBLOCK;
     let flags = OpenFlags::from_bits(flags).filter(|f| allowed.contains(*f)).ok_or(Errno::EINVAL)?;
     let ops = TimerFd {
+        clock,
         realtime,
+        flags: AtomicU32::new(0),
         watched: AtomicU64::new(NOT_WATCHED),
         schedule: SpinLock::new(Schedule::default()),
         timer: SpinLock::new(None),
@@ -214,7 +266,8 @@ fn timerfd_settime(
         (v, true) if timer.realtime => realtime_to_monotonic(v).max(1),
         (v, true) => v,
     };
-    let schedule = Schedule { deadline, interval };
+    let schedule = Schedule { deadline, interval, ticks: 0 };
+    timer.flags.store(flags, Ordering::Relaxed);
     let before = core::mem::replace(&mut *timer.schedule.lock(), schedule);
     timer.arm(schedule);
     let cancelled = timer.is_cancelled();
@@ -248,12 +301,15 @@ mod tests {
 
     #[test]
     fn expirations_are_counted_when_read() {
-        let once = Schedule { deadline: 100, interval: 0 };
+        let once = Schedule { deadline: 100, interval: 0, ticks: 0 };
         assert_eq!(once.expirations(99), (0, once));
         assert_eq!(once.expirations(500), (1, Schedule::default()));
-        let often = Schedule { deadline: 100, interval: 10 };
-        assert_eq!(often.expirations(100), (1, Schedule { deadline: 110, interval: 10 }));
-        assert_eq!(often.expirations(139), (4, Schedule { deadline: 140, interval: 10 }));
+        let often = Schedule { deadline: 100, interval: 10, ticks: 0 };
+        assert_eq!(often.expirations(100), (1, Schedule { deadline: 110, interval: 10, ticks: 0 }));
+        assert_eq!(often.expirations(139), (4, Schedule { deadline: 140, interval: 10, ticks: 0 }));
+        let set = Schedule { ticks: 7, ..often };
+        assert_eq!(set.expirations(99), (7, often));
+        assert_eq!(set.expirations(139), (10, Schedule { deadline: 140, interval: 10, ticks: 0 }));
         assert_eq!(often.remaining(135).value, TimeSpec::from_ns(5));
     }
 }

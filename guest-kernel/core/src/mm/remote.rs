@@ -138,6 +138,10 @@ impl Mm {
             Backing::Object { object, offset, .. } if vma.is_shared() => {
                 WordKey::Shared { object: object.clone(), offset: offset + (addr - vma.start) }
             }
+            // Somebody else's change cannot be waited for where nobody can make one.
+            Backing::Anonymous if !vma.is_shared() && !vma.prot.contains(Prot::WRITE) => {
+                return Err(Errno::EFAULT);
+            }
             _ => WordKey::Private { addr },
         })
     }

@@ -52,6 +52,12 @@ bitflags! {
 pub trait Wake: Send + Sync {
     /// Called under the queue's lock: must not block and must not touch the same queue.
     fn wake(self: Arc<Self>, events: PollEvents);
+
+    /// The same for an exclusive waiter. Whether that is enough: somebody will see to the events.
+    fn wake_exclusive(self: Arc<Self>, events: PollEvents) -> bool {
+        self.wake(events);
+        true
+    }
 }
 
 /// A wait queue as objects hold it: shared, so that a registration outlives neither side.
@@ -79,9 +85,11 @@ impl WaitQueue {
         Arc::new(WaitQueue::default())
     }
 
-    /// Wakes everybody whose interest meets `events`.
+    /// Wakes everybody whose interest meets `events`; of exclusive waiters only one where a single one can see to them: an
+    /// end is for all.
     pub fn wake_all(&self, events: PollEvents) {
-        self.wake(events, usize::MAX);
+        let end = events.is_empty() || events.intersects(PollEvents::ERR | PollEvents::HUP);
+        self.wake(events, if end { usize::MAX } else { 1 });
     }
 
     /// Wakes all shared waiters and at most `exclusive` exclusive ones; says how many exclusive ones.
@@ -93,10 +101,21 @@ impl WaitQueue {
             if !interested || (e.exclusive && woken >= exclusive) {
                 continue;
             }
-            woken += usize::from(e.exclusive);
-            e.wake.clone().wake(events);
+            if e.exclusive {
+                woken += usize::from(e.wake.clone().wake_exclusive(events));
+            } else {
+                e.wake.clone().wake(events);
+            }
         }
         woken
+    }
+
+    /// Wakes one exclusive waiter and nobody else: what is there was told of, and it is for one who waits.
+    pub fn pass_on(&self, events: PollEvents) {
+        let entries = self.entries.lock();
+        if let Some(e) = entries.iter().find(|e| e.exclusive) {
+            e.wake.clone().wake(events);
+        }
     }
 
     /// Whether nobody waits.
@@ -117,6 +136,24 @@ impl WaitQueue {
     fn add(self: &Arc<Self>, wake: Arc<dyn Wake>, interest: PollEvents, exclusive: bool) -> Registration {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         self.entries.lock().push(Entry { token, wake, interest, exclusive });
+        Registration { queue: self.clone(), token }
+    }
+
+    /// Adds a poller. As on Linux, who polled last is told first.
+    fn add_poller(
+        self: &Arc<Self>,
+        wake: Arc<dyn Wake>,
+        interest: PollEvents,
+        exclusive: bool,
+    ) -> Registration {
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry { token, wake, interest, exclusive };
+        let mut entries = self.entries.lock();
+        if exclusive || entries.is_empty() {
+            entries.push(entry);
+        } else {
+            entries.insert(0, entry);
+        }
         Registration { queue: self.clone(), token }
     }
 
@@ -145,13 +182,19 @@ impl Drop for Registration {
 pub struct PollTable {
     wake: Arc<dyn Wake>,
     interest: PollEvents,
+    exclusive: bool,
     registrations: SmallVec<[Registration; 2]>,
 }
 
 impl PollTable {
     /// A table that will wake `wake` for `interest` (ERR and HUP always included).
     pub fn new(wake: Arc<dyn Wake>, interest: PollEvents) -> Self {
-        PollTable { wake, interest: Self::always(interest), registrations: SmallVec::new() }
+        PollTable { wake, interest: Self::always(interest), exclusive: false, registrations: SmallVec::new() }
+    }
+
+    /// The same for one of several of whom one is to be woken.
+    pub fn exclusive(wake: Arc<dyn Wake>, interest: PollEvents) -> Self {
+        PollTable { exclusive: true, ..PollTable::new(wake, interest) }
     }
 
     fn always(interest: PollEvents) -> PollEvents {
@@ -165,7 +208,13 @@ impl PollTable {
 
     /// Called by a file's `poll` for each queue whose wake-up may change its answer.
     pub fn register(&mut self, queue: &Queue) {
-        self.registrations.push(queue.register(self.wake.clone(), self.interest));
+        self.registrations.push(queue.add_poller(self.wake.clone(), self.interest, self.exclusive));
+    }
+
+    /// The same for a queue of which only `events` matter, behind those whose own it is.
+    pub fn register_for(&mut self, queue: &Queue, events: PollEvents) {
+        let interest = self.interest & Self::always(events);
+        self.registrations.push(queue.add(self.wake.clone(), interest, self.exclusive));
     }
 
     /// Gives up all registrations.

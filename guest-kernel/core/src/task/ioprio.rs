@@ -46,7 +46,8 @@ fn tasks(ctx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<TaskRef>> {
 }
 
 fn ioprio_set(ctx: &mut Ctx<'_>, which: i32, who: i32, ioprio: u32) -> Result {
-    let (class, level) = (ioprio >> CLASS_SHIFT, ioprio & ((1 << CLASS_SHIFT) - 1));
+    let ioprio = ioprio & 0xffff;
+    let (class, level) = (ioprio >> CLASS_SHIFT, ioprio & (LEVELS - 1)); // between them: hints
     let me = ctx.task.credentials();
     match class {
         REAL_TIME if !me.capable(Capabilities::SYS_ADMIN) && !me.capable(Capabilities::SYS_NICE) => {

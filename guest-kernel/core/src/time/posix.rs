@@ -28,7 +28,10 @@ use crate::{
     sync::SpinLock,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    task::{Process, limits::UsageSum},
+    task::{
+        Process,
+        limits::{Resource, UsageSum},
+    },
     time::TICKS_PER_SECOND,
 };
 use ringfence_hal as hal;
@@ -317,6 +320,11 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         Some(e) => Some(e.read()?),
         None => None,
     };
+    // Each has a signal set aside, of those its user may have.
+    let limit = process.limits.soft(Resource::PendingSignals);
+    if process.timers.posix.lock().len() as u64 >= limit || timers_of_user(ctx.task) >= limit {
+        return Err(Errno::EAGAIN);
+    }
     let mut timers = process.timers.posix.lock();
     if timers.len() >= MAX_TIMERS {
         return Err(Errno::EAGAIN);
@@ -344,6 +352,14 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         return Err(e);
     }
     Ok(0)
+}
+
+/// How many timers all processes of the caller's user have. Making one is rare, so nobody keeps count.
+fn timers_of_user(task: &TaskRef) -> u64 {
+    let uid = task.credentials().uid;
+    let theirs = |p: &Arc<Process>| p.threads().first().is_some_and(|t| t.credentials().uid == uid);
+    let processes = task.kernel().pids.processes();
+    processes.iter().filter(|p| theirs(p)).map(|p| p.timers.posix.lock().len() as u64).sum()
 }
 
 fn find(task: &TaskRef, id: i32) -> Result<Arc<PosixTimer>> {

@@ -10,6 +10,8 @@ pub const TESTS: &[Test] = tests![
     of_old: eventfd epoll_create inotify_init epoll_create1,
     tees: tee,
     sends: sendfile,
+    sends_of_others: sendfile,
+    syncs_of_others: fsync fdatasync sync_file_range lseek,
     syncs: fsync fdatasync sync syncfs sync_file_range,
     advice: fadvise64 readahead,
     places: fchdir umask,
@@ -146,6 +148,59 @@ fn sends(t: &mut T) {
     show!(t, sendfile, g, 99, 0, 1);
     show!(t, sendfile, open("f", O_WRONLY | libc::O_APPEND), f, 0, 1);
     show!(t, sendfile, g, open("f", O_WRONLY), 0, 1);
+}
+
+fn sends_of_others(t: &mut T) {
+    let g = open("g", O_CREAT | O_RDWR);
+    let d = open(".", O_RDONLY);
+    let (r, w) = pipe(libc::O_NONBLOCK);
+    show!(t, sendfile, g, d, 0, 1);
+    show!(t, sendfile, g, d, out(&mut 0u64), 1);
+    show!(t, sendfile, w, d, 0, 1);
+    show!(t, sendfile, d, g, 0, 1);
+    show!(t, sendfile, g, r, out(&mut 0u64), 1);
+    write(w, "x");
+    show!(t, sendfile, g, r, out(&mut 0u64), 1);
+    show!(t, sendfile, g, r, out(&mut { u64::MAX }), 1);
+    show!(t, sendfile, g, open("g", libc::O_PATH), 0, 1);
+    show!(t, sendfile, g, open("/dev/null", O_RDONLY), 0, 4);
+    show!(t, sendfile, open("/dev/null", O_WRONLY), open("g", O_RDONLY), 0, 4);
+    show!(t, sendfile, g, d, hole(), 1);
+}
+
+/// What is not a file on a disk.
+fn syncs_of_others(t: &mut T) {
+    let null = open("/dev/null", O_RDWR);
+    let zero = open("/dev/zero", O_RDWR);
+    let own = open("/proc/self/comm", O_RDWR);
+    let stat = open("/proc/self/stat", O_RDONLY);
+    let memory = must!(memfd_create, c"m", 0);
+    let counter = must!(eventfd2, 0, 0);
+    let epoll = must!(epoll_create1, 0);
+    let signals = must!(signalfd4, -1, p(&0u64), 8, 0);
+    let inotify = must!(inotify_init1, 0);
+    let timer = must!(timerfd_create, 1, 0);
+    let process = must!(pidfd_open, must!(getpid), 0);
+    let mut pair = [0i32; 2];
+    must!(socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, out(&mut pair));
+    let terminal = open("/dev/ptmx", O_RDWR | libc::O_NOCTTY);
+    for (name, fd) in [
+        ("null", null), ("zero", zero), ("own", own), ("stat", stat), ("memory", memory), ("counter", counter),
+        ("epoll", epoll), ("signals", signals), ("inotify", inotify), ("timer", timer), ("process", process),
+        ("socket", pair[0].into()), ("terminal", terminal),
+    ] {
+        let all = [
+            call!(fsync, fd), call!(fdatasync, fd), call!(sync_file_range, fd, 0, 0, 7), call!(lseek, fd, 3, 0),
+            call!(lseek, fd, 0, 1), call!(lseek, fd, 0, 9), call!(pread64, fd, 0, 0, 0),
+        ];
+        say!(t, "{name}: {}", all.map(result).join(" "));
+    }
+    let f = open("f", O_CREAT | O_RDWR);
+    for (from, length) in [(i64::MAX, 0), (i64::MAX, 1), (1, i64::MAX), (0, i64::MAX), (4096, 1 << 40)] {
+        say!(t, "{from} {length}: {}", result(call!(sync_file_range, f, from, length, 7)));
+    }
+    show!(t, sync_file_range, 99, -1, 0, 99);
+    show!(t, sync_file_range, open("f", O_RDONLY), 0, 0, 2);
 }
 
 fn syncs(t: &mut T) {
@@ -307,6 +362,15 @@ fn priorities(t: &mut T) {
     show!(t, ioprio_set, 1, 0, (2 * CLASS) | 3);
     show!(t, ioprio_get, 1, 0);
     show!(t, ioprio_set, 4, 0, 2 * CLASS);
+    // Classes, levels, and the bits above and between.
+    for class in 0..8 {
+        for data in [0, 7, 8, 1 << 3 | 4, 1 << 12] {
+            let set = call!(ioprio_set, 1, 0, class * CLASS | data);
+            say!(t, "{class} {data}: {} {}", result(set), result(call!(ioprio_get, 1, 0)));
+        }
+    }
+    show!(t, ioprio_set, 1, 0, (1 << 16) | (2 * CLASS) | 5);
+    show!(t, ioprio_get, 1, 0);
     show!(t, ioprio_get, 1, 99_999_999);
     as_nobody(|| {
         let t = &mut T::default();

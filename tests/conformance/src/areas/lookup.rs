@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     cached: openat2,
     openat2_errors: openat2,
     handles: name_to_handle_at open_by_handle_at,
+    handle_types: open_by_handle_at,
     handle_errors: name_to_handle_at open_by_handle_at,
     handle_of_removed: open_by_handle_at,
     modes_of_links: fchmodat2,
@@ -314,6 +315,22 @@ fn handles(t: &mut T) {
     say!(t, "{} {}", result(handle_of("", 0).0), result(handle_of("", libc::AT_EMPTY_PATH).0));
     say!(t, "written: {}", result(write(open_it(&mut again, O_WRONLY), "x")));
     say!(t, "by another descriptor: {}", ok_or_error(call!(open_by_handle_at, open("d/e", O_RDONLY), out(&mut again), O_RDONLY)));
+}
+
+/// The form of a handle, which a file system may look at or not.
+fn handle_types(t: &mut T) {
+    prepare();
+    let here = open(".", O_RDONLY);
+    for kind in [0, 1, 2, 77, 254, 255, 256, -1, i32::MIN] {
+        let (_, mut handle, _) = handle_of("d/f", 0);
+        handle.kind = kind;
+        say!(t, "{kind}: {}", ok_or_error(call!(open_by_handle_at, here, out(&mut handle), O_RDONLY)));
+    }
+    for bytes in [1, 4, 8, 11, 12, 13, 64, 128] {
+        let (_, mut handle, _) = handle_of("d/f", 0);
+        handle.bytes = bytes;
+        say!(t, "{bytes} bytes: {}", ok_or_error(call!(open_by_handle_at, here, out(&mut handle), O_RDONLY)));
+    }
 }
 
 fn handle_errors(t: &mut T) {

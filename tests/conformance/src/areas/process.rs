@@ -4,6 +4,9 @@ use crate::helpers::*;
 use crate::test::Test;
 
 pub const TESTS: &[Test] = tests![
+    text_busy: execve openat truncate,
+    #[race]
+    text_busy_race: execve openat,
     wait_status: wait4 exit_group,
     wait_nothing: wait4 waitid,
     wait_stopped: wait4 kill,
@@ -180,4 +183,88 @@ fn orphans(t: &mut T) {
     let mut status = 0i32;
     must!(wait4, -1, out(&mut status), 0, 0);
     say!(t, "{}", ending(status));
+}
+
+/// How it ends, run with the argument `0` or, by `forever`, until it is killed.
+fn run_program(path: &str, argument: &str) -> i64 {
+    fork(|| {
+        let (path, argument) = (c(path), c(argument));
+        let argv = [path.as_ptr() as u64, argument.as_ptr() as u64, 0];
+        let failed = call!(execve, path.as_c_str(), p(&argv), p(&[0u64]));
+        i32::try_from(-failed).unwrap_or(-1)
+    })
+}
+
+fn text_busy(t: &mut T) {
+    std::fs::copy("/bin/sleep", "prog").expect("a program");
+    must!(link, c"prog", c"other");
+    std::fs::copy("/bin/sleep", "interpreter").expect("a program");
+    file("script", "#!./interpreter\n");
+    must!(chmod, c"script", 0o755);
+    let ended = |path: &str| wait(run_program(path, "0"));
+    say!(t, "{}", ended("./prog"));
+    let w = open("prog", O_WRONLY);
+    say!(t, "being written: {} {}", ended("./prog"), ended("./other"));
+    must!(close, w);
+    let w = open("prog", O_RDWR);
+    let copy = must!(dup, w);
+    must!(close, w);
+    say!(t, "and read: {}", ended("./prog"));
+    must!(close, copy);
+    say!(t, "not any more: {}", ended("./prog"));
+    for name in ["script", "interpreter"] {
+        let w = open(name, O_WRONLY);
+        say!(t, "{name}: {}", ended("./script") == format!("exit {}", libc::ETXTBSY));
+        must!(close, w);
+    }
+    let pid = run_program("./prog", "1000");
+    while content(&format!("/proc/{pid}/comm")) != "prog\n" {
+        sleep_ms(2);
+    }
+    for (name, flags) in [
+        ("read", O_RDONLY), ("write", O_WRONLY), ("both", O_RDWR), ("truncate", O_WRONLY | libc::O_TRUNC),
+        ("read and truncate", libc::O_TRUNC), ("create", O_CREAT | O_WRONLY), ("path", libc::O_PATH), ("append", O_WRONLY | libc::O_APPEND),
+    ] {
+        let got = call!(openat, AT_FDCWD, c"other", flags, 0o600);
+        say!(t, "{name}: {}", ok_or_error(got));
+        if got >= 0 {
+            must!(close, got);
+        }
+    }
+    show!(t, truncate, c"prog", 100);
+    show!(t, chmod, c"prog", 0o700);
+    show!(t, utimensat, AT_FDCWD, c"prog", 0, 0);
+    say!(t, "by its link: {}", ok_or_error(call!(openat, AT_FDCWD, c(&format!("/proc/{pid}/exe")).as_c_str(), O_WRONLY, 0)));
+    show!(t, rename, c"interpreter", c"prog");
+    say!(t, "another of the name: {}", ok_or_error(call!(openat, AT_FDCWD, c"prog", O_WRONLY, 0)));
+    must!(kill, pid, libc::SIGKILL);
+    wait(pid);
+    show!(t, truncate, c"other", 100);
+    // What a memfd was made with does not count.
+    let m = must!(memfd_create, c"m", 0);
+    std::fs::copy("/bin/sleep", format!("/proc/self/fd/{m}")).expect("a copy");
+    say!(t, "memfd: {}", ended(&format!("/proc/self/fd/{m}")));
+}
+
+/// Either it runs and cannot be written, or it is written and cannot be run.
+fn text_busy_race(t: &mut T) {
+    std::fs::copy("/bin/sleep", "prog").expect("a program");
+    let mut wrong = 0;
+    for _ in 0..20 {
+        let pid = run_program("./prog", "0");
+        for _ in 0..20 {
+            let got = call!(openat, AT_FDCWD, c"prog", O_WRONLY, 0);
+            if got >= 0 {
+                must!(close, got);
+            } else if got != -i64::from(libc::ETXTBSY) {
+                wrong += 1;
+            }
+        }
+        let ended = wait(pid);
+        if ended != "exit 0" && ended != format!("exit {}", libc::ETXTBSY) {
+            wrong += 1;
+        }
+    }
+    say!(t, "wrong: {wrong}");
+    show!(t, truncate, c"prog", 0);
 }

@@ -65,7 +65,8 @@ impl Item {
     /// Registers with the file's wait queues; says what it is ready for.
     pub(super) fn register(self: &Arc<Self>, file: &FileRef) -> PollEvents {
         // For everything: a change of interest needs no new registration then, `wake` looks at it.
-        let mut table = PollTable::new(self.clone(), PollEvents::all());
+        let make = if self.is_exclusive() { PollTable::exclusive } else { PollTable::new };
+        let mut table = make(self.clone(), PollEvents::all());
         let events = file.poll(Some(&mut table));
         *self.table.lock() = Some(table);
         events
@@ -126,6 +127,14 @@ impl Wake for Item {
             return;
         }
         self.ready.add(&self);
+    }
+
+    /// As in Linux another instance is told as well unless somebody waits for this one.
+    fn wake_exclusive(self: Arc<Self>, events: PollEvents) -> bool {
+        let wanted = events.is_empty() || events.intersects(self.interest());
+        let waited_for = wanted && !self.ready.queue.is_empty();
+        self.wake(events);
+        waited_for
     }
 }
 

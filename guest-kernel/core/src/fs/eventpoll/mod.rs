@@ -68,6 +68,15 @@ impl Ready {
         true
     }
 
+    /// Puts an item that could not be reported where it was.
+    fn put_first(&self, item: Arc<Item>) {
+        let mut list = self.list.lock();
+        let Some(list) = &mut *list else { return };
+        if !item.queued.swap(true, Ordering::AcqRel) {
+            list.push_front(item);
+        }
+    }
+
     fn len(&self) -> usize {
         self.list.lock().as_ref().map_or(0, VecDeque::len)
     }
@@ -76,10 +85,10 @@ impl Ready {
         self.list.lock().as_mut()?.pop_front()
     }
 
-    /// Wakes another waiter if something is left for it.
+    /// Wakes another waiter if something is left for it. To who polls the instance that is nothing new.
     fn pass_on(&self) {
         if self.len() > 0 {
-            self.queue.wake(READABLE, 1);
+            self.queue.pass_on(READABLE);
         }
     }
 }
@@ -191,7 +200,7 @@ impl Epoll {
                 continue;
             }
             if let Err(e) = put(count, events, item.data()) {
-                self.ready.put_back(&item);
+                self.ready.put_first(item);
                 failed = Some(e);
                 break;
             }
@@ -246,6 +255,10 @@ impl File for Epoll {
         let candidates = self.ready.list.lock().clone().unwrap_or_default();
         let ready = |item: &Arc<Item>| item.file().is_some_and(|f| f.poll(None).intersects(item.interest()));
         if candidates.iter().any(ready) { READABLE } else { PollEvents::empty() }
+    }
+
+    fn seek_ignored(&self) -> bool {
+        true
     }
 
     fn fdinfo(&self) -> alloc::string::String {

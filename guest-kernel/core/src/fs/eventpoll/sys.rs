@@ -141,7 +141,7 @@ fn epoll_pwait2(
 pub(in crate::fs) const SYSCALLS: &[Syscall] = syscalls! {
     213 epoll_create(size: i32) Full "";
     232 epoll_wait(epfd: Fd, events: UserPtr<Event>, maxevents: i32, timeout: i32) Full "";
-    233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: UserPtr<Event>) Full "EPOLLEXCLUSIVE wakes everybody";
+    233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: UserPtr<Event>) Full "";
     281 epoll_pwait(epfd: Fd, events: UserPtr<Event>, maxevents: i32, timeout: i32, sigmask: UserPtr<SigSet>, sigsetsize: usize) Full "";
     291 epoll_create1(flags: u32) Full "";
     441 epoll_pwait2(epfd: Fd, events: UserPtr<Event>, maxevents: i32, timeout: UserPtr<TimeSpec>, sigmask: UserPtr<SigSet>, sigsetsize: usize) Full "";

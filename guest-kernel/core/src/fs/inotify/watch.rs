@@ -364,6 +364,10 @@ impl File for InotifyFile {
 
     fn release(&self, _flags: OpenFlags) {}
 
+    fn seek_ignored(&self) -> bool {
+        true
+    }
+
     fn fdinfo(&self) -> String {
         use core::fmt::Write as _;
         let mut out = String::new();

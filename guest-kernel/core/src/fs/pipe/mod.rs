@@ -58,9 +58,14 @@ struct Pipe {
     writer_opens: AtomicU32,
     /// Somebody polled it: every change wakes.
     polled: AtomicBool,
+    /// `O_ASYNC` was set: whoever writes is signalled for each read.
+    signalled: AtomicBool,
     read_queue: Queue,
     write_queue: Queue,
 }
+
+/// As many as Linux can allocate its array of.
+const SLOTS_MAX: usize = 65_536;
 
 impl Pipe {
     fn new() -> Arc<Pipe> {
@@ -73,6 +78,7 @@ impl Pipe {
             reader_opens: AtomicU32::new(0),
             writer_opens: AtomicU32::new(0),
             polled: AtomicBool::new(false),
+            signalled: AtomicBool::new(false),
             read_queue: WaitQueue::new(),
             write_queue: WaitQueue::new(),
         })
@@ -100,7 +106,7 @@ impl Pipe {
         let was_full = ring.is_full();
         let n = ring.read(sink)?;
         self.used.store(ring.used(), Ordering::Release);
-        let wake = was_full && !ring.is_full() || n > 0 && self.polled.load(Ordering::Relaxed);
+        let wake = was_full && !ring.is_full() || n > 0 && self.signalled.load(Ordering::Relaxed);
         drop(ring);
         if wake {
             self.write_queue.wake_all(WRITABLE);
@@ -178,6 +184,9 @@ impl Pipe {
     /// Changes the size to at least `bytes`, as `F_SETPIPE_SZ` does; returns the size it has now.
     fn resize(&self, bytes: usize) -> Result {
         let slots = bytes.div_ceil(PAGE_SIZE).max(1).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
+        if slots > SLOTS_MAX {
+            return Err(Errno::ENOMEM);
+        }
         let mut ring = self.ring.lock();
         ring.set_capacity(slots)?;
         self.capacity.store(slots, Ordering::Release);
@@ -315,6 +324,7 @@ impl File for PipeEnd {
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
         self.pipe.polled.store(true, Ordering::Relaxed);
+        self.pipe.signalled.store(true, Ordering::Relaxed);
         let read = self.reads.then(|| (self.pipe.read_queue.clone(), READABLE));
         let write = self.writes.then(|| (self.pipe.write_queue.clone(), WRITABLE));
         Some(read.into_iter().chain(write).collect())

@@ -100,20 +100,42 @@ fn write_offset(offset: UserPtr<i64>, end: &End<'_>) -> Result<()> {
     }
 }
 
-fn sendfile(ctx: &mut Ctx<'_>, out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Result {
-    let start = read_offset(offset)?;
+/// From what sendfile reads, and what it is to write.
+fn ends_of_send(ctx: &Ctx<'_>, out_fd: Fd, in_fd: Fd, start: Option<i64>) -> Result<(FileRef, FileRef)> {
     let files = ctx.task.files()?;
-    let (input, output) = (files.get(in_fd.0)?, files.get(out_fd.0)?);
-    if !input.flags().readable() || !output.flags().writable() {
+    let input = files.get(in_fd.0)?;
+    if !input.flags().readable() {
         return Err(Errno::EBADF);
     }
-    if !input.seekable() || output.flags().contains(OpenFlags::APPEND) {
+    match start {
+        Some(_) if !input.seekable() => return Err(Errno::ESPIPE),
+        Some(..0) => return Err(Errno::EINVAL),
+        _ => {}
+    }
+    let output = files.get(out_fd.0)?;
+    if !output.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    let has_pages = matches!(input.kind(), FileType::Regular | FileType::BlockDevice) && input.seekable();
+    if !has_pages || output.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EINVAL);
     }
-    let mut from = End { file: &input, offset: start };
-    let n = copy(ctx.task, &mut from, &mut End { file: &output, offset: None }, count)?;
-    write_offset(offset, &from)?;
-    Ok(n)
+    Ok((input, output))
+}
+
+fn sendfile(ctx: &mut Ctx<'_>, out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Result {
+    let mut start = offset.non_null().map(|p| p.read()).transpose()?;
+    let result = ends_of_send(ctx, out_fd, in_fd, start).and_then(|(input, output)| {
+        let mut from = End { file: &input, offset: start.map(i64::cast_unsigned) };
+        let result = copy(ctx.task, &mut from, &mut End { file: &output, offset: None }, count);
+        start = from.offset.map(u64::cast_signed);
+        result
+    });
+    // Also after an error.
+    if let Some(start) = start {
+        offset.write(&start)?;
+    }
+    result
 }
 
 fn copy_file_range(

@@ -108,7 +108,7 @@ fn open_by_handle_at(ctx: &mut Ctx<'_>, mount_fd: Fd, handle: UserPtr<Head>, fla
         return Err(Errno::EINVAL);
     }
     let start = caller.start(mount_fd, b"")?;
-    if !has_handles(start.mount()) || head.kind != KIND || head.bytes < BYTES {
+    if !has_handles(start.mount()) || head.bytes < BYTES {
         return Err(Errno::ESTALE);
     }
     let handle = handle.cast::<Handle>().read()?;

@@ -6,7 +6,8 @@ use crate::{
     fs::{
         Access, FallocateMode, FileType, SetAttributes, WalkFlags,
         file::{check_size_limit, remove_privileges},
-        inotify, leases,
+        inotify,
+        leases::{self, OpenCounts},
     },
     syscall::{Ctx, Fd, Syscall, UserStr},
     syscalls,
@@ -27,6 +28,7 @@ fn truncate(ctx: &mut Ctx<'_>, path: UserStr, length: i64) -> Result {
     if size > inode.size() {
         check_size_limit(ctx.task, size)?;
     }
+    inode.open_counts().map_or(Ok(()), OpenCounts::may_write)?;
     leases::break_for(ctx.task, &**inode, 0, true, false)?;
     remove_privileges(&**inode, ctx.task)?;
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;

@@ -1,8 +1,9 @@
 //! The inode of tmpfs and overlay.
 
+mod xattrs;
+
 use alloc::{
     boxed::Box,
-    collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -13,12 +14,13 @@ use core::{
 
 use ringfence_hal::Frame;
 
+use xattrs::Xattrs;
+
 use super::{Shared, data::FileData, dir::DirData};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
     fs::{
-        XATTR_LIST_MAX,
         access::{self, Access, Subject},
         file::File,
         file_caps,
@@ -35,9 +37,6 @@ use crate::{
 
 /// Link text longer than this is counted as a page, as on Linux.
 const SHORT_SYMLINK: usize = 128;
-
-/// Bytes of all attribute names and values of an inode (Linux: 128 KiB of `user.` ones on tmpfs).
-const XATTR_BYTES_MAX: usize = 128 * 1024;
 
 /// Links an inode may have.
 const LINK_MAX: u32 = 65_000;
@@ -65,8 +64,6 @@ struct Attributes {
     /// It has no name yet and may get one.
     linkable: bool,
 }
-
-type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// An inode of a [`Tmpfs`](super::Tmpfs).
 pub struct TmpInode {
@@ -282,29 +279,6 @@ impl TmpInode {
         let any: &dyn Any = &**inode;
         any.downcast_ref::<TmpInode>().filter(|i| Arc::ptr_eq(&i.fs, &self.fs)).ok_or(Errno::EXDEV)
     }
-
-    /// Runs `f` on the attributes, copied from the origin first.
-    fn with_xattrs<R>(&self, f: impl FnOnce(&mut Xattrs) -> R) -> Result<R> {
-        if self.xattrs.lock().is_none() {
-            let copied = self.origin_xattrs()?;
-            let mut xattrs = self.xattrs.lock();
-            if xattrs.is_none() {
-                self.fs.pages.fetch_add(xattr_pages(Some(&copied)) as u64, Ordering::Relaxed);
-                *xattrs = Some(copied);
-            }
-        }
-        Ok(f(self.xattrs.lock().get_or_insert_default()))
-    }
-
-    fn origin_xattrs(&self) -> Result<Xattrs> {
-        let mut all = Xattrs::new();
-        if let Some(origin) = &self.origin {
-            for name in origin.list_xattrs()?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-                all.insert(name.to_vec(), origin.get_xattr(name)?);
-            }
-        }
-        Ok(all)
-    }
 }
 
 /// Pages the content counts for.
@@ -316,18 +290,9 @@ fn pages_of(body: &Body) -> usize {
     }
 }
 
-fn xattr_bytes(all: &Xattrs) -> usize {
-    all.iter().map(|(name, value)| name.len() + value.len()).sum()
-}
-
-/// Pages the attributes count for; a few bytes are free.
-fn xattr_pages(all: Option<&Xattrs>) -> usize {
-    all.map_or(0, |all| xattr_bytes(all) / 4096)
-}
-
 impl Drop for TmpInode {
     fn drop(&mut self) {
-        self.fs.release_pages(pages_of(&self.body) + xattr_pages(self.xattrs.lock().as_ref()));
+        self.fs.release_pages(pages_of(&self.body) + xattrs::pages_of(self.xattrs.lock().as_ref()));
         match self.origin {
             Some(_) => self.fs.forget(self.ino),
             None => {
@@ -631,39 +596,12 @@ impl Inode for TmpInode {
     }
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        if self.xattrs.lock().is_none() {
-            return match &self.origin {
-                Some(origin) => origin.get_xattr(name),
-                None => Err(Errno::ENODATA),
-            };
-        }
-        self.with_xattrs(|all| all.get(name).cloned())?.ok_or(Errno::ENODATA)
+        self.xattr(name)
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         self.pin();
-        self.with_xattrs(|all| {
-            let there = all.contains_key(name);
-            if there && flags.contains(XattrFlags::CREATE) {
-                return Err(Errno::EEXIST);
-            }
-            if !there && flags.contains(XattrFlags::REPLACE) {
-                return Err(Errno::ENODATA);
-            }
-            let names: usize = all.keys().map(|k| k.len() + 1).sum();
-            let bytes = xattr_bytes(all) + name.len() + value.len();
-            if (!there && names + name.len() + 1 > XATTR_LIST_MAX) || bytes > XATTR_BYTES_MAX {
-                return Err(Errno::ENOSPC);
-            }
-            let before = xattr_pages(Some(all));
-            for _ in before..bytes / 4096 {
-                self.fs.charge_page()?;
-            }
-            all.insert(name.to_vec(), value.to_vec());
-            // A replaced value gives back what the charge counted twice.
-            self.fs.release_pages((bytes / 4096).max(before) - xattr_pages(Some(all)));
-            Ok(())
-        })??;
+        self.put_xattr(name, value, flags)?;
         let mut a = self.attributes.lock();
         a.capabilities |= name == file_caps::NAME;
         a.ctime = Timestamp::now();
@@ -672,13 +610,7 @@ impl Inode for TmpInode {
 
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.pin();
-        self.with_xattrs(|all| {
-            let before = xattr_pages(Some(all));
-            let removed = all.remove(name).map(|_| ());
-            self.fs.release_pages(before - xattr_pages(Some(all)));
-            removed
-        })?
-        .ok_or(Errno::ENODATA)?;
+        self.take_xattr(name)?;
         let mut a = self.attributes.lock();
         a.capabilities &= name != file_caps::NAME;
         a.ctime = Timestamp::now();
@@ -686,11 +618,7 @@ impl Inode for TmpInode {
     }
 
     fn list_xattrs(&self) -> Result<Vec<u8>> {
-        match (&*self.xattrs.lock(), &self.origin) {
-            (Some(all), _) => Ok(all.keys().flat_map(|k| k.iter().copied().chain([0])).collect()),
-            (None, Some(origin)) => origin.list_xattrs(),
-            (None, None) => Ok(Vec::new()),
-        }
+        self.xattr_names()
     }
 }
 

@@ -66,7 +66,7 @@ impl State {
     /// Something the master wants to know in packet mode; what it takes back.
     pub fn tell(&mut self, happened: Packet, not_any_more: Packet) {
         if let Some(packet) = &mut self.packet {
-            *packet = *packet - not_any_more | happened;
+            *packet = (*packet - not_any_more) | happened;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
         common::SO_PASSCRED,
         socket::{Kind, Peer, wait_error},
     },
-    sync::{Interruptible, wait_event},
+    sync::{Interruptible, PollEvents, wait_event},
 };
 
 const AF_UNSPEC: u16 = 0;
@@ -173,7 +173,8 @@ impl UnixSocket {
             }
         };
         socket.with(|s| s.listener = None);
-        self.wake_others(); // clients may wait for a place
+        // Clients may wait for a place, which is not to be polled for.
+        self.queue.wake_all(PollEvents::WRBAND);
         Ok(socket)
     }
 }

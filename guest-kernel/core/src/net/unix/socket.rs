@@ -223,14 +223,19 @@ impl Socket for UnixSocket {
             s.read_shut |= read;
             s.write_shut |= write;
         });
-        if let Some(peer) = peer.filter(|_| !connectionless) {
+        if connectionless {
+            // Nothing changes for who polls the other end; who waits to send here is woken.
+            self.queue.wake_all(READABLE);
+            return Ok(());
+        }
+        self.wake();
+        if let Some(peer) = peer {
             peer.with(|s| {
                 s.read_shut |= write;
                 s.write_shut |= read;
             });
             peer.wake();
         }
-        self.wake_others();
         Ok(())
     }
 
@@ -286,7 +291,7 @@ impl Socket for UnixSocket {
         if let Some(table) = table {
             table.register(&self.queue);
             if let Some(peer) = &peer {
-                table.register(&peer.queue);
+                table.register_for(&peer.queue, WRITABLE); // for room there
             }
         }
         // A stream is writable while a third of the peer's inbox is free, as on Linux.
@@ -338,9 +343,11 @@ impl Socket for UnixSocket {
 impl UnixSocket {
     /// The last descriptor is gone, or (`unaccepted`) the listener in whose backlog it is: then its peer is told of a reset.
     fn end(&self, unaccepted: bool) {
-        let (messages, backlog, peer, name) = self.with(|s| {
+        let (messages, backlog, peer, name, was_full) = self.with(|s| {
             s.closed = true;
-            (s.inbox.clear(), s.backlog.take(), s.peer.take(), s.name.clone())
+            let was_full =
+                s.inbox.len() > DATAGRAMS_MAX || s.inbox.room(self.common.send_buffer.load(Relaxed)) == 0;
+            (s.inbox.clear(), s.backlog.take(), s.peer.take(), s.name.clone(), was_full)
         });
         let peer = peer.and_then(|p| p.upgrade());
         if let Some(peer) = peer.filter(|_| self.kind != Kind::Datagram) {
@@ -352,7 +359,11 @@ impl UnixSocket {
             });
             peer.wake();
         }
-        self.wake();
+        if self.kind == Kind::Datagram && !was_full {
+            self.queue.wake_all(READABLE); // who polls for room here has been told of it
+        } else {
+            self.wake();
+        }
         for socket in backlog.into_iter().flat_map(|b| b.waiting) {
             socket.end(true);
         }

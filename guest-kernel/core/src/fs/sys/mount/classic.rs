@@ -88,7 +88,14 @@ fn mount(
     let caller = Caller::new(ctx)?;
     let flags = if flags & 0xffff_0000 == MS_MGC_VAL { flags & 0xffff } else { flags };
     let text = |s: UserStr, max| if s.is_null() { Ok(Vec::new()) } else { s.read(max, Errno::EINVAL) };
+    // In this order, and whatever is needed of it: what Linux copies first.
+    let given_kind = text(kind, DATA_MAX)?;
+    let source = text(source, DATA_MAX)?;
     let options = text(UserStr(data.0), DATA_MAX)?;
+    let from = || match source.is_empty() {
+        true => Err(Errno::EINVAL),
+        false => caller.resolve(Fd::CWD, &source, WalkFlags::FOLLOW),
+    };
     let place = caller.resolve(Fd::CWD, &read_path(target)?, WalkFlags::FOLLOW)?;
     check_may_mount(&caller)?;
     let namespace = caller.fs.namespace();
@@ -98,8 +105,7 @@ fn mount(
         return Ok(0);
     }
     if flags & MS_BIND != 0 {
-        let from = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
-        namespace.bind(&from, place, flags & MS_REC != 0)?;
+        namespace.bind(&from()?, place, flags & MS_REC != 0)?;
         return Ok(0);
     }
     if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
@@ -114,17 +120,16 @@ fn mount(
         return Ok(0);
     }
     if flags & MS_MOVE != 0 {
-        let from = caller.resolve(Fd::CWD, &read_path(source)?, WalkFlags::FOLLOW)?;
-        namespace.relocate(&from, place)?;
+        namespace.relocate(&from()?, place)?;
         return Ok(0);
     }
     if kind.is_null() {
         return Err(Errno::EINVAL);
     }
-    let kind = text(kind, DATA_MAX)?;
+    let kind = given_kind;
     check_may_make(&caller, &kind)?;
     let fs = if filesystems::needs_device(&kind) {
-        let device = device_of(&caller, &read_path(source)?)?;
+        let device = device_of(&caller, &source)?;
         filesystems::create_on(&device, &kind, &options, per_mount.contains(MountFlags::READ_ONLY))?
     } else {
         filesystems::create(&kind, &options, &filesystems::Mounter::of(ctx.task))?
@@ -134,7 +139,6 @@ fn mount(
         superblock.set_read_only(true)?;
     }
     let root = superblock.root().clone();
-    let source = text(source, DATA_MAX)?;
     let source: &[u8] = if source.is_empty() { b"none" } else { &source };
     namespace.mount(&Mount::new(superblock, root, per_mount, source), place)?;
     Ok(0)

@@ -293,11 +293,21 @@ fn sched_setattr(ctx: &mut Ctx<'_>, tid: i32, attr: UserPtr<SchedAttr>, flags: u
     if a.flags & flag::UTIL_CLAMP != 0 {
         return Err(Errno::EOPNOTSUPP); // as without CONFIG_UCLAMP_TASK
     }
-    if wanted.policy == Some(realtime::DEADLINE) && (a.deadline == 0 || a.runtime == 0) {
+    if wanted.policy == Some(realtime::DEADLINE) && !is_bandwidth(&a) {
         return Err(Errno::EINVAL);
     }
     change(ctx, &task, wanted)?;
     Ok(0)
+}
+
+/// Whether runtime, deadline and period, in nanoseconds, are ones of `SCHED_DEADLINE` (`__checkparam_dl`).
+fn is_bandwidth(a: &SchedAttr) -> bool {
+    const RUNTIME_MIN: u64 = 1024;
+    /// `sched_dl_period_min_us` and `sched_dl_period_max_us`.
+    const PERIODS: core::ops::RangeInclusive<u64> = 100_000..=(1 << 22) * 1000;
+    let period = if a.period == 0 { a.deadline } else { a.period };
+    let in_order = RUNTIME_MIN <= a.runtime && a.runtime <= a.deadline && a.deadline <= period;
+    in_order && PERIODS.contains(&period)
 }
 
 fn sched_getattr(ctx: &mut Ctx<'_>, tid: i32, attr: UserPtr<SchedAttr>, size: u32, flags: u32) -> Result {

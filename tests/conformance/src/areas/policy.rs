@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = tests![
     policies: sched_setscheduler sched_getscheduler sched_getparam,
     parameters: sched_setparam sched_getparam,
     attributes: sched_setattr sched_getattr,
+    deadlines: sched_setattr,
     attribute_sizes: sched_setattr sched_getattr,
     keep_flags: sched_setattr,
     inherited: sched_setscheduler,
@@ -150,6 +151,32 @@ fn attributes(t: &mut T) {
     show!(t, sched_setattr, 0, p(&base), 1);
     show!(t, sched_setattr, -1, p(&base), 0);
     show!(t, sched_setattr, 999_999, p(&base), 0);
+}
+
+/// What Linux does not admit, either.
+fn deadlines(t: &mut T) {
+    const MS: u64 = 1_000_000;
+    let top = 1u64 << 63;
+    let set = |times: [u64; 3], flags: u64| {
+        let attr = Attr { size: 48, policy: DEADLINE as u32, flags, times, ..Attr::default() };
+        result(call!(sched_setattr, 0, p(&attr), 0))
+    };
+    let all = [
+        [0, 0, 0], [0, 10 * MS, 0], [1023, 10 * MS, 0], [5 * MS, 0, 10 * MS], [11 * MS, 10 * MS, 0], [5 * MS, 11 * MS, 10 * MS],
+        [1024, 2048, 0], [1024, 2048, 99_999], [top, top, 0], [MS, top | MS, 0], [MS, MS, top], [MS, MS, u64::MAX],
+        [MS, MS, 4_194_304_001], [u64::MAX, u64::MAX, u64::MAX], [10 * MS, 10 * MS, 10 * MS], [10 * MS, 10 * MS, 0],
+        [4_000 * MS, 4_000 * MS, 4_194_304_000], [200_000, 200_000, 0],
+    ];
+    for times in all {
+        say!(t, "{times:?}: {} {}", set(times, 0), set(times, 6));
+    }
+    now_is(t);
+    as_nobody(|| {
+        let t = &mut T::default();
+        for times in [[0, 0, 0], [MS, 10 * MS, 0], [10 * MS, 10 * MS, 0]] {
+            say!(t, "nobody, {times:?}: {}", set(times, 0));
+        }
+    });
 }
 
 fn attribute_sizes(t: &mut T) {
@@ -353,16 +380,23 @@ fn fifo_preempts_at_once(t: &mut T) {
 fn fifo_yields_to_equals(t: &mut T) {
     one_cpu();
     must!(sched_setscheduler, 0, FIFO, p(&20i32));
+    static READY: AtomicUsize = AtomicUsize::new(0);
     let other = of_policy(FIFO, 20, || {
+        // Not before we are there: who sleeps gives it all turns at once.
+        while READY.load(Ordering::SeqCst) < 2 {
+            READY.fetch_max(1, Ordering::SeqCst);
+            call!(sched_yield);
+        }
         for _ in 0..100 {
             TURN.fetch_add(1, Ordering::SeqCst);
             call!(sched_yield);
         }
     });
-    // Until it has come so far as to take turns.
-    while TURN.load(Ordering::SeqCst) == 0 {
+    while READY.load(Ordering::SeqCst) == 0 {
         sleep_ms(1);
     }
+    READY.store(2, Ordering::SeqCst);
+    call!(sched_yield);
     let mut in_turn = 0;
     for _ in 0..50 {
         let before = TURN.load(Ordering::SeqCst);

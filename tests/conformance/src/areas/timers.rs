@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = tests![
     posix_to_thread: timer_create,
     posix_not_told: timer_create timer_gettime timer_getoverrun,
     posix_not_inherited: timer_gettime fork execve,
+    posix_of_a_nanosecond: timer_settime setitimer,
     posix_limit: timer_create,
     interval_errors: setitimer getitimer,
     interval_values: setitimer getitimer,
@@ -478,6 +479,49 @@ fn posix_not_inherited(t: &mut T) {
     let mut value = [0i64; 4];
     must!(timer_gettime, id, out(&mut value));
     say!(t, "{}", left(value));
+}
+
+/// A period that is over before the signal is handled: who has that timer comes to nothing else, but can be killed, and
+/// others go on.
+fn posix_of_a_nanosecond(t: &mut T) {
+    for ignored in [false, true] {
+        let words = crate::sys::shared();
+        let pid = fork(|| {
+            if ignored {
+                dispose(libc::SIGUSR1, 1);
+            } else {
+                handle(libc::SIGUSR1, count, 0, 0);
+            }
+            let id = create(MONOTONIC, 0, libc::SIGUSR1, 0);
+            words[0].store(1, Ordering::SeqCst);
+            must!(timer_settime, id, 0, p(&[0i64, 1, 0, 1]), 0);
+            loop {
+                words[1].store(COUNT.load(Ordering::Relaxed) as u32, Ordering::SeqCst);
+                std::hint::spin_loop();
+            }
+        });
+        while words[0].load(Ordering::SeqCst) == 0 {
+            sleep_ms(1);
+        }
+        sleep_ms(30);
+        must!(kill, pid, libc::SIGKILL);
+        say!(t, "{ignored}: {}", wait(pid));
+    }
+    // The same of an interval timer, in microseconds.
+    let pid = fork(|| {
+        handle(libc::SIGALRM, count, 0, 0);
+        must!(setitimer, 0, p(&[0i64, 1, 0, 1]), 0);
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    sleep_ms(30);
+    must!(kill, pid, libc::SIGKILL);
+    say!(t, "{}", wait(pid));
+    let fd = timer(MONOTONIC, NONBLOCK, 1, 1);
+    sleep_ms(2);
+    let mut times = 0u64;
+    say!(t, "{} {}", result(call!(read, fd, out(&mut times), 8)), times > 1_000_000);
 }
 
 fn posix_limit(t: &mut T) {

@@ -6,6 +6,7 @@
 pub mod devices;
 pub mod elf;
 pub mod erofs;
+pub mod http;
 pub mod json;
 
 #[cfg(test)]
@@ -16,10 +17,11 @@ mod tests {
     #[test]
     fn the_corpora_pass() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 4] = [
+        let targets: [Target; 5] = [
             ("devices", super::devices::run),
             ("elf", super::elf::run),
             ("erofs", super::erofs::run),
+            ("http", super::http::run),
             ("json", super::json::run),
         ];
         for (name, run) in targets {

@@ -57,6 +57,7 @@ use std::path::{Path, PathBuf};
 
 pub use calls::{Resize, SCHEMA, Shutdown, Signal, Started, read_config};
 use ringfence_jailer::{SandboxId, runtime};
+pub use streams::{HEADER as FRAME_HEADER, parse as parse_frame};
 
 /// Name of the socket in the directory of a sandbox with a name.
 const SOCKET: &str = "api.sock";

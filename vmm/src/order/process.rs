@@ -47,6 +47,7 @@ pub fn main() -> ExitCode {
     // SAFETY: the descriptor is open, and by the jailer's contract it is ours alone.
     let channel = unsafe { UnixStream::from_raw_fd(CHANNEL) };
     tell_panics();
+    let_crashes_be();
     let mut tell = |news: News| {
         send(&channel, &news);
         if let News::Over(conclusion) = news {
@@ -83,6 +84,15 @@ fn tell_panics() {
         report(&format!("the VMM {info}"));
         end(exit::MACHINE_FAILED);
     }));
+}
+
+/// A fault ends the process by its signal, which the supervisor is told. std's own handler, for stacks that overflow, restores the
+/// default by a call that no filter of ours allows: every fault would look like a violation.
+fn let_crashes_be() {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: the default action is no function of ours. (Of process 1, too, it is the end, if the signal is a fault's.)
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// At once, without what std and musl do at an end: the filter does not allow it, and the kernel tears everything down.
@@ -123,6 +133,23 @@ mod tests {
 
     /// Set for the process that `a_panic_is_told` starts.
     const PANIC: &str = "RINGFENCE_TEST_PANIC";
+    /// The same of `a_fault_is_no_violation`.
+    const FAULT: &str = "RINGFENCE_TEST_FAULT";
+
+    #[test]
+    fn a_fault_is_no_violation() {
+        if std::env::var_os(FAULT).is_some() {
+            let_crashes_be();
+            end_with(VIOLATED).and_then(|()| confine(Thread::EventLoop)).unwrap();
+            // SAFETY: none: what is there is to be found out. Nothing is mapped in the last page below the kernel's half.
+            unsafe { std::ptr::without_provenance_mut::<u8>(0x7fff_ffff_f000).write_volatile(1) };
+        }
+        let test = ["order::process::tests::a_fault_is_no_violation", "--exact", "--test-threads=1"];
+        let itself = std::env::current_exe().unwrap();
+        let ended = Command::new(itself).args(test).env(FAULT, "1").output().unwrap();
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(ended.status.signal(), Some(libc::SIGSEGV), "{:?}", ended.status);
+    }
 
     #[test]
     fn a_panic_is_told() {

@@ -1,5 +1,5 @@
 # The API and its clients: find a sandbox by name, run programs in it, watch it, end it; describe one and start it.
-#: timeout 300
+#: timeout 600
 failed=0; check() { if [[ "$2" =~ ^($3)$ ]]; then echo "ok: $1"; else echo "FAIL: $1: $2, expected $3"; failed=1; fi; }
 image=/srv/debian.erofs; sock=/tmp/api.sock; rm -f $sock
 cat > /tmp/a-call.py << 'EOF'

@@ -383,6 +383,12 @@ impl Supervisor {
                 "the VMM was ended because of that system call: it has a bug, or the guest has taken it over";
             return Err(Failure { code: exit::FORBIDDEN_CALL, message: message.to_owned() });
         }
+        // The kernel's way for calls of another architecture, and where the signal is blocked.
+        if matches!(outcome, Ok(Some(Outcome::Killed(libc::SIGSYS)))) {
+            let message = "the VMM was killed because of a system call that its filter forbids: it has a bug, or the guest has \
+                           taken it over";
+            return Err(Failure { code: exit::FORBIDDEN_CALL, message: message.to_owned() });
+        }
         Err(failed(match outcome {
             Err(e) => e.to_string(),
             Ok(None) => "the monitor of the jail was killed, and the sandbox with it".to_owned(),
@@ -393,6 +399,11 @@ impl Supervisor {
                 "the VMM was killed: by somebody, or because the sandbox had \
                  more memory than --host-memory or than this host has"
                     .to_owned()
+            }
+            Ok(Some(Outcome::Killed(
+                signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE),
+            ))) => {
+                format!("the VMM crashed with signal {signal}: it has a bug, or the guest has taken it over")
             }
             Ok(Some(Outcome::Killed(signal))) => format!("the VMM was killed by signal {signal}"),
         }))

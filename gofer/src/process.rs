@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use ringfence_seccomp::{Thread, VIOLATED, confine, end_with};
+
 use crate::fs::Gofer;
 use crate::server;
 use crate::volume::Volume;
@@ -15,12 +17,13 @@ use crate::volume::Volume;
 pub const COMMAND: &str = "gofer";
 /// The socket.
 const SOCKET: i32 = 3;
-/// `/proc/self/fd`.
+/// `/proc/self/fd`; the filter of system calls knows the number.
 const PROC: i32 = 4;
 /// The number of the first volume's descriptor.
 pub const FIRST_VOLUME: i32 = 5;
 
-/// Serves until the VMM hangs up. `order` is a list of volumes whose descriptors are numbers.
+/// Serves until the VMM hangs up. `order` is a list of volumes whose descriptors are numbers. From here on the process can
+/// make only the calls that the profile gives to a gofer.
 ///
 /// # Safety
 /// Descriptors 3 and 4 and those of the order are open, each named once, and nobody else uses them.
@@ -32,5 +35,8 @@ pub unsafe fn run(order: Vec<Volume<i32>>) -> io::Result<()> {
     // The names of our own descriptors are relative to it.
     rustix::process::fchdir(&proc)?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    server::serve(socket, Gofer::new(volumes, proc)?)
+    let gofer = Gofer::new(volumes, proc)?;
+    let confined = end_with(VIOLATED).and_then(|()| confine(Thread::Gofer));
+    confined.map_err(|e| io::Error::other(e.to_string()))?;
+    server::serve(socket, gofer)
 }

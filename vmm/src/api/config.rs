@@ -7,8 +7,9 @@
 use std::path::PathBuf;
 
 use ringfence_devices::block::ID_BYTES;
+use ringfence_gofer::volume::IdMap;
 use ringfence_jailer::SandboxId;
-use ringfence_protocol::{Container, Limits, Process, Streams};
+use ringfence_protocol::{Cache, Container, Limits, Process, Streams};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,6 +57,8 @@ pub struct Config {
     pub image: Option<Image>,
     /// Disks, `/dev/vda` and so on.
     pub disks: Vec<Disk>,
+    /// Directories and files of the host that the first container sees.
+    pub mounts: Vec<Mount>,
     /// The first container.
     pub container: Option<Container>,
     /// What of the host it gets.
@@ -124,6 +127,55 @@ pub enum Image {
     File(PathBuf),
     /// A directory, packed into a cached image first.
     Rootfs(PathBuf),
+    /// A directory itself: what the program changes is changed there.
+    Shared(PathBuf),
+}
+
+/// Most directories and files of the host that a sandbox is given, a shared root besides.
+pub const MAX_MOUNTS: usize = 63;
+
+/// A directory or file of the host in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the sandbox; made if it is missing.
+    pub destination: String,
+    /// The host's side refuses every change.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What the guest believes without asking.
+    #[serde(default)]
+    pub cache: Cache,
+    /// User ids; if there is none, each is itself, or, without root, the caller is 0 inside.
+    #[serde(default)]
+    pub uid_map: IdMap,
+    /// Group ids.
+    #[serde(default)]
+    pub gid_map: IdMap,
+}
+
+impl Mount {
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.source.as_os_str().is_empty() {
+            return Err("a mount has a source".into());
+        }
+        check_destination(&self.destination)?;
+        if self.uid_map.0.iter().chain(&self.gid_map.0).any(|range| range.count == 0) {
+            return Err("a range of ids has at least one".into());
+        }
+        Ok(())
+    }
+}
+
+/// Says what is wrong with the place of a mount.
+pub fn check_destination(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0') {
+        return Err(format!("`{path}` is no place for a mount: write an absolute path without `..`"));
+    }
+    Ok(())
 }
 
 /// Most disks of a sandbox: each takes an interrupt line.
@@ -248,7 +300,7 @@ impl Jail {
 impl Image {
     /// Says what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        let (Image::File(path) | Image::Rootfs(path)) = self;
+        let (Image::File(path) | Image::Rootfs(path) | Image::Shared(path)) = self;
         if path.as_os_str().is_empty() { Err("the image has no path".into()) } else { Ok(()) }
     }
 }
@@ -274,6 +326,7 @@ pub fn check_container(container: &Container) -> Result<(), String> {
     if container.root.path.contains('\0') {
         return Err("a path with a zero byte leads nowhere".into());
     }
+    container.mounts.iter().try_for_each(|mount| check_destination(&mount.destination))?;
     if let Some(name) = &container.hostname {
         check_hostname(name)?;
     }
@@ -313,6 +366,10 @@ impl Config {
             return Err(format!("a sandbox has at most {MAX_DISKS} disks"));
         }
         self.disks.iter().try_for_each(Disk::check)?;
+        if self.mounts.len() > MAX_MOUNTS {
+            return Err(format!("a sandbox has at most {MAX_MOUNTS} mounts"));
+        }
+        self.mounts.iter().try_for_each(Mount::check)?;
         self.container.as_ref().map_or(Ok(()), check_container)
     }
 }
@@ -342,6 +399,14 @@ mod tests {
             (r#"{"machine": {"memory": -1}}"#, "-1"),
             (r#"{"image": {"file": "a", "rootfs": "b"}}"#, ""),
             (r#"{"image": {"file": ""}}"#, "no path"),
+            (r#"{"mounts": [{"source": "/a"}]}"#, "destination"),
+            (r#"{"mounts": [{"source": "", "destination": "/b"}]}"#, "source"),
+            (r#"{"mounts": [{"source": "/a", "destination": "/b/../c"}]}"#, "absolute"),
+            (r#"{"mounts": [{"source": "/a", "destination": "/b", "cache": "some"}]}"#, "some"),
+            (
+                r#"{"mounts": [{"source": "/a", "destination": "/b", "uid_map": [{"inside": 0, "outside": 1, "count": 0}]}]}"#,
+                "at least one",
+            ),
             (r#"{"boot": {"log_level": "loud"}}"#, "loud"),
             (r#"{"boot": {"timeout_ms": 0}}"#, "timeout_ms"),
             (r#"{"jail": {"enabled": false, "host_memory": 1}}"#, "without a jail"),

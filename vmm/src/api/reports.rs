@@ -50,10 +50,11 @@ impl Instance {
             uptime_ms: server.since.map(|since| since.elapsed().as_millis() as u64),
             cpus: config.machine.cpus,
             memory: config.machine.memory,
-            image: config
-                .image
-                .as_ref()
-                .map(|(Image::File(path) | Image::Rootfs(path))| path.to_string_lossy().into()),
+            image: config.image.as_ref().map(
+                |(Image::File(path) | Image::Rootfs(path) | Image::Shared(path))| {
+                    path.to_string_lossy().into()
+                },
+            ),
             args: config.container.as_ref().map_or_else(Vec::new, |c| c.process.args.clone()),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use ringfence_gofer::volume::{IdMap, IdRange};
 use ringfence_protocol::{
-    Container, ContainerState, ContainerStatus, CpuLimit, ExitStatus, GuestStats, Limits, Phase, Process,
-    Root, Streams, SyscallCount,
+    Cache, Container, ContainerState, ContainerStatus, CpuLimit, ExitStatus, GuestStats, Limits, Phase,
+    Process, Root, Streams, SyscallCount, VolumeMount,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::calls::{Resize, SCHEMA, Shutdown, Signal, Started};
-use super::config::{Boot, Config, Disk, Image, Jail, LogLevel, Machine};
+use super::config::{Boot, Config, Disk, Image, Jail, LogLevel, Machine, Mount};
 use super::http::Fault;
 use super::reports::{Ended, Instance, Stats};
 use super::routes::ROUTES;
@@ -108,10 +109,11 @@ fn documents_we_take_are_those_of_the_file() {
         user: Some("u".into()),
         streams: Streams::default(),
     };
+    let volume = VolumeMount { volume: 0, destination: "/d".into(), read_only: true, cache: Cache::Always };
     let container = Container {
         process: process.clone(),
         root: Root::default(),
-        mounts: Vec::new(),
+        mounts: vec![volume.clone()],
         hostname: Some("h".into()),
         limits: limits(),
     };
@@ -128,9 +130,21 @@ fn documents_we_take_are_those_of_the_file() {
         mount: Some("/m".into()),
     };
     takes("Disk", &disk);
+    let ids = IdRange { inside: 0, outside: 1, count: 1 };
+    let mount = Mount {
+        source: "s".into(),
+        destination: "/d".into(),
+        read_only: true,
+        cache: Cache::None,
+        uid_map: IdMap(vec![ids]),
+        gid_map: IdMap(vec![ids]),
+    };
+    takes("Mount", &mount);
+    takes("IdRange", &ids);
+    takes("VolumeMount", &volume);
     takes("Container", &container);
     takes("Process", &process);
-    takes("Root", &Root::default());
+    takes("Root", &Root { cache: Cache::None, ..Root::default() });
     takes("Limits", &limits());
     takes("CpuLimit", &CpuLimit { quota_us: 1000, period_us: 1000 });
     takes("Shutdown", &Shutdown::default());
@@ -148,7 +162,8 @@ fn documents_we_take_are_those_of_the_file() {
     let names = |values: &[Value]| -> BTreeSet<String> {
         values.iter().flat_map(|value| value.as_object().unwrap().keys().cloned()).collect()
     };
-    let images = [json!(Image::File("a".into())), json!(Image::Rootfs("a".into()))];
+    let images =
+        [json!(Image::File("a".into())), json!(Image::Rootfs("a".into())), json!(Image::Shared("a".into()))];
     assert_eq!(one_of("Image"), names(&images));
     let (pipes, tty) = (json!(Streams::default()), json!(Streams::Tty { port: 0, rows: 1, cols: 1 }));
     has_fields("Pipes", &pipes["pipes"]);

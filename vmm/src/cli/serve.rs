@@ -97,7 +97,7 @@ fn start(
     let prepared = launch::check_memory(config.machine.memory).and_then(|()| {
         let image = launch::open_image(config)?;
         let jail = launch::jail_config(config)?;
-        let mut order = launch::order(config, Some(image), timeline)?;
+        let mut order = launch::order(config, image, timeline)?;
         let ends = launch::connect(&mut order, None)?;
         Ok((order, jail, ends))
     });

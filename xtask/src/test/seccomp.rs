@@ -22,8 +22,14 @@ use crate::host;
 use crate::lab::{Lab, Options, Streams, push_programs, words};
 
 const PROFILE: &str = "resources/seccomp/x86_64.json";
-const CASES: &[&str] =
-    &["lab/system-calls", "lab/containers", "lab/disk", "lab/terminal", "lab/memory-handed-back"];
+const CASES: &[&str] = &[
+    "lab/system-calls",
+    "lab/containers",
+    "lab/disk",
+    "lab/terminal",
+    "lab/memory-handed-back",
+    "lab/volumes",
+];
 
 /// Runs the cases and compares.
 pub fn run() -> Result<Tally> {

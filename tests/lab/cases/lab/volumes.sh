@@ -28,8 +28,21 @@ os.setxattr("/mnt/v/file", "user.x", b"y" * 2000); print(os.listxattr("/mnt/v/fi
 try: os.setxattr("/mnt/v/file", "trusted.x", b"x")
 except OSError as e: print(e.strerror)')" "['user.x'] 2000
 Operation not supported"
+check "and the rest" "$(run --mount $volume -- python3 -c 'import os, socket
+os.chdir("/mnt/v"); fd = os.open("rest", os.O_RDWR | os.O_CREAT); os.posix_fallocate(fd, 0, 100000); os.fdatasync(fd); os.ftruncate(fd, 50000); os.fsync(fd)
+print(os.fstat(fd).st_size, os.lseek(fd, 0, os.SEEK_HOLE), os.fstatvfs(fd).f_namemax, os.pread(fd, 1, 49999)); os.setxattr(fd, "user.a", b"b"); os.removexattr(fd, "user.a"); print(os.listxattr(fd))
+s = socket.socket(socket.AF_UNIX); s.bind("socket"); s.listen(); c = socket.socket(socket.AF_UNIX); c.connect("socket"); os.unlink("socket"); os.close(fd); os.unlink("rest"); print("done")')" "50000 0 255 b'\x00'
+[]
+done"
 check "one file" "$(run --mount type=bind,src=/var/tmp/v/share/file,dst=/etc/motd -- head -1 /etc/motd)" content
 check "programs" "$(cp /srv/debian/bin/busybox share/ 2> /dev/null || cp /srv/debian/bin/echo share/busybox; run --mount $volume -- sh -c '/mnt/v/busybox echo ran | sed s/^echo.//')" ran
+
+# The same by a file that describes the sandbox.
+cat > config.json <<'J'
+{"image": {"file": "/srv/debian.erofs"}, "container": {"process": {"args": ["sh", "-c", "cat /mnt/c/file; echo x > /mnt/c/file"], "env": ["PATH=/bin:/usr/bin"]}},
+ "mounts": [{"source": "/var/tmp/v/share", "destination": "/mnt/c", "read_only": true, "cache": "none", "uid_map": [{"inside": 0, "outside": 0, "count": 1}]}]}
+J
+check "a file that describes it" "$(ringfence run --config-file config.json 2>&1 | sed 's/.*: //' | tail -1)" "Read-only file system"
 
 # mmap: what is written is sent by msync, and by itself.
 check mmap "$(run --mount $volume -- python3 -c 'import mmap

@@ -51,7 +51,6 @@ pub enum Api {
 /// Runs a sandbox to its end; returns the exit code.
 pub fn main(
     config: Config,
-    asked: &shared::Asked,
     api: &Api,
     counters: Option<Counters>,
     timeline: Timeline,
@@ -59,7 +58,7 @@ pub fn main(
 ) -> Result<u8, Failure> {
     check_memory(config.machine.memory)?;
     // Packing a directory can take a while: signals must still end us.
-    let image = if asked.root.is_none() { Some(open_image(&config)?) } else { None };
+    let image = open_image(&config)?;
     let jail = jail_config(&config)?;
     let log = match detach {
         true => match detach::detach(config.jail.name.as_deref().unwrap_or_default())? {
@@ -79,7 +78,6 @@ pub fn main(
     };
     let named = matches!(api, Api::Named);
     let mut order = order(&config, image, timeline)?;
-    share(&mut order, asked)?;
     let ends = if server.is_some() || named { Some(connect(&mut order, log)?) } else { None };
     let counters =
         counters.or_else(|| config.boot.stats.then_some(Counters { format: Format::Text, file: None }));
@@ -142,17 +140,6 @@ fn config_terminal(config: &Config) -> Option<(u16, u16)> {
     }
 }
 
-/// Adds what is shared of the host.
-fn share(order: &mut Order<OwnedFd>, asked: &shared::Asked) -> Result<(), Failure> {
-    let shared::Shared { root, mounts, gofer } = shared::open(asked.root.as_deref(), &asked.mounts)?;
-    if asked.root.is_some() {
-        order.container.root = root;
-    }
-    order.container.mounts.extend(mounts);
-    (order.files.gofer, order.companion) = gofer.unzip();
-    Ok(())
-}
-
 /// Opens everything the sandbox needs.
 pub fn order(
     config: &Config,
@@ -170,10 +157,17 @@ pub fn order(
     } else {
         None
     };
-    let container = config.container.clone().ok_or_else(|| Failure::setup("there is no program to run"))?;
+    let mut container =
+        config.container.clone().ok_or_else(|| Failure::setup("there is no program to run"))?;
     let terminal = config_terminal(config);
     let streams = streams(terminal.is_some())?;
     let disks = disk::open(&config.disks)?;
+    let shared = shared::open(config)?;
+    if let Some(base) = shared.root {
+        container.root.base = base;
+    }
+    container.mounts.extend(shared.mounts);
+    let (gofer, companion) = shared.gofer.unzip();
     Ok(Order {
         cpus: config.machine.cpus,
         memory: config.machine.memory,
@@ -198,9 +192,9 @@ pub fn order(
             log: None,
             job: streams.job,
             disks,
-            gofer: None,
+            gofer,
         },
-        companion: None,
+        companion,
     })
 }
 
@@ -340,18 +334,19 @@ pub fn check_memory(bytes: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The root image, and what it is called.
-pub fn open_image(config: &Config) -> Result<(File, PathBuf), Failure> {
+/// The root image, and what it is called. None if the root is a directory of the host itself.
+pub fn open_image(config: &Config) -> Result<Option<(File, PathBuf)>, Failure> {
     let path = match &config.image {
         Some(Image::File(image)) => image.clone(),
         Some(Image::Rootfs(dir)) => image::of_directory(dir)?,
+        Some(Image::Shared(_)) => return Ok(None),
         None => return Err(Failure::setup("give the sandbox a root: --image FILE or --rootfs DIR")),
     };
     // What the guest kernel would refuse is refused here, with better words.
     let file =
         Backing::open_file(&path).map_err(|e| image::why_not(&path).unwrap_or_else(|| Failure::setup(e)))?;
     image::check(&file, &path)?;
-    Ok((file, path))
+    Ok(Some((file, path)))
 }
 
 /// A copy of a standard stream.

@@ -18,7 +18,9 @@ use ringfence_protocol::{Container, Limits, Process, Root, Streams};
 
 use super::{Failure, Format, disk, units};
 use crate::api;
-use crate::api::config::{Boot, Config, Disk, Image, Jail as JailConfig, LogLevel, Machine, check_hostname};
+use crate::api::config::{
+    Boot, Config, Disk, Image, Jail as JailConfig, LogLevel, Machine, Mount, check_hostname,
+};
 use crate::machine::MAX_CPUS;
 use crate::terminal;
 use crate::timeline::Timeline;
@@ -45,7 +47,7 @@ pub struct Args {
     /// Share a directory or file of the host: type=bind,src=DIR,dst=DIR[,ro][,cache=none|auto|always]
     /// [,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]
     #[arg(long, value_name = "SPEC", value_parser = shared::mount)]
-    mount: Vec<shared::Mount>,
+    mount: Vec<Mount>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     cpus: u8,
@@ -161,8 +163,6 @@ fn hostname(text: &str) -> Result<String, String> {
 /// Runs `ringfence run`.
 pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
     let api = args.api_sock.clone();
-    let root = args.rootfs.clone().filter(|_| args.rootfs_mode == RootMode::Shared);
-    let shared = shared::Asked { root, mounts: args.mount.clone() };
     let counters = args.stats.clone().map(|file| Counters { format: args.format, file });
     let detach = args.detach;
     let mut config = match &args.config_file {
@@ -185,7 +185,7 @@ pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
         (None, true) => Api::Named,
         (None, false) => Api::None,
     };
-    launch::main(config, &shared, &api, counters, timeline, detach)
+    launch::main(config, &api, counters, timeline, detach)
 }
 
 /// A sandbox nobody stays with can be found by its name.
@@ -216,6 +216,10 @@ impl Args {
             user: self.user,
             streams,
         };
+        let root = match self.rootfs_mode {
+            RootMode::Image => Image::Rootfs,
+            RootMode::Shared => Image::Shared,
+        };
         Config {
             machine: Machine { cpus: self.cpus, memory: self.memory },
             boot: Boot {
@@ -225,7 +229,8 @@ impl Args {
                 timeout_ms: self.timeout.map(|time| time.as_millis() as u64),
             },
             disks: self.disk,
-            image: self.image.map(Image::File).or(self.rootfs.map(Image::Rootfs)),
+            mounts: self.mount,
+            image: self.image.map(Image::File).or(self.rootfs.map(root)),
             container: Some(Container {
                 process,
                 root: Root::default(),

@@ -5,41 +5,22 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ringfence_gofer::process::{COMMAND, FIRST_VOLUME};
 use ringfence_gofer::volume::{self, IdMap, IdRange, Volume};
 use ringfence_jailer::{Companion, Share};
-use ringfence_protocol::{Base, Cache, Root, VolumeMount};
+use ringfence_protocol::{Base, Cache, VolumeMount};
 use rustix::fs::{Mode, OFlags};
 
+use crate::api::config::{Config, Image, Mount, check_destination};
 use crate::cli::Failure;
-
-/// Most volumes of a sandbox.
-const MAX_VOLUMES: usize = 64;
-
-/// What follows `--mount`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// On the host.
-    pub source: PathBuf,
-    /// In the sandbox.
-    pub destination: String,
-    /// Nothing of it can be changed.
-    pub read_only: bool,
-    /// What the guest believes without asking.
-    pub cache: Cache,
-    /// User ids, if not those of [`IdMap::identity`] or [`IdMap::root_is`].
-    pub users: IdMap,
-    /// Group ids.
-    pub groups: IdMap,
-}
 
 /// `type=bind,src=DIR,dst=DIR[,ro][,cache=none|auto|always][,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]`, the syntax of other container
 /// tools, for clap.
 pub fn mount(text: &str) -> Result<Mount, String> {
     let (mut source, mut destination, mut kind) = (None, None, "bind");
-    let (mut users, mut groups) = (IdMap::default(), IdMap::default());
+    let (mut uid_map, mut gid_map) = (IdMap::default(), IdMap::default());
     let (mut read_only, mut cache) = (false, Cache::default());
     for option in text.split(',') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
@@ -52,8 +33,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             ("cache", "none") => cache = Cache::None,
             ("cache", "auto") => cache = Cache::Auto,
             ("cache", "always") => cache = Cache::Always,
-            ("uidmap", range) => users.0.push(id_range(range)?),
-            ("gidmap", range) => groups.0.push(id_range(range)?),
+            ("uidmap", range) => uid_map.0.push(id_range(range)?),
+            ("gidmap", range) => gid_map.0.push(id_range(range)?),
             _ => {
                 return Err(format!(
                     "`{option}` is no option of a mount: type=bind, src=, dst=, ro, cache=, uidmap=, gidmap="
@@ -66,13 +47,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     }
     let source = source.filter(|path| !path.as_os_str().is_empty()).ok_or("a mount needs src=DIR")?;
     let destination = destination.ok_or("a mount needs dst=DIR")?;
-    if !destination.starts_with('/')
-        || destination.split('/').any(|part| part == "..")
-        || destination.contains('\0')
-    {
-        return Err(format!("dst={destination} is not an absolute path without `..`"));
-    }
-    Ok(Mount { source, destination, read_only, cache, users, groups })
+    check_destination(&destination)?;
+    Ok(Mount { source, destination, read_only, cache, uid_map, gid_map })
 }
 
 fn id_range(text: &str) -> Result<IdRange, String> {
@@ -86,42 +62,34 @@ fn id_range(text: &str) -> Result<IdRange, String> {
     Ok(range)
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Asked {
-    /// The directory of a shared root.
-    pub root: Option<PathBuf>,
-    /// The other mounts.
-    pub mounts: Vec<Mount>,
-}
-
 /// Everything about shared directories that an order needs.
 pub struct Shared {
-    /// The program's root.
-    pub root: Root,
+    /// The program's root, if it is shared.
+    pub root: Option<Base>,
     /// The program's mounts.
     pub mounts: Vec<VolumeMount>,
     /// The VMM's end of the socket, and the process at the other, if anything is shared.
     pub gofer: Option<(OwnedFd, Companion)>,
 }
 
-/// Opens what is asked for. `root` is the directory of a shared root.
-pub fn open(root: Option<&Path>, asked: &[Mount]) -> Result<Shared, Failure> {
-    if asked.len() >= MAX_VOLUMES {
-        return Err(Failure::setup(format!("there can be at most {} mounts", MAX_VOLUMES - 1)));
-    }
+/// Opens what a description asks for.
+pub fn open(config: &Config) -> Result<Shared, Failure> {
+    let root = match &config.image {
+        Some(Image::Shared(dir)) => Some(dir),
+        _ => None,
+    };
     let mut sources: Vec<Mount> = root
         .map(|dir| Mount {
             source: dir.to_owned(),
             destination: "/".into(),
             read_only: false,
             cache: Cache::default(),
-            users: IdMap::default(),
-            groups: IdMap::default(),
+            uid_map: IdMap::default(),
+            gid_map: IdMap::default(),
         })
         .into_iter()
         .collect();
-    sources.extend_from_slice(asked);
+    sources.extend_from_slice(&config.mounts);
     let first = root.map_or(0, |_| 1);
     let mounts = sources.iter().enumerate().skip(first).map(|(number, mount)| VolumeMount {
         volume: number as u32,
@@ -130,8 +98,7 @@ pub fn open(root: Option<&Path>, asked: &[Mount]) -> Result<Shared, Failure> {
         cache: mount.cache,
     });
     let mounts = mounts.collect();
-    let root =
-        if root.is_some() { Root { base: Base::Volume(0), ..Root::default() } } else { Root::default() };
+    let root = root.map(|_| Base::Volume(0));
     let gofer = if sources.is_empty() { None } else { Some(companion(&sources)?) };
     Ok(Shared { root, mounts, gofer })
 }
@@ -156,8 +123,8 @@ fn companion(sources: &[Mount]) -> Result<(OwnedFd, Companion), Failure> {
         order.push(Volume {
             root: FIRST_VOLUME + number as i32,
             read_only: mount.read_only,
-            users: or(&mount.users, rustix::process::geteuid().as_raw()),
-            groups: or(&mount.groups, rustix::process::getegid().as_raw()),
+            users: or(&mount.uid_map, rustix::process::geteuid().as_raw()),
+            groups: or(&mount.gid_map, rustix::process::getegid().as_raw()),
             cache: match mount.cache {
                 Cache::None => volume::Cache::None,
                 Cache::Auto => volume::Cache::Auto,
@@ -181,7 +148,7 @@ mod tests {
         let parsed = mount("type=bind,src=/a b,dst=/c,ro,cache=none,uidmap=0:1000:1,uidmap=1:9:2").unwrap();
         assert_eq!((parsed.source.to_str(), parsed.destination.as_str()), (Some("/a b"), "/c"));
         assert!(parsed.read_only && parsed.cache == Cache::None);
-        assert_eq!(parsed.users.0[1], IdRange { inside: 1, outside: 9, count: 2 });
+        assert_eq!(parsed.uid_map.0[1], IdRange { inside: 1, outside: 9, count: 2 });
         assert!(!mount("src=.,dst=/c,rw").unwrap().read_only);
         for bad in [
             "src=/a",

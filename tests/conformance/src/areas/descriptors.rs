@@ -365,7 +365,7 @@ fn priorities(t: &mut T) {
     // Classes, levels, and the bits above and between.
     for class in 0..8 {
         for data in [0, 7, 8, 1 << 3 | 4, 1 << 12] {
-            let set = call!(ioprio_set, 1, 0, class * CLASS | data);
+            let set = call!(ioprio_set, 1, 0, (class * CLASS) | data);
             say!(t, "{class} {data}: {} {}", result(set), result(call!(ioprio_get, 1, 0)));
         }
     }

@@ -130,7 +130,7 @@ def mounts():
     while time.time() < end:
         subprocess.run("mount --bind /mnt/v/race/inside /mnt/w/dir && umount /mnt/w/dir; mount -t tmpfs x /mnt/w/dir && umount /mnt/w/dir", shell=True, stderr=subprocess.DEVNULL)
 threads = [threading.Thread(target=t) for t in (exchange, attack, attack, mounts)]
-[t.start() for t in threads]; [t.join() for t in threads]; print("bad:", bad)
+[t.start() for t in threads]; [t.join() for t in threads]; print("bad:", bad); sys.exit(bool(bad))
 P
 check "races for $seconds s" "$? $(cat outside/secret; ls outside)" "0 secret
 secret"

@@ -59,14 +59,22 @@ fn ensure_tool() -> Result<PathBuf> {
     Ok(tool)
 }
 
-/// A server of a sandbox that nothing was said about yet.
+/// A server of a sandbox that nothing was said about yet. It sees nothing of this machine but itself, for what is made up may
+/// be a whole description, of a sandbox with `/` for its root: without KVM it does not start (503).
 fn described_here(tool: &Path, ringfence: &Path) -> Result<Tally> {
-    let directory = host::target_dir().join("api");
-    fs::create_dir_all(&directory)?;
-    let socket = PathBuf::from(format!("/tmp/ringfence-api-{}.sock", std::process::id()));
-    let mut serve = Command::new(ringfence);
-    serve.arg("serve").arg("--api-sock").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null());
-    let _server = Ended(serve.spawn().context("cannot start the server")?);
+    fs::create_dir_all(host::target_dir().join("api"))?;
+    let root = Directory(PathBuf::from(format!("/tmp/ringfence-api-{}", std::process::id())));
+    fs::create_dir(&root.0).with_context(|| format!("cannot make {}", root.0.display()))?;
+    fs::copy(ringfence, root.0.join("ringfence"))?;
+    let socket = root.0.join("socket");
+    // Changing the root takes root, at least of a user namespace.
+    let mut serve = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        serve.arg("--map-root-user");
+    }
+    serve.arg("--root").arg(&root.0).args(["/ringfence", "serve", "--api-sock", "/socket"]);
+    let _server =
+        Ended(serve.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start the server")?);
     let start = Instant::now();
     while UnixStream::connect(&socket).is_err() {
         ensure!(start.elapsed() < Duration::from_secs(20), "the server does not listen");
@@ -195,6 +203,15 @@ fn relay_to_lab(lab: &Lab, client: TcpStream) -> Result<()> {
     let result = session.run(&command, streams).map(|_| ());
     let _ = client.shutdown(std::net::Shutdown::Both);
     result
+}
+
+/// A directory that goes with this.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A process that ends with this.

@@ -133,16 +133,30 @@ fn tasks_max() -> u64 {
     (hal::frames::total() / FRAMES_A_TASK).max(FEWEST) as u64
 }
 
+/// Whether there may be another task. `RLIMIT_NPROC` is about all that the real user has, zombies included, and does not hold
+/// root, nor who may override limits. Only who has it below the number of tasks there are needs counting. `EAGAIN`.
+fn check_count(parent: &TaskRef) -> Result<()> {
+    let pids = &parent.kernel().pids;
+    let there = pids.taken() as u64;
+    let limit = parent.process().limits.soft(Resource::Processes);
+    if there < limit.min(tasks_max()) {
+        return Ok(());
+    }
+    let user = parent.credentials();
+    let is_free = || {
+        let may_override = user.capable(Capabilities::SYS_RESOURCE) || user.capable(Capabilities::SYS_ADMIN);
+        user.uid == 0 || may_override || pids.tasks_of(user.uid) < limit
+    };
+    if there < tasks_max() && is_free() { Ok(()) } else { Err(Errno::EAGAIN) }
+}
+
 /// Makes and starts a task.
 fn spawn(ctx: &mut Ctx<'_>, r: &Request) -> Result {
     check(r)?;
     let flags = r.flags;
     let parent: &TaskRef = ctx.task;
     let kernel = parent.kernel();
-    let limit = parent.process().limits.soft(Resource::Processes);
-    if kernel.pids.taken() as u64 >= limit.min(tasks_max()) {
-        return Err(Errno::EAGAIN);
-    }
+    check_count(parent)?;
 
     let mut slot = ForkSlot::reserve(parent, r.cgroup.clone())?;
     let mm = parent.mm()?;

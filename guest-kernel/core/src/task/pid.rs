@@ -149,6 +149,17 @@ impl PidTable {
         self.tree(|t| t.entries.values().filter(|e| e.task.is_some()).count())
     }
 
+    /// How many tasks are a user's, zombies included.
+    pub fn tasks_of(&self, uid: u32) -> u64 {
+        let of_process = |process: &Arc<Process>| {
+            let threads = process.threads();
+            let alive = threads.iter().filter(|task| task.credentials().uid == uid).count();
+            let remains = process.remains.lock().as_ref().is_some_and(|r| r.credentials.uid == uid);
+            alive + usize::from(remains && threads.is_empty())
+        };
+        self.processes().iter().map(of_process).sum::<usize>() as u64
+    }
+
     /// How many numbers are taken, by zombies and by groups without a leader, too.
     pub fn taken(&self) -> usize {
         self.tree(|t| t.entries.len())

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = tests![
     groups: setpgid getpgid getpgrp,
     sessions: setsid getsid,
     orphans: getppid prctl,
+    how_many: fork prlimit64,
 ];
 
 fn wait_status(t: &mut T) {
@@ -267,4 +268,32 @@ fn text_busy_race(t: &mut T) {
     }
     say!(t, "wrong: {wrong}");
     show!(t, truncate, c"prog", 0);
+}
+
+/// Tasks of one real user are counted, not those of others, and not those of root.
+fn how_many(t: &mut T) {
+    const USER: u32 = 54_321;
+    let limit = [3u64, 3];
+    let sleeper = || {
+        call!(pause);
+        0
+    };
+    let ended = child(|| {
+        must!(prlimit64, 0, libc::RLIMIT_NPROC, p(&limit), 0);
+        say!(t, "root: {}", child(|| 0));
+        must!(setresgid, USER, USER, USER);
+        must!(setresuid, USER, USER, USER);
+        let (one, two) = (fork(sleeper), fork(sleeper));
+        show!(t, fork);
+        must!(kill, one, libc::SIGKILL);
+        must!(waitid, libc::P_PID, one, 0, libc::WEXITED | libc::WNOWAIT, 0);
+        say!(t, "beside a zombie");
+        show!(t, fork);
+        say!(t, "{}", wait(one));
+        say!(t, "{}", child(|| 0));
+        must!(kill, two, libc::SIGKILL);
+        say!(t, "{}", wait(two));
+        0
+    });
+    say!(t, "{ended}");
 }

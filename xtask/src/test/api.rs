@@ -121,12 +121,14 @@ fn running_in_the_lab(tool: &Path) -> Result<Tally> {
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let anything = generate(tool, port, &options)?;
     println!("{} a sandbox that runs", verdict(anything));
+    go_on(&lab)?;
     let mut options: Vec<String> =
         OF_MAIN.iter().flat_map(|c| ["--include-operation-id".into(), (*c).into()]).collect();
     options.extend(["--max-examples", "10", "--max-time", "30"].map(String::from));
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let main = generate_with(tool, port, "tests/api/main.toml", &options)?;
     println!("{} its first container", verdict(main));
+    go_on(&lab)?;
     let alive = lab.session()?.run(&words(&["ringfence", "exec", "api", "--", "true"]), quiet())? == 0;
     println!("{} it still runs", verdict(alive));
     lab.down()?;
@@ -135,6 +137,12 @@ fn running_in_the_lab(tool: &Path) -> Result<Tally> {
     tally.add(Tally::one(main));
     tally.add(Tally::one(alive));
     Ok(tally)
+}
+
+/// Whatever was made up last may have paused it.
+fn go_on(lab: &Lab) -> Result<()> {
+    let command = words(&["sh", "-c", "ringfence resume api 2> /dev/null || true"]);
+    lab.session()?.run(&command, quiet()).map(|_| ())
 }
 
 fn quiet() -> Streams<'static> {

@@ -14,11 +14,12 @@ use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
+use ringfence_protocol::Cache;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Statx, XattrFlags};
 use rustix::io::Errno;
 
 use crate::node::{Node, Nodes, Opened, ROOT, component, open_beneath};
-use crate::volume::{Cache, Volume};
+use crate::volume::Volume;
 
 /// Most bytes of one extended attribute, and of all names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX: usize = 65536;

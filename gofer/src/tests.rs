@@ -18,7 +18,9 @@ use fuse_backend_rs::file_traits::FileReadWriteVolatile;
 
 use crate::fs::Gofer;
 use crate::node::ROOT;
-use crate::volume::{Cache, IdMap, Volume};
+use ringfence_protocol::Cache;
+
+use crate::volume::{IdMap, Volume};
 
 /// A volume in a directory that also holds what must not be reached.
 struct Scratch(PathBuf);

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use ringfence_protocol::Cache;
 use serde::{Deserialize, Serialize};
 
 /// The id that stands for all that are not mapped (`/proc/sys/kernel/overflowuid`).
@@ -53,20 +54,6 @@ impl IdMap {
     }
 }
 
-/// How long the guest may believe what it was told (README, "Coherence"). Our own guest kernel knows its mode by itself;
-/// this is for others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cache {
-    /// Not at all.
-    None,
-    /// A second.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-}
-
 /// What is to be shared. `F` is a descriptor: open, or its number in the process that gets this.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +66,8 @@ pub struct Volume<F = OwnedFd> {
     pub users: IdMap,
     /// Group ids.
     pub groups: IdMap,
-    /// How long replies hold.
+    /// How long the guest may believe what it was told (README, "Coherence"). Our own guest kernel knows its mode by itself;
+    /// this is for others.
     pub cache: Cache,
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use ringfence_gofer::process::{COMMAND, FIRST_VOLUME};
-use ringfence_gofer::volume::{self, IdMap, IdRange, Volume};
+use ringfence_gofer::volume::{IdMap, IdRange, Volume};
 use ringfence_jailer::{Companion, Share};
 use ringfence_protocol::{Base, Cache, VolumeMount};
 use rustix::fs::{Mode, OFlags};
@@ -125,11 +125,7 @@ fn companion(sources: &[Mount]) -> Result<(OwnedFd, Companion), Failure> {
             read_only: mount.read_only,
             users: or(&mount.uid_map, rustix::process::geteuid().as_raw()),
             groups: or(&mount.gid_map, rustix::process::getegid().as_raw()),
-            cache: match mount.cache {
-                Cache::None => volume::Cache::None,
-                Cache::Auto => volume::Cache::Auto,
-                Cache::Always => volume::Cache::Always,
-            },
+            cache: mount.cache,
         });
         shares.push(Share { path, fd, read_only: mount.read_only });
     }

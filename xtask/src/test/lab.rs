@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 
 use super::case::{self, Case, Place};
-use super::{Options, Tally, python};
+use super::{Natively, Options, Tally, native, python};
 use crate::host;
 use crate::lab::{Job, Lab, Outcome, execute, words};
 
@@ -56,7 +56,7 @@ fn run_cases(options: &Options, mut cases: Vec<Case>) -> Result<Tally> {
             scope.spawn(move || {
                 let lab = Lab::named(&format!("test{number}"), crate::lab::Options::default());
                 while let Some(case) = next() {
-                    let attempt = || match run_case(&lab, &case, options.native_only, failures) {
+                    let attempt = || match run_case(&lab, &case, options.natively, failures) {
                         Ok((passed, report)) => (passed, report),
                         Err(error) => (false, format!("cannot be run: {error:#}")),
                     };
@@ -98,9 +98,14 @@ pub fn fuzz() -> Result<Tally> {
 }
 
 /// Runs one case and says in a line (and, if it failed, in more) what happened.
-pub(super) fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Path) -> Result<(bool, String)> {
+pub(super) fn run_case(
+    lab: &Lab,
+    case: &Case,
+    natively: Natively,
+    failures: &Path,
+) -> Result<(bool, String)> {
     if case.place == Place::Lab {
-        if native_only {
+        if natively.only {
             return Ok((true, "(not run: it needs sandboxes)".to_owned()));
         }
         let outcome = run_command(lab, case, &words(&["bash", "-c", &case.script]))?;
@@ -114,9 +119,14 @@ pub(super) fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Pat
         return Ok((passed, report));
     }
     let program = ["/bin/sh", "-c", &case.script];
-    let natively: &[&str] =
-        if case.place == Place::Programs { &["native", "--programs"] } else { &["native"] };
-    let native = run_command(lab, case, &words(&[natively, &program].concat()))?;
+    let long = case.place == Place::Programs;
+    let run_natively: &[&str] = if long { &["native", "--programs"] } else { &["native"] };
+    let command = words(&[run_natively, &program].concat());
+    let native = if long {
+        native::run(lab, case, &command, natively.again)?
+    } else {
+        run_command(lab, case, &command)?
+    };
     let mut report = format!("(native {:.1} s", native.took.as_secs_f64());
     if native.code != Some(case.exit) {
         report += &format!(")\n    natively: {}, expected {}", ending(&native), case.exit);
@@ -124,7 +134,7 @@ pub(super) fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Pat
         report += &indent(&native.stderr);
         return Ok((false, report));
     }
-    if native_only {
+    if natively.only {
         return Ok((true, report + ")"));
     }
     let image = format!("/srv/{}.erofs", case.place.image());
@@ -149,7 +159,7 @@ pub(super) fn run_case(lab: &Lab, case: &Case, native_only: bool, failures: &Pat
         for _ in 0..2 {
             let Some(alone) = python::again(case, &differences.tests) else { break };
             let program = ["/bin/sh", "-c", &alone.script];
-            let native = run_command(lab, &alone, &words(&[natively, &program].concat()))?;
+            let native = run_command(lab, &alone, &words(&[run_natively, &program].concat()))?;
             command.pop();
             command.push(alone.script.clone().into());
             let sandbox = run_command(lab, &alone, &command)?;

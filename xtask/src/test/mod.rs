@@ -10,6 +10,7 @@ mod guest_elf;
 mod hostile;
 mod jail;
 mod lab;
+mod native;
 mod python;
 mod seccomp;
 mod selftest;
@@ -32,12 +33,22 @@ pub struct Options {
     /// Labs to run cases in at the same time
     #[arg(long, default_value_t = default_jobs())]
     jobs: usize,
-    /// Run lab cases natively only, not in a sandbox: for writing cases
-    #[arg(long)]
-    native_only: bool,
+    #[command(flatten)]
+    natively: Natively,
     /// What `--only jail-soak` chooses its moments by, to make them again
     #[arg(long)]
     seed: Option<u32>,
+}
+
+/// How lab cases are run natively.
+#[derive(Args, Clone, Copy, Default)]
+struct Natively {
+    /// Run lab cases natively only, not in a sandbox: for writing cases
+    #[arg(long = "native-only")]
+    only: bool,
+    /// Run the cases of `programs` natively also where this user has done that before
+    #[arg(long = "natively-again")]
+    again: bool,
 }
 
 fn default_jobs() -> usize {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use syscalls::Sysno;
 
 use super::case::{self, Place};
-use super::{Tally, lab};
+use super::{Natively, Tally, lab};
 use crate::host;
 use crate::lab::{Lab, Options, Streams, push_programs, words};
 
@@ -51,7 +51,7 @@ fn run_cases(lab: &Lab) -> Result<Tally> {
     let mut tally = Tally::default();
     for case in cases {
         let failures = host::target_dir().join("lab/failures");
-        let (passed, report) = lab::run_case(lab, &case, false, &failures)?;
+        let (passed, report) = lab::run_case(lab, &case, Natively::default(), &failures)?;
         println!("{} {} {report}", if passed { "ok  " } else { "FAIL" }, case.name);
         tally.add(Tally::one(passed));
     }

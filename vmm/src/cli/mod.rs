@@ -176,3 +176,16 @@ pub fn report(message: &str) {
     }
     let _ = writeln!(std::io::stderr(), "ringfence: {message}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_whole() {
+        Cli::command().debug_assert();
+        OnlyRun::command().debug_assert();
+    }
+}

@@ -105,7 +105,7 @@ pub(super) fn run_case(
     failures: &Path,
 ) -> Result<(bool, String)> {
     if case.place == Place::Lab {
-        if natively.only {
+        if natively.native_only {
             return Ok((true, "(not run: it needs sandboxes)".to_owned()));
         }
         let outcome = run_command(lab, case, &words(&["bash", "-c", &case.script]))?;
@@ -123,7 +123,7 @@ pub(super) fn run_case(
     let run_natively: &[&str] = if long { &["native", "--programs"] } else { &["native"] };
     let command = words(&[run_natively, &program].concat());
     let native = if long {
-        native::run(lab, case, &command, natively.again)?
+        native::run(lab, case, &command, natively.natively_again)?
     } else {
         run_command(lab, case, &command)?
     };
@@ -134,7 +134,7 @@ pub(super) fn run_case(
         report += &indent(&native.stderr);
         return Ok((false, report));
     }
-    if natively.only {
+    if natively.native_only {
         return Ok((true, report + ")"));
     }
     let image = format!("/srv/{}.erofs", case.place.image());

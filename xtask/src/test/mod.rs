@@ -44,11 +44,11 @@ pub struct Options {
 #[derive(Args, Clone, Copy, Default)]
 struct Natively {
     /// Run lab cases natively only, not in a sandbox: for writing cases
-    #[arg(long = "native-only")]
-    only: bool,
+    #[arg(long)]
+    native_only: bool,
     /// Run the cases of `programs` natively also where this user has done that before
-    #[arg(long = "natively-again")]
-    again: bool,
+    #[arg(long)]
+    natively_again: bool,
 }
 
 fn default_jobs() -> usize {

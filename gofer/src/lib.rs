@@ -7,9 +7,11 @@
 //! | [`fs`] | what each request does |
 //! | `attributes` | changing attributes and making inodes, both with their owner |
 //! | [`server`] | vhost-user, the virtqueues and the loop |
+//! | [`direct`] | the request queue without a VMM, for tests |
 //! | [`process`] | from the command line to the loop |
 
 mod attributes;
+pub mod direct;
 pub mod fs;
 pub mod node;
 pub mod process;

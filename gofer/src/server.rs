@@ -37,7 +37,7 @@ const FEATURES: u64 = 1 << 32 | 1 << 29;
 /// Requests of one queue served before the loop looks at everything else.
 const BATCH: usize = 64;
 
-type Memory = Arc<GuestMemoryMmap>;
+pub(crate) type Memory = Arc<GuestMemoryMmap>;
 
 /// One queue as the VMM has described it so far.
 #[derive(Default)]
@@ -340,7 +340,7 @@ impl Ring {
 }
 
 /// At most [`BATCH`] requests.
-fn requests(
+pub(crate) fn requests(
     queue: &mut Queue,
     memory: &Memory,
     server: &Server<Gofer>,

@@ -3,9 +3,11 @@
 //! `cargo xtask fuzz-targets` builds them with coverage instrumentation, on stable Rust, and runs each for some seconds from its
 //! corpus (`corpus/NAME`, committed). What crashes a target is kept in `target/fuzz/NAME` and printed as a command that does it again.
 
+mod cage;
 pub mod devices;
 pub mod elf;
 pub mod erofs;
+pub mod fuse;
 pub mod http;
 pub mod json;
 
@@ -17,12 +19,13 @@ mod tests {
     #[test]
     fn the_corpora_pass() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 5] = [
+        let targets: [Target; 6] = [
             ("devices", super::devices::run),
             ("elf", super::elf::run),
             ("erofs", super::erofs::run),
             ("http", super::http::run),
             ("json", super::json::run),
+            ("fuse", super::fuse::run),
         ];
         for (name, run) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);

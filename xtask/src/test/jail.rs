@@ -26,8 +26,8 @@ pub fn run() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Kills of supervisor, monitor, VMM and all of them, 200 of each at random moments; then 64 sandboxes at once and 500 one after
-/// another. What it says is shown as it comes, for it takes half an hour; the seed it says first makes the same kills again.
+/// Kills of supervisor, monitor, VMM, gofer and all of them, 200 of each at random moments; then 64 sandboxes at once and 500 one
+/// after another. What it says is shown as it comes, for it takes an hour; the seed it says first makes the same kills again.
 pub fn soak(seed: Option<u32>) -> Result<Tally> {
     crate::build::build_static("ringfence")?;
     let lab = Lab::named("test0", Options::default());

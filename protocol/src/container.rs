@@ -11,7 +11,7 @@
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-use crate::{ExitStatus, Process};
+use crate::{ExitStatus, IdMap, Process};
 
 /// Name of the container the sandbox begins and ends with.
 pub const FIRST_CONTAINER: &str = "main";
@@ -40,6 +40,13 @@ pub struct Container {
     /// What of the sandbox's volumes it sees, in the order of mounting.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<VolumeMount>,
+    /// Its user ids, and what they are in the sandbox. With maps it has a user namespace of its own, which owns its others;
+    /// without, the sandbox's.
+    #[serde(default, skip_serializing_if = "IdMap::is_empty")]
+    pub uid_map: IdMap,
+    /// Its group ids. There are both maps or none.
+    #[serde(default, skip_serializing_if = "IdMap::is_empty")]
+    pub gid_map: IdMap,
 }
 
 /// A volume (a directory or file of the host that the sandbox was given) in a container.

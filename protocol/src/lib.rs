@@ -15,12 +15,14 @@
 extern crate alloc;
 
 pub mod container;
+pub mod ids;
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 pub use container::{
     Base, Cache, Container, ContainerState, ContainerStatus, CpuLimit, FIRST_CONTAINER, INIT_PROCESS, Limits,
     Reply, Request, Root, VolumeMount,
 };
+pub use ids::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this crate; a peer with another one is refused.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use ringfence_devices::block::ID_BYTES;
 use ringfence_gofer::volume::IdMap;
 use ringfence_jailer::SandboxId;
+use ringfence_protocol::ids::check_maps;
 use ringfence_protocol::{Cache, Container, Limits, Process, Streams};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -327,6 +328,7 @@ pub fn check_container(container: &Container) -> Result<(), String> {
         return Err("a path with a zero byte leads nowhere".into());
     }
     container.mounts.iter().try_for_each(|mount| check_destination(&mount.destination))?;
+    check_maps(&container.uid_map, &container.gid_map)?;
     if let Some(name) = &container.hostname {
         check_hostname(name)?;
     }

@@ -109,6 +109,7 @@ fn documents_we_take_are_those_of_the_file() {
         user: Some("u".into()),
         streams: Streams::default(),
     };
+    let ids = IdRange { inside: 0, outside: 1, count: 1 };
     let volume = VolumeMount { volume: 0, destination: "/d".into(), read_only: true, cache: Cache::Always };
     let container = Container {
         process: process.clone(),
@@ -116,6 +117,8 @@ fn documents_we_take_are_those_of_the_file() {
         mounts: vec![volume.clone()],
         hostname: Some("h".into()),
         limits: limits(),
+        uid_map: IdMap(vec![ids]),
+        gid_map: IdMap(vec![ids]),
     };
     takes("Config", &Config { container: Some(container.clone()), ..Config::default() });
     takes("Machine", &Machine::default());
@@ -130,7 +133,6 @@ fn documents_we_take_are_those_of_the_file() {
         mount: Some("/m".into()),
     };
     takes("Disk", &disk);
-    let ids = IdRange { inside: 0, outside: 1, count: 1 };
     let mount = Mount {
         source: "s".into(),
         destination: "/d".into(),

@@ -12,8 +12,8 @@ use ringfence_protocol::{Container, ContainerState, ContainerStatus, INIT_PROCES
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
-use super::run::environment;
 use super::run::launch::duplicate;
+use super::run::{environment, terminal_type};
 use super::{Failure, Format, print};
 use crate::api::client::{Answer, Client};
 use crate::api::{self, Started};
@@ -53,6 +53,9 @@ enum Command {
         /// JSON that describes it; `-` is standard input, the container's is /dev/null then
         #[arg(long, value_name = "FILE")]
         spec: PathBuf,
+        /// Give its program a terminal, as `streams: {"tty": …}` in the description does
+        #[arg(long, short)]
+        tty: bool,
     },
     /// Run a program in a running container; signals are passed on, the exit code is the program's
     Exec(Exec),
@@ -132,14 +135,16 @@ pub fn signal(text: &str) -> Result<u32, String> {
 pub fn main(args: &Args) -> Result<u8, Failure> {
     let mut client = Client::of(&args.sandbox)?;
     match &args.command {
-        Command::Create { name, spec } => create(&mut client, name, spec),
+        Command::Create { name, spec } => create(&mut client, name, spec, None).map(|_| 0),
         Command::Start { name } => client.done("POST", &of(name, "/start"), None::<&()>),
-        Command::Run { name, spec } => {
+        Command::Run { name, spec, tty } => {
             let signals = Signals::block().map_err(no_signals)?;
-            create(&mut client, name, spec)?;
-            let started = client.call("POST", &of(name, "/start"), None::<&()>)?.document();
-            let status =
-                started.and_then(|started: Started| follow(&mut client, name, started.process, signals));
+            let on_terminal = create(&mut client, name, spec, Some(*tty))?;
+            let raw = on_terminal.then(RawMode::enter).transpose().map_err(no_terminal);
+            let status = raw.and_then(|_raw| {
+                let started: Started = client.call("POST", &of(name, "/start"), None::<&()>)?.document()?;
+                follow(&mut client, name, started.process, signals)
+            });
             let removed = client.done("DELETE", &of(name, ""), None::<&()>);
             status.and_then(|code| removed.map(|_| code))
         }
@@ -149,6 +154,10 @@ pub fn main(args: &Args) -> Result<u8, Failure> {
         Command::Ls { format } => list(&mut client, *format),
         Command::Rm { name } => client.done("DELETE", &of(name, ""), None::<&()>),
     }
+}
+
+fn no_terminal(e: io::Error) -> Failure {
+    Failure::setup(format!("cannot set up the terminal: {e}"))
 }
 
 fn no_signals(e: io::Error) -> Failure {
@@ -196,34 +205,51 @@ fn send_with(
     client.receive()?.good()
 }
 
-fn create(client: &mut Client, name: &str, file: &PathBuf) -> Result<u8, Failure> {
+/// The size of the terminal on standard input, which `--tty` is about.
+fn terminal_size() -> Result<(u16, u16), Failure> {
+    if !terminal::is_terminal() {
+        return Err(Failure::setup("--tty needs a terminal on standard input"));
+    }
+    Ok(terminal::size().unwrap_or((24, 80)))
+}
+
+/// Makes a container. `follows`: whether this command stays with it, and then, whether a terminal was asked for. Says whether it
+/// has one.
+fn create(client: &mut Client, name: &str, file: &PathBuf, follows: Option<bool>) -> Result<bool, Failure> {
     let text = match file.as_os_str() == "-" {
         true => io::read_to_string(io::stdin()),
         false => std::fs::read_to_string(file),
     };
     let text = text.map_err(|e| Failure::setup(format!("cannot read {}: {e}", file.display())))?;
-    let spec: Container = serde_json::from_str(&text)
+    let mut spec: Container = serde_json::from_str(&text)
         .map_err(|e| Failure::setup(format!("{} does not describe a container: {e}", file.display())))?;
-    if matches!(spec.process.streams, Streams::Tty { .. }) {
-        return Err(Failure::setup("a container with a terminal is not for this command; use `exec --tty`"));
+    let tty = follows == Some(true) || matches!(spec.process.streams, Streams::Tty { .. });
+    if tty {
+        if follows.is_none() {
+            return Err(Failure::setup("nobody would be at the terminal of this container; use `run --tty`"));
+        }
+        if file.as_os_str() == "-" {
+            return Err(Failure::setup("standard input cannot be the description and the terminal"));
+        }
+        let (rows, cols) = terminal_size()?;
+        let process = &mut spec.process;
+        process.streams = Streams::Tty { port: 0, rows, cols };
+        if !process.env.iter().any(|entry| entry.starts_with("TERM=")) {
+            process.env.push(terminal_type());
+        }
     }
     let null = std::fs::File::open("/dev/null").map_err(Failure::setup)?;
     let input = if file.as_os_str() == "-" { null.as_fd() } else { rustix::stdio::stdin() };
     let streams = [input, rustix::stdio::stdout(), rustix::stdio::stderr()];
-    send_with(client, "PUT", &of(name, ""), &spec, &streams).map(|_| 0)
+    let streams = if tty { &streams[..2] } else { &streams[..] };
+    send_with(client, "PUT", &of(name, ""), &spec, streams).map(|_| tty)
 }
 
 impl Program {
     /// Runs it in a container, and follows it to its end.
     pub fn run(&self, client: &mut Client, container: &str) -> Result<u8, Failure> {
         let signals = Signals::block().map_err(no_signals)?;
-        let size = match self.tty {
-            true if !terminal::is_terminal() => {
-                return Err(Failure::setup("--tty needs a terminal on standard input"));
-            }
-            true => Some(terminal::size().unwrap_or((24, 80))),
-            false => None,
-        };
+        let size = self.tty.then(terminal_size).transpose()?;
         let process = Process {
             args: self.command.clone(),
             env: environment(&self.env, self.tty, self.user.is_some()),
@@ -238,7 +264,6 @@ impl Program {
         let streams = if self.tty { &pipes[..2] } else { &pipes[..] };
         let started: Started =
             send_with(client, "POST", &of(container, "/exec"), &process, streams)?.document()?;
-        let no_terminal = |e| Failure::setup(format!("cannot set up the terminal: {e}"));
         let raw = self.tty.then(RawMode::enter).transpose().map_err(no_terminal)?;
         let status = follow(client, container, started.process, signals);
         drop(raw);

@@ -25,13 +25,13 @@ pub(super) fn any() -> bool {
     COUNT.load(Ordering::SeqCst) > 0
 }
 
-/// Makes the group of a container. `ENOSPC` when there were too many groups already.
-pub fn make(name: &str, limits: &Limits) -> Result<Arc<Cgroup>> {
+/// Makes the group of a container, owned by its root. `ENOSPC` when there were too many groups already.
+pub fn make(name: &str, limits: &Limits, (uid, gid): (u32, u32)) -> Result<Arc<Cgroup>> {
     let _lock = hierarchy::LOCK.lock();
     if NEXT_ID.load(Ordering::Relaxed) >= ID_MAX {
         return Err(Errno::ENOSPC);
     }
-    let attributes = Attributes { uid: 0, gid: 0, mode: 0o755 };
+    let attributes = Attributes { uid, gid, mode: 0o755 };
     let group = Cgroup::make(Some(root()), name.as_bytes(), attributes, true);
     group.memory.enable(true);
     if let Some(bytes) = limits.memory {

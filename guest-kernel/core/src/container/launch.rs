@@ -23,10 +23,11 @@ use crate::{
     io::Sink,
     kernel,
     mm::Mm,
+    ns::{UserNamespace, user::IdKind},
     sched::{self, SchedState},
     signal::SigHand,
     task::{
-        Credentials, Parts, Process, Task,
+        Capabilities, Credentials, Parts, Process, Task,
         limits::{INFINITY, Limits, Resource},
     },
 };
@@ -48,7 +49,7 @@ pub fn prepare(world: &World, spec: &protocol::Process, streams: Connected) -> R
     let no_root = || (Errno::ENOENT, String::from("the root file system has no root"));
     let root = world.mounts.root().ok_or_else(no_root)?;
     let files = Files { root: &root };
-    let user = find_user(&files, spec.user.as_deref())?;
+    let user = find_user(&files, spec.user.as_deref(), &world.user_ns)?;
     let mut env = spec.env.clone();
     if !env.iter().any(|e| e.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home));
@@ -76,9 +77,10 @@ pub fn prepare(world: &World, spec: &protocol::Process, streams: Connected) -> R
     })
     .map_err(|e| (e, format!("cannot run `{path}`: {}", explain(e))))?;
     phase("program_loaded");
+    let owner = user.credentials.uid;
 
     let table = FdTable::new();
-    let (terminal, session_files) = open_streams(world.container, &root, streams)?;
+    let (terminal, session_files) = open_streams((world.container, owner), &root, streams)?;
     for file in session_files {
         table
             .install(file, false, INFINITY)
@@ -251,13 +253,13 @@ fn entry(text: &str, mut matches: impl FnMut(&[&str]) -> bool) -> Option<Vec<&st
 }
 
 /// `USER[:GROUP]`, by name or number; nobody named is root.
-fn find_user(files: &Files<'_>, spec: Option<&str>) -> Result<User, Failed> {
+fn find_user(files: &Files<'_>, spec: Option<&str>, ns: &Arc<UserNamespace>) -> Result<User, Failed> {
     let passwd = files.text("/etc/passwd");
     let group = files.text("/etc/group");
-    resolve_user(&passwd, &group, spec.unwrap_or("0"))
+    resolve_user(&passwd, &group, spec.unwrap_or("0"), ns)
 }
 
-fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
+fn resolve_user(passwd: &str, group: &str, spec: &str, ns: &Arc<UserNamespace>) -> Result<User, Failed> {
     let (name, group_name) = match spec.split_once(':') {
         Some((u, g)) => (u, Some(g)),
         None => (spec, None),
@@ -289,17 +291,31 @@ fn resolve_user(passwd: &str, group: &str, spec: &str) -> Result<User, Failed> {
         );
     }
     let home = field(5).filter(|h| !h.is_empty()).unwrap_or("/").to_string();
-    let credentials = if uid == 0 {
-        Credentials { gid, egid: gid, sgid: gid, fsgid: gid, groups, ..Credentials::root() }
-    } else {
-        Credentials::user(uid, gid, groups)
-    };
+    let credentials = in_namespace(ns, uid, gid, &groups)?;
     Ok(User { credentials, home })
+}
+
+/// The credentials of a user of `ns`; its user 0 has every capability there.
+fn in_namespace(ns: &Arc<UserNamespace>, uid: u32, gid: u32, groups: &[u32]) -> Result<Credentials, Failed> {
+    let kernel = |kind, id: u32, what: &str, map: &str| {
+        let missing = || (Errno::EINVAL, format!("{what} {id} has no id in the container's {map}"));
+        ns.to_kernel(kind, id).ok_or_else(missing)
+    };
+    let user = kernel(IdKind::User, uid, "user", "uid_map")?;
+    let group = |id| kernel(IdKind::Group, id, "group", "gid_map");
+    let groups = groups.iter().map(|id| group(*id)).collect::<Result<_, _>>()?;
+    let capabilities = if uid == 0 { Capabilities::all() } else { Capabilities::empty() };
+    Ok(Credentials {
+        permitted: capabilities,
+        effective: capabilities,
+        user_ns: ns.clone(),
+        ..Credentials::user(user, group(gid)?, groups)
+    })
 }
 
 /// The files for descriptors 0, 1 and 2, and the terminal if that is what they are.
 fn open_streams(
-    container: u32,
+    (container, uid): (u32, u32),
     root: &Path,
     streams: Connected,
 ) -> Result<(Option<Arc<Terminal>>, [FileRef; 3]), Failed> {
@@ -317,7 +333,7 @@ fn open_streams(
             ))
         }
         Connected::Tty { stream, rows, cols } => {
-            let (terminal, file) = Terminal::start(container, stream, rows, cols)
+            let (terminal, file) = Terminal::start((container, uid), stream, rows, cols)
                 .map_err(|e| (e, format!("cannot make a terminal: {e}")))?;
             Ok((Some(terminal), [file.clone(), file.clone(), file]))
         }
@@ -334,11 +350,13 @@ fn open_null(root: &Path, flags: OpenFlags) -> Result<FileRef, Failed> {
 mod tests {
     use super::*;
 
+    use ringfence_protocol::{IdMap, IdRange};
+
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nann:x:1001:\naudio:x:29:ann,bob\n";
 
     fn user(spec: &str) -> (u32, u32, Vec<u32>, String) {
-        let u = resolve_user(PASSWD, GROUP, spec).ok().unwrap();
+        let u = resolve_user(PASSWD, GROUP, spec, UserNamespace::initial()).ok().unwrap();
         (u.credentials.uid, u.credentials.gid, u.credentials.groups, u.home)
     }
 
@@ -348,7 +366,24 @@ mod tests {
         assert_eq!(user("1000"), user("ann"));
         assert_eq!(user("ann:audio"), (1000, 29, Vec::new(), "/home/ann".to_string()));
         assert_eq!(user("4242:7"), (4242, 7, Vec::new(), "/".to_string()));
-        assert!(resolve_user(PASSWD, GROUP, "eve").is_err());
-        assert!(resolve_user(PASSWD, GROUP, "ann:nope").is_err());
+        let initial = UserNamespace::initial();
+        assert!(resolve_user(PASSWD, GROUP, "eve", initial).is_err());
+        assert!(resolve_user(PASSWD, GROUP, "ann:nope", initial).is_err());
+    }
+
+    #[test]
+    fn users_of_a_container_with_maps_are_those_of_its_namespace() {
+        let map = |count| IdMap([IdRange { inside: 0, outside: 100_000, count }].into());
+        let ns = UserNamespace::for_container(&map(1001), &map(1002)).unwrap();
+        let of = |spec| resolve_user(PASSWD, GROUP, spec, &ns).map(|user| user.credentials);
+        let root = of("0").ok().unwrap();
+        assert_eq!((root.uid, root.fsgid, root.effective), (100_000, 100_000, Capabilities::all()));
+        assert!(root.capable_here(Capabilities::SYS_ADMIN) && !root.capable(Capabilities::SYS_ADMIN));
+        let ann = of("ann").ok().unwrap();
+        assert_eq!((ann.uid, ann.gid, ann.groups), (101_000, 101_001, Vec::from([100_029])));
+        assert_eq!(ann.permitted, Capabilities::empty());
+        let says = |spec| of(spec).err().unwrap().1;
+        assert_eq!(says("1001:0"), "user 1001 has no id in the container's uid_map");
+        assert_eq!(says("0:1002"), "group 1002 has no id in the container's gid_map");
     }
 }

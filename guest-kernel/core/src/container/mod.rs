@@ -5,13 +5,17 @@
 //! terms of [`ringfence_protocol::container`].
 //!
 //! A [`Container`] is *created*, *running*, *stopped*, in this order, and then removed. Until it is stopped it has a
-//! [`World`]: namespaces of each kind but user namespaces, a mount namespace with a root of its own, a control group. Its
+//! [`World`]: namespaces of each kind, a mount namespace with a root of its own, a control group. Its
 //! first process is number 1 in its pid namespace, so that its end is the end of all others in there, by the rules of pid
 //! namespaces. When that is done the world is let go; the exit status stays until the container is removed.
 //!
-//! The first container, `main`, is the program of `ringfence run`. It has the namespaces the kernel begins with and, unless
-//! it is given limits, the root control group, so that nothing it does is translated or counted. The others are not below it,
-//! though: their pid namespaces are hidden from the first one ([`crate::ns::pid`]), their groups are in no directory
+//! Without id maps its user namespace is the first: what is root in it is root of the sandbox. With them it has one of its own,
+//! which owns all its other namespaces: its root has every capability over those and none over anything else. Owners of files
+//! that it shares with other containers are seen through the maps; in its own view of the image they are its own ids.
+//!
+//! The first container, `main`, is the program of `ringfence run`. Unless it is given maps it has the namespaces the kernel
+//! begins with and, if it has no limits either, the root control group, so that nothing it does is translated or counted. The
+//! others are not below it, though: their pid namespaces are hidden from the first one ([`crate::ns::pid`]), their groups are in no directory
 //! ([`crate::cgroup::container`]), and their terminals and `/dev` are their own. When `main` ends the machine is
 //! switched off.
 //!
@@ -44,7 +48,7 @@ use alloc::{
 
 use ringfence_protocol as protocol;
 pub use ringfence_protocol::FIRST_CONTAINER;
-use ringfence_protocol::{ContainerState, ContainerStatus, INIT_PROCESS};
+use ringfence_protocol::{ContainerState, ContainerStatus, INIT_PROCESS, ids::check_maps};
 
 use crate::{
     TaskRef,
@@ -92,6 +96,8 @@ pub enum Connected {
 pub struct World {
     /// The container's number, never used twice; 0 is the first.
     container: u32,
+    /// The first one, unless it was given maps.
+    user_ns: Arc<UserNamespace>,
     namespaces: Arc<Namespaces>,
     pid_ns: Arc<PidNamespace>,
     mounts: Arc<MountNamespace>,
@@ -270,6 +276,7 @@ pub fn create(
     let host = spec.hostname.as_deref().unwrap_or(name);
     check_host_name(host)?;
     check_limits(&spec.limits)?;
+    check_maps(&spec.uid_map, &spec.gid_map).map_err(|why| (Errno::EINVAL, why))?;
     let taken = |all: &BTreeMap<String, Arc<Container>>| {
         if all.contains_key(name) {
             return Err((Errno::EEXIST, format!("there is a container `{name}` already")));
@@ -312,18 +319,22 @@ fn make_world(name: &str, host: &str, spec: &protocol::Container, first: bool) -
         *next = number.checked_add(1).ok_or((Errno::ENOSPC, String::from("too many containers")))?;
         number
     };
+    let (user_ns, ids) = make_user_namespace(spec)?;
+    let user = &user_ns;
+    // What the kernel begins with is the first container's, unless it is to be less than root there.
+    let first = first && user.is_initial();
     let unlimited = spec.limits == protocol::Limits::default();
     let group = match first && unlimited {
         true => None,
         false => {
-            let made = cgroup::container::make(name, &spec.limits);
+            let made = cgroup::container::make(name, &spec.limits, ids);
             Some(made.map_err(|e| (e, String::from("there are too many control groups")))?)
         }
     };
     let traces = Traces { container: number, group: group.clone() };
-    let user = UserNamespace::initial();
     let mut namespaces = (**Namespaces::initial()).clone();
-    let pid_ns = if first { PidNamespace::initial().clone() } else { PidNamespace::for_container(number) };
+    let initial = PidNamespace::initial();
+    let pid_ns = if first { initial.clone() } else { PidNamespace::for_container(number, user) };
     if let Some(group) = &group {
         namespaces.cgroup = CgroupNamespace::new(user, group.clone());
     }
@@ -335,11 +346,23 @@ fn make_world(name: &str, host: &str, spec: &protocol::Container, first: bool) -
     }
     namespaces.uts.set_host(host.to_owned());
     let namespaces = Arc::new(namespaces);
-    let mounter = Mounter { namespaces: namespaces.clone(), pid_ns: pid_ns.clone(), ids: (0, 0) };
+    let mounter =
+        Mounter { namespaces: namespaces.clone(), pid_ns: pid_ns.clone(), user_ns: user_ns.clone(), ids };
     let mounts = root::mount(&spec.root, &spec.mounts, &mounter)?;
     crate::control::phase("root_mounted");
-    let world = Arc::new(World { container: number, namespaces, pid_ns, mounts, group });
+    let world = Arc::new(World { container: number, user_ns, namespaces, pid_ns, mounts, group });
     Ok(Owned { world, _traces: traces })
+}
+
+/// The user namespace of a container, and its root's ids; without root, those of nobody.
+fn make_user_namespace(spec: &protocol::Container) -> Result<(Arc<UserNamespace>, (u32, u32)), Failed> {
+    if spec.uid_map.is_empty() {
+        return Ok((UserNamespace::initial().clone(), (0, 0)));
+    }
+    let made = UserNamespace::for_container(&spec.uid_map, &spec.gid_map);
+    let ns = made.map_err(|e| (e, format!("cannot make a user namespace with these maps: {e}")))?;
+    let ids = ns.of_image(0, 0);
+    Ok((ns, ids))
 }
 
 fn check_name(name: &str) -> Result<(), Failed> {

@@ -57,7 +57,7 @@ pub fn set_disk_mounts(mounts: &[DiskMount]) {
 
 /// Makes the mount namespace of a container.
 pub fn mount(root: &Root, volumes: &[VolumeMount], mounter: &Mounter) -> Result<Arc<MountNamespace>, Failed> {
-    let top = base(root)?;
+    let top = base(root, mounter)?;
     let flags = if root.base == Base::Image { MountFlags::READ_ONLY } else { top.mount().flags() };
     let flags = flags | MountFlags::RELATIME;
     let walk = Walk { subject: Subject::ROOT, root: top.clone(), task: None };
@@ -65,7 +65,8 @@ pub fn mount(root: &Root, volumes: &[VolumeMount], mounter: &Mounter) -> Result<
         .resolve(&top, root.path.as_bytes(), WalkFlags::DIRECTORY | WalkFlags::FOLLOW)
         .map_err(|e| (Errno::EINVAL, format!("cannot use `{}` as the root directory: {e}", root.path)))?;
     let superblock = place.mount().superblock().clone();
-    let namespace = MountNamespace::new(Mount::new(superblock, place.dentry().clone(), flags, b"root"));
+    let namespace =
+        MountNamespace::new(Mount::new(superblock, place.dentry().clone(), flags, b"root"), &mounter.user_ns);
     for &(kind, place, options, flags) in PSEUDO {
         match mount_pseudo(&namespace, mounter, kind, place, options, flags) {
             // A root without the directory, which cannot be made either, does without the mount.
@@ -122,8 +123,9 @@ fn make_directories(walk: &Walk<'_>, root: &Path, path: &str) -> Result<Path, Er
     Ok(at)
 }
 
-/// The root of the tree that the container's root is in.
-fn base(root: &Root) -> Result<Path, Failed> {
+/// The root of the tree that the container's root is in. In the container's own view of the image the image's ids are the
+/// container's; in what it shares with others, they are the sandbox's.
+fn base(root: &Root, mounter: &Mounter) -> Result<Path, Failed> {
     let out_of_memory = |e| (e, String::from("not enough memory for the root file system"));
     let image = || IMAGE.get().cloned().ok_or((Errno::ENODEV, String::from("the machine has no root image")));
     let fs: Arc<dyn FileSystem> = match root.base {
@@ -131,12 +133,14 @@ fn base(root: &Root) -> Result<Path, Failed> {
             let root = find(FIRST_CONTAINER).ok().and_then(|c| c.world()).and_then(|w| w.mounts.root());
             return root.ok_or((Errno::ENOENT, String::from("the first container has no files")));
         }
-        Base::Overlay => Tmpfs::over(image()?, &TmpfsOptions::default()),
+        Base::Overlay => Tmpfs::over_of(image()?, &TmpfsOptions::default(), &mounter.user_ns),
         Base::Image => image()?,
         Base::Volume(volume) => Fuse::volume(volume, root.cache)
             .map_err(|e| (e, format!("cannot use shared directory {volume} as the root: {e}")))?,
         Base::Empty => {
-            Tmpfs::new(&TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() }).map_err(out_of_memory)?
+            let (uid, gid) = mounter.ids;
+            Tmpfs::new(&TmpfsOptions { mode: 0o755, uid, gid, ..TmpfsOptions::default() })
+                .map_err(out_of_memory)?
         }
     };
     let superblock = Superblock::new(fs);
@@ -159,7 +163,8 @@ fn mount_pseudo(
         Err(Errno::ENOENT) => make_directory(&walk, &root, place)?,
         Err(e) => return Err(e),
     };
-    let superblock = Superblock::new(filesystems::create(kind.as_bytes(), options.as_bytes(), mounter)?);
+    let fs = filesystems::create(kind.as_bytes(), options.as_bytes(), mounter)?;
+    let superblock = Superblock::owned(fs, &mounter.user_ns);
     let dentry = superblock.root().clone();
     namespace.mount(&Mount::new(superblock, dentry, flags | MountFlags::RELATIME, kind.as_bytes()), at)
 }

@@ -30,14 +30,14 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Makes the pair and starts relaying; answers the slave, open for reading and writing.
+    /// Makes the pair, of a container and owned by `uid`, and starts relaying; answers the slave, open for reading and writing.
     pub fn start(
-        container: u32,
+        (container, uid): (u32, u32),
         stream: Arc<Stream>,
         rows: u16,
         cols: u16,
     ) -> Result<(Arc<Terminal>, FileRef)> {
-        let (master, slave) = crate::fs::tty::open_pty_pair(container, rows, cols)?;
+        let (master, slave) = crate::fs::tty::open_pty_pair(container, uid, rows, cols)?;
         let terminal = Arc::new(Terminal {
             master,
             stream: stream.clone(),

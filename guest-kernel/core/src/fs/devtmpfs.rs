@@ -32,13 +32,13 @@ const DIRECTORIES: &[(&str, u32)] = &[("pts", 0o755), ("shm", 0o1777), ("mqueue"
 
 static INSTANCES: Mutex<BTreeMap<u32, Arc<Tmpfs>>> = Mutex::new(BTreeMap::new());
 
-/// The devtmpfs of a container; made at the first call.
-pub fn instance(container: u32) -> Result<Arc<Tmpfs>> {
+/// The devtmpfs of a container; made at the first call, and owned by `ids`.
+pub fn instance(container: u32, ids: (u32, u32)) -> Result<Arc<Tmpfs>> {
     let mut instances = INSTANCES.lock();
     if let Some(fs) = instances.get(&container) {
         return Ok(fs.clone());
     }
-    let fs = make(container == 0)?;
+    let fs = make(container == 0, ids)?;
     instances.insert(container, fs.clone());
     Ok(fs)
 }
@@ -50,10 +50,10 @@ pub fn forget(container: u32) {
 }
 
 /// `disks`: with nodes for them, which only the first container has.
-fn make(disks: bool) -> Result<Arc<Tmpfs>> {
-    let fs = Tmpfs::named("devtmpfs", &TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() })?;
+fn make(disks: bool, (uid, gid): (u32, u32)) -> Result<Arc<Tmpfs>> {
+    let fs = Tmpfs::named("devtmpfs", &TmpfsOptions { mode: 0o755, uid, gid, ..TmpfsOptions::default() })?;
     let root = fs.root_inode().clone();
-    let add = |name: &str, kind, mode| root.create(name.as_bytes(), &NewInode { kind, mode, uid: 0, gid: 0 });
+    let add = |name: &str, kind, mode| root.create(name.as_bytes(), &NewInode { kind, mode, uid, gid });
     for (name, mode, id) in NODES {
         add(name, NewKind::CharDevice(*id), *mode)?;
     }

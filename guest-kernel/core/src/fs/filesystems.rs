@@ -11,7 +11,7 @@ use crate::{
     TaskRef,
     block::BlockDevice,
     errno::{Errno, Result},
-    ns::{Namespaces, PidNamespace},
+    ns::{Namespaces, PidNamespace, UserNamespace},
     sync::SpinLock,
 };
 
@@ -21,6 +21,8 @@ pub struct Mounter {
     pub namespaces: Arc<Namespaces>,
     /// Whose processes are shown.
     pub pid_ns: Arc<PidNamespace>,
+    /// Whose user and group numbers count.
+    pub user_ns: Arc<UserNamespace>,
     /// Who owns what is made.
     pub ids: (u32, u32),
 }
@@ -30,7 +32,8 @@ impl Mounter {
     pub fn of(task: &TaskRef) -> Mounter {
         let credentials = task.credentials();
         let ids = (credentials.fsuid, credentials.fsgid);
-        Mounter { namespaces: task.namespaces(), pid_ns: task.process().pid_ns.clone(), ids }
+        let user_ns = credentials.user_ns.clone();
+        Mounter { namespaces: task.namespaces(), pid_ns: task.process().pid_ns.clone(), user_ns, ids }
     }
 }
 
@@ -124,7 +127,7 @@ pub fn create(kind: &[u8], options: &[u8], mounter: &Mounter) -> Result<Arc<dyn 
         }
         b"ramfs" => return Ok(Tmpfs::named("ramfs", &ramfs_options(options, mounter))?),
         b"mqueue" => return Ok(mounter.namespaces.ipc.objects().mqueue.fs()),
-        b"devtmpfs" => return Ok(devtmpfs::instance(mounter.pid_ns.container())?),
+        b"devtmpfs" => return Ok(devtmpfs::instance(mounter.pid_ns.container(), mounter.ids)?),
         _ => {}
     }
     let found = EXTRA.lock().iter().find(|(name, _)| name.as_bytes() == kind).map(|(_, c)| *c);

@@ -27,7 +27,10 @@ impl World {
     pub fn new(fs: Arc<dyn FileSystem>) -> World {
         let superblock = Superblock::new(fs);
         let dentry = superblock.root().clone();
-        let namespace = MountNamespace::new(Mount::new(superblock, dentry, MountFlags::empty(), b"test"));
+        let namespace = MountNamespace::new(
+            Mount::new(superblock, dentry, MountFlags::empty(), b"test"),
+            crate::ns::UserNamespace::initial(),
+        );
         World { root: namespace.root().unwrap(), namespace, subject: Subject::ROOT }
     }
 

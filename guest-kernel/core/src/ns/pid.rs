@@ -45,6 +45,8 @@ pub struct PidNamespace {
     level: u32,
     /// The number of the container it belongs to; 0 for the first, whose numbers are the kernel's.
     container: u32,
+    /// It is the outermost one of a container.
+    top: bool,
     numbers: SpinLock<Numbers>,
     /// Its init has ended: nothing new may begin in it.
     dead: AtomicBool,
@@ -63,12 +65,13 @@ impl PidNamespace {
         id: u64,
         owner: &Arc<UserNamespace>,
         parent: Option<Arc<PidNamespace>>,
-        container: u32,
+        (container, top): (u32, bool),
     ) -> Arc<PidNamespace> {
         Arc::new(PidNamespace {
             id,
             owner: owner.clone(),
             container,
+            top,
             level: parent.as_ref().map_or(0, |p| p.level + 1),
             parent,
             numbers: SpinLock::new(Numbers { known: BTreeMap::new(), next: INIT }),
@@ -80,7 +83,7 @@ impl PidNamespace {
     /// The first one.
     pub fn initial() -> &'static Arc<PidNamespace> {
         static INITIAL: Once<Arc<PidNamespace>> = Once::new();
-        INITIAL.call_once(|| Self::make(0xefff_fffc, UserNamespace::initial(), None, 0))
+        INITIAL.call_once(|| Self::make(0xefff_fffc, UserNamespace::initial(), None, (0, true)))
     }
 
     /// A child of `parent`. `ENOSPC` if that is too deep, `EINVAL` if `owner` is not below the parent's owner.
@@ -91,12 +94,13 @@ impl PidNamespace {
         if !owner.is_within(&parent.owner) {
             return Err(Errno::EINVAL);
         }
-        Ok(Self::make(next_id(), owner, Some(parent.clone()), parent.container))
+        Ok(Self::make(next_id(), owner, Some(parent.clone()), (parent.container, false)))
     }
 
-    /// The namespace of a container other than the first; `container` is its number.
-    pub fn for_container(container: u32) -> Arc<PidNamespace> {
-        Self::make(next_id(), UserNamespace::initial(), Some(Self::initial().clone()), container)
+    /// A container's own namespace below the first; `container` is its number. (That of the first container is the first, unless it
+    /// has a user namespace of its own.)
+    pub fn for_container(container: u32, owner: &Arc<UserNamespace>) -> Arc<PidNamespace> {
+        Self::make(next_id(), owner, Some(Self::initial().clone()), (container, true))
     }
 
     /// The number of the container it belongs to; 0 is the first.
@@ -113,7 +117,7 @@ impl PidNamespace {
     /// Whether it is the outermost one of a container.
     #[inline]
     pub fn is_top(&self) -> bool {
-        self.level == u32::from(self.is_hidden())
+        self.top
     }
 
     /// Inode number in `/proc/PID/ns`.

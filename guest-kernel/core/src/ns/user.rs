@@ -6,13 +6,16 @@
 //! without a number becomes 65534. The first namespace maps everything to itself, so for its tasks neither
 //! costs more than a comparison.
 //!
-//! Maps are written once, through `/proc/PID/{uid,gid}_map`.
+//! Maps are written once, through `/proc/PID/{uid,gid}_map`. That of a container which was asked for with maps has them from
+//! the beginning ([`UserNamespace::for_container`]).
 
 use alloc::{sync::Arc, vec::Vec};
 use core::{
     fmt,
     sync::atomic::{AtomicBool, Ordering},
 };
+
+use ringfence_protocol::{IdMap, IdRange};
 
 use super::next_id;
 use crate::{
@@ -26,7 +29,7 @@ pub const OVERFLOW_ID: u32 = 65534;
 /// How deep user namespaces may be nested.
 const LEVEL_MAX: u32 = 32;
 /// Lines of a map.
-const EXTENTS_MAX: usize = 340;
+const EXTENTS_MAX: usize = ringfence_protocol::ids::RANGES_MAX;
 
 /// Whether there ever was a second one.
 static MADE: AtomicBool = AtomicBool::new(false);
@@ -124,6 +127,18 @@ impl UserNamespace {
         }))
     }
 
+    /// The namespace of a container: below the first, of whose numbers the maps speak, and made by its root. `EINVAL`.
+    pub fn for_container(users: &IdMap, groups: &IdMap) -> Result<Arc<UserNamespace>> {
+        let maker = Credentials::root();
+        let ns = Self::create(&maker)?;
+        for (kind, map) in [(IdKind::User, users), (IdKind::Group, groups)] {
+            let extent = |r: &IdRange| Extent { first: r.inside, lower: r.outside, count: r.count };
+            let map: Vec<Extent> = map.0.iter().take(EXTENTS_MAX + 1).map(extent).collect();
+            ns.write_map(kind, &map, &maker)?;
+        }
+        Ok(ns)
+    }
+
     /// Inode number in `/proc/PID/ns`.
     pub fn id(&self) -> u64 {
         self.id
@@ -217,6 +232,13 @@ impl UserNamespace {
     #[inline]
     pub fn show_gid(&self, id: u32) -> u32 {
         if self.is_initial() { id } else { self.from_kernel(IdKind::Group, id).unwrap_or(OVERFLOW_ID) }
+    }
+
+    /// The kernel's ids of a file of which an image says these; 65534 for what has no number here.
+    #[inline]
+    pub fn of_image(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let kernel = |kind, id| self.to_kernel(kind, id).unwrap_or(OVERFLOW_ID);
+        if self.is_initial() { (uid, gid) } else { (kernel(IdKind::User, uid), kernel(IdKind::Group, gid)) }
     }
 
     /// Whether both ids of a file have a number here: only then do capabilities of this namespace count for it.
@@ -460,6 +482,22 @@ mod tests {
         assert!(!below.grants(&user(7), c));
         assert!(!inside.capable(c) && inside.capable_in(below, c));
         assert!(below.is_within(top) && !top.is_within(below));
+    }
+
+    #[test]
+    fn a_container_has_its_maps_from_the_beginning() {
+        let map = |ranges: &[(u32, u32, u32)]| {
+            let range = |&(inside, outside, count): &_| IdRange { inside, outside, count };
+            IdMap(ranges.iter().map(range).collect())
+        };
+        let ns =
+            UserNamespace::for_container(&map(&[(0, 1000, 10), (10, 0, 1)]), &map(&[(0, 7, 1)])).unwrap();
+        assert_eq!((ns.to_kernel(IdKind::User, 3), ns.to_kernel(IdKind::Group, 0)), (Some(1003), Some(7)));
+        assert_eq!((ns.show_uid(0), ns.show_gid(0)), (10, OVERFLOW_ID));
+        assert!(ns.may_setgroups() && ns.is_within(UserNamespace::initial()));
+        let bad = UserNamespace::for_container(&map(&[(0, 0, 5), (4, 9, 1)]), &map(&[(0, 0, 1)]));
+        assert_eq!(bad.err(), Some(Errno::EINVAL));
+        assert_eq!(UserNamespace::for_container(&map(&[]), &map(&[])).err(), Some(Errno::EINVAL));
     }
 
     #[test]

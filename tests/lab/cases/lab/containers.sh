@@ -29,7 +29,7 @@ check "its output is create's" "$(cat /tmp/c-a.out)" up
 # Each sees itself only.
 check "pids of a" "$(c exec a -- sh -c 'echo /proc/[0-9]*; tr "\0" " " < /proc/1/cmdline | cut -c1-7 | head -n 1' | tr '\n' ' ')" "/proc/1 /proc/2 python3 "
 check "pids of b" "$(c exec b -- sh -c 'cat /proc/1/comm; kill -0 2; echo $?' 2>/dev/null | tr '\n' ' ')" "sleep 0 "
-check "pids of main" "$(c exec main -- sh -c 'cat /proc/[0-9]*/comm | sort | tr "\n" " "')" "cat sh sh sort tr "
+check "pids of main" "$(c exec main -- sh -c 'for p in /proc/[0-9]*; do read name < $p/comm; echo $name; done' | tr '\n' ' ')" "sh sh "
 check "no pid of others" "$(c exec main -- sh -c 'kill -0 4194304; kill -0 4194305' 2>&1 | grep -c 'No such process')" 2
 check "host names" "$(c exec a -- hostname) $(c exec b -- hostname) $(c exec main -- hostname)" "host-a b first"
 check "mounts" "$(c exec a -- grep -c mine /proc/mounts) $(c exec b -- grep -c mine /proc/mounts) $(c exec main -- grep -c mine /proc/mounts)" "0 0 1"
@@ -75,6 +75,35 @@ c rm a; check "rm" "$? $(state a)" "0 []"
 c create a --spec /tmp/c-b.json && c start a; check "the name again" "$(c exec a -- cat /proc/1/comm)" sleep
 check "main lives" "$(c exec main -- cat /proc/1/comm)" sh
 
+# A user namespace of its own: root inside is nobody special outside, and exec lands in it.
+maps='"uid_map": [{"inside": 0, "outside": 100000, "count": 60000}, {"inside": 65534, "outside": 5, "count": 1}], "gid_map": [{"inside": 0, "outside": 200000, "count": 65535}]'
+echo '{"process": {"args": ["sleep", "1000"]}, '"$maps"'}' | spec u
+c create u --spec /tmp/c-u.json; c start u
+check "uid_map" "$(c exec u -- cat /proc/self/uid_map /proc/1/gid_map /proc/self/setgroups | tr -s ' \n' ' ')" " 0 100000 60000 65534 5 1 0 200000 65535 allow "
+check "ids inside" "$(c exec u -- sh -c 'id; stat -c "%u %g" /etc/passwd / /dev /dev/null /dev/shm /proc/1; touch /srv/f; stat -c %u /srv/f; grep -E "CapEff|CapBnd" /proc/1/status' | tr -s '\t\n' ' ')" \
+    "uid=0(root) gid=0(root) groups=0(root) 0 0 0 0 0 0 0 0 0 0 0 0 0 CapEff: 000001ffffffffff CapBnd: 000001ffffffffff "
+check "users inside" "$(c exec u --user daemon -- sh -c 'id; grep CapEff /proc/self/status; cat /etc/shadow; kill -0 1; su --version' 2>&1 | grep -v util-linux | tr -s '\t\n' ' ')" \
+    "uid=1(daemon) gid=1(daemon) groups=1(daemon) CapEff: 0000000000000000 cat: /etc/shadow: Permission denied sh: 1: kill: Operation not permitted "
+check "exec joins its user namespace" "$(c exec u -- sh -c 'for n in cgroup ipc mnt net pid user uts; do [ $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) ] || echo $n; done; echo end')" end
+check "another one than main's" "$([ "$(c exec u -- readlink /proc/self/ns/user)" != "$(c exec main -- readlink /proc/self/ns/user)" ]; echo $?)" 0
+check "its namespaces are its own" "$(c exec u -- sh -c 'hostname changed && hostname; mount -t tmpfs x /mnt && echo mounted; mount -t proc x /mnt && echo proc; ipcmk -Q > /dev/null && echo ipc; mkdir /sys/fs/cgroup/below && echo group; unshare -n true && echo net; ionice -c 3 true && echo idle; setpriv --reuid 3 --regid 3 --clear-groups id -u' 2>&1 | tr '\n' ' ')" \
+    "changed mounted proc ipc group net idle 3 "
+check "nothing outside" "$(c exec u -- sh -c 'mknod /srv/n c 1 3; date -s 2020-01-01 > /dev/null; nice -n -5 true; sysctl -w vm.overcommit_memory=1; chown 61000 /srv/f' 2>&1 | grep -ciE 'not permitted|permission denied|invalid argument')" 5
+check "set-user-ID inside" "$(c exec u -- sh -c 'cp /usr/bin/id /srv/id; chmod 4755 /srv/id; setpriv --reuid 3 --regid 3 --clear-groups /srv/id -u')" 0
+check "a terminal is its user's" "$(python3 -c 'import pty,sys; pty.spawn(sys.argv[1:])' ringfence container --sandbox $sock exec u --user 7:7 --tty -- sh -c 'stat -c "%u %g %a" $(tty); : < $(tty) && echo opened' < /dev/null | tr '\r\n' '  ' | tr -s ' ')" "7 5 620 opened "
+c kill u KILL; c rm u
+echo '{"process": {"args": ["sh", "-c", "stat -c %u:%g /srv/note /etc/passwd; echo x > /srv/note; touch /tmp/of-u; stat -c %u:%g /tmp/of-u"]}, "root": {"base": "main"}, '"$maps"'}' | spec u
+check "shared files are seen through the map" "$(c run u --spec /tmp/c-u.json 2>&1 | tr '\n' ' ') $(c exec main -- stat -c %u:%g /tmp/of-u)" "65534:65534 65534:65534 sh: 1: cannot create /srv/note: Permission denied 0:0  100000:200000"
+echo '{"process": {"args": ["id", "-u"], "user": "60000"}, '"$maps"'}' | spec u
+check "a user without an id" "$(c run u --spec /tmp/c-u.json 2>&1)" "ringfence: user 60000 has no id in the container's uid_map"
+check "a whole sandbox" "$(ringfence run --image /srv/debian.erofs --uidmap 0:1000:10 --gidmap 0:1000:10 -- sh -c 'tr -s " " < /proc/self/uid_map; id -u; echo $$; stat -c %u /etc/passwd; hostname x && hostname; mknod /n c 1 3 2>&1 | grep -c permitted; exit 5' < /dev/null; echo $?)" " 0 1000 10
+0
+1
+0
+x
+1
+5"
+
 # run is all in one.
 echo '{"process": {"args": ["sh", "-c", "echo out; exit 9"]}, "root": {"base": "image"}}' | spec r
 check "run" "$(c run r --spec /tmp/c-r.json; echo $?) $(state r)" "out
@@ -91,6 +120,11 @@ bad "a taken name" '{"process": {"args": ["true"]}}' main 'already'
 bad "no program" '{"process": {"args": []}}' x 'no program was given'
 bad "memory" '{"process": {"args": ["true"]}, "limits": {"memory": 1}}' x 'at least 1 MiB'
 bad "cpu" '{"process": {"args": ["true"]}, "limits": {"cpu": {"quota_us": 1, "period_us": 1}}}' x 'period of CPU time'
+bad "maps that overlap" '{"process": {"args": ["true"]}, "uid_map": [{"inside": 0, "outside": 0, "count": 5}, {"inside": 4, "outside": 9, "count": 1}], "gid_map": [{"inside": 0, "outside": 0, "count": 1}]}' x 'ranges 0:0:5 and 4:9:1 overlap'
+bad "one map alone" '{"process": {"args": ["true"]}, "uid_map": [{"inside": 0, "outside": 0, "count": 5}]}' x 'gid_map is empty'
+bad "no ids in a range" '{"process": {"args": ["true"]}, "uid_map": [{"inside": 0, "outside": 0, "count": 0}], "gid_map": []}' x 'count is 0'
+bad "ids beyond the last" '{"process": {"args": ["true"]}, "uid_map": [{"inside": 9, "outside": 4294967290, "count": 9}], "gid_map": []}' x 'beyond the last id'
+bad "too many ranges" "$(python3 -c 'import json; m = [{"inside": n, "outside": n, "count": 1} for n in range(341)]; print(json.dumps({"process": {"args": ["true"]}, "uid_map": m, "gid_map": m}))')" x '341 ranges'
 bad "root" '{"process": {"args": ["true"]}, "root": {"path": "/nowhere"}}' x 'cannot use `/nowhere`'
 bad "user" '{"process": {"args": ["true"], "user": "eve"}}' x 'no user `eve`'
 bad "program" '{"process": {"args": ["/bin/nothing"]}}' x 'no program `/bin/nothing`' 127

@@ -73,4 +73,29 @@ PY
 # The script itself must be right about a native bash.
 python3 /tmp/drive.py native bash --norc > /tmp/native 2>&1 || { sed 's/^/natively: /' /tmp/native; exit 1; }
 python3 /tmp/drive.py ringfence run --image /srv/debian.erofs --tty -- bash --norc || exit 1
+
+# The same in a container of its own, which is gone at the end; and when its terminal goes away.
+sock=/tmp/terminal.sock; rm -f $sock; mkfifo /tmp/terminal-hold
+ringfence run --image /srv/debian.erofs --api-sock $sock -- sh -c 'echo ready; read line' < /tmp/terminal-hold > /tmp/terminal-main & main=$!
+exec 9> /tmp/terminal-hold
+for _ in $(seq 100); do grep -q ready /tmp/terminal-main && break; sleep 0.1; done
+c() { ringfence container --sandbox $sock "$@"; }
+echo '{"process": {"args": ["bash", "--norc"], "env": ["PATH=/usr/bin:/bin"]}}' > /tmp/terminal.json
+python3 /tmp/drive.py ringfence container --sandbox $sock run t --spec /tmp/terminal.json --tty || exit 1
+[ "$(c ls | wc -l)" = 2 ] && echo "ok: the container is gone" || { echo "FAIL: the container is still there"; exit 1; }
+cat > /tmp/leave.py <<'PY'
+import os, pty, sys
+exec(open("/tmp/drive.py").read().split("pid, fd = start")[0])
+pid, fd = start(sys.argv[1:])
+expect(fd, r"[#$] ")
+say(fd, "trap 'echo hung up > /dev/shm/seen' HUP; ps -o tty= -p $$; echo TERM=$TERM; sleep 100\r"); expect(fd, r"pts/0\r?\nTERM=dumb")
+os.close(fd)
+os.waitpid(pid, 0)
+PY
+python3 /tmp/leave.py ringfence container --sandbox $sock run t --spec /tmp/terminal.json --tty || exit 1
+[ "$(c ls | wc -l)" = 2 ] && echo "ok: ended by the terminal's end" || { echo "FAIL: it lives without its terminal"; exit 1; }
+expect-run 125 'needs a terminal on standard input' -- ringfence container --sandbox $sock run t --spec /tmp/terminal.json --tty < /dev/null || exit 1
+echo '{"process": {"args": ["true"], "streams": {"tty": {"rows": 1, "cols": 1}}}}' > /tmp/terminal.json
+expect-run 125 'use `run --tty`' -- ringfence container --sandbox $sock create t --spec /tmp/terminal.json || exit 1
+echo >&9; exec 9>&-; wait $main
 no-leftovers

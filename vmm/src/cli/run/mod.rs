@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringfence_jailer::SandboxId;
-use ringfence_protocol::{Container, Limits, Process, Root, Streams};
+use ringfence_protocol::{Container, IdMap, IdRange, Limits, Process, Root, Streams};
 
 use super::{Failure, Format, disk, units};
 use crate::api;
@@ -63,6 +63,13 @@ pub struct Args {
     /// User to run as, by name or number
     #[arg(long, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Give the program a user namespace of its own, in which N user ids from IN on are those from OUT on in the sandbox; several
+    /// ranges by several options
+    #[arg(long, value_name = "IN:OUT:N", requires = "gidmap", value_parser = shared::id_range)]
+    uidmap: Vec<IdRange>,
+    /// The same of group ids
+    #[arg(long, value_name = "IN:OUT:N", requires = "uidmap", value_parser = shared::id_range)]
+    gidmap: Vec<IdRange>,
     /// Host name of the sandbox
     #[arg(long, value_name = "NAME", default_value = "ringfence", value_parser = hostname)]
     hostname: String,
@@ -110,7 +117,7 @@ enum RootMode {
 }
 
 /// Options that describe the sandbox.
-const DESCRIBES: [&str; 21] = [
+const DESCRIBES: [&str; 23] = [
     "mount",
     "rootfs_mode",
     "image",
@@ -121,6 +128,8 @@ const DESCRIBES: [&str; 21] = [
     "env",
     "cwd",
     "user",
+    "uidmap",
+    "gidmap",
     "hostname",
     "tty",
     "strace",
@@ -237,6 +246,8 @@ impl Args {
                 mounts: Vec::new(),
                 hostname: Some(self.hostname),
                 limits: Limits::default(),
+                uid_map: IdMap(self.uidmap),
+                gid_map: IdMap(self.gidmap),
             }),
             jail: JailConfig {
                 enabled: !self.jail.no_jail,
@@ -249,6 +260,11 @@ impl Args {
     }
 }
 
+/// `TERM`, of which kind the terminal here is.
+pub(super) fn terminal_type() -> String {
+    format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "xterm".into()))
+}
+
 /// `PATH` and, for root, `HOME`; `TERM` with a terminal; then what was asked for, which wins.
 pub(super) fn environment(asked: &[String], tty: bool, has_user: bool) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned()];
@@ -256,7 +272,7 @@ pub(super) fn environment(asked: &[String], tty: bool, has_user: bool) -> Vec<St
         env.push("HOME=/root".into());
     }
     if tty {
-        env.push(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
+        env.push(terminal_type());
     }
     for entry in asked {
         let entry = match entry.split_once('=') {

@@ -51,8 +51,9 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     Ok(Mount { source, destination, read_only, cache, uid_map, gid_map })
 }
 
-fn id_range(text: &str) -> Result<IdRange, String> {
-    let wrong = || format!("`{text}` is no range of ids: FIRST-INSIDE:FIRST-ON-THE-HOST:COUNT");
+/// `IN:OUT:N`, for clap.
+pub fn id_range(text: &str) -> Result<IdRange, String> {
+    let wrong = || format!("`{text}` is no range of ids: FIRST-INSIDE:FIRST-OUTSIDE:COUNT");
     let mut numbers = text.split(':').map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(Result::ok).ok_or_else(wrong);
     let range = IdRange { inside: next()?, outside: next()?, count: next()? };

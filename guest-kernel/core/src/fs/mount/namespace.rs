@@ -43,9 +43,9 @@ pub struct MountNamespace {
 }
 
 impl MountNamespace {
-    /// A namespace with `root` as its root, owned by the first user namespace.
-    pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
-        Self::owned(alloc::vec![root], UserNamespace::initial())
+    /// A namespace with `root` as its root.
+    pub fn new(root: Arc<Mount>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {
+        Self::owned(alloc::vec![root], owner)
     }
 
     fn owned(mounts: Vec<Arc<Mount>>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {

@@ -134,10 +134,11 @@ impl TmpInode {
             FileType::Symlink => Body::Symlink(Box::default()),
             _ => Body::Special,
         };
+        let (uid, gid) = fs.owners.of_image(m.uid, m.gid);
         let attributes = Attributes {
             mode: m.mode,
-            uid: m.uid,
-            gid: m.gid,
+            uid,
+            gid,
             nlink: m.nlink,
             atime: m.atime,
             mtime: m.mtime,

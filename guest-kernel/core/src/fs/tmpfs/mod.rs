@@ -60,6 +60,7 @@ use crate::{
     drivers::balloon,
     errno::{Errno, Result},
     mm::commit,
+    ns::UserNamespace,
     sync::SpinLock,
 };
 
@@ -88,6 +89,8 @@ struct Shared {
     next_ino: AtomicU64,
     /// Every name but an inode's first counts as an inode; not over a lower file system, whose names nobody counts.
     counts_links: bool,
+    /// Whose numbers the owners of what is in the lower file system are.
+    owners: Arc<UserNamespace>,
     /// By number in the lower file system.
     known: SpinLock<HashMap<u64, Known>>,
 }
@@ -220,7 +223,7 @@ impl Tmpfs {
 
     /// An empty tmpfs that calls itself `name` (`devtmpfs`).
     pub fn named(name: &'static str, options: &TmpfsOptions) -> Result<Arc<Tmpfs>> {
-        let shared = Self::shared(options, 2);
+        let shared = Self::shared(options, 2, UserNamespace::initial());
         let &TmpfsOptions { mode, uid, gid, .. } = options;
         let root = TmpInode::create(&shared, &NewInode { kind: NewKind::Directory, mode, uid, gid })?;
         let rule = TmpfsOptions::default();
@@ -230,13 +233,23 @@ impl Tmpfs {
     /// A tmpfs over `lower`: the tree of `lower`, and changes to it in memory. `mode`, `uid` and `gid` of the
     /// options do not count.
     pub fn over(lower: Arc<dyn FileSystem>, options: &TmpfsOptions) -> Arc<Tmpfs> {
-        let shared = Self::shared(options, FIRST_OWN_INO);
+        Self::over_of(lower, options, UserNamespace::initial())
+    }
+
+    /// The same, where the ids of `lower` are those of `owners`: user 0 there owns what is user 0's in `lower`. (Linux: `lower`
+    /// is an idmapped mount.)
+    pub fn over_of(
+        lower: Arc<dyn FileSystem>,
+        options: &TmpfsOptions,
+        owners: &Arc<UserNamespace>,
+    ) -> Arc<Tmpfs> {
+        let shared = Self::shared(options, FIRST_OWN_INO, owners);
         let root = shared.known(lower.root());
         let (rule, made) = (TmpfsOptions::default(), *options);
         Arc::new(Tmpfs { shared, root, lower: Some(lower), name: "overlay", rule, made })
     }
 
-    fn shared(options: &TmpfsOptions, first_ino: u64) -> Arc<Shared> {
+    fn shared(options: &TmpfsOptions, first_ino: u64, owners: &Arc<UserNamespace>) -> Arc<Shared> {
         Arc::new(Shared {
             dev: alloc_anonymous_dev(),
             max_pages: AtomicU64::new(pages_of_size(options.size)),
@@ -245,6 +258,7 @@ impl Tmpfs {
             inodes: AtomicU64::new(0),
             next_ino: AtomicU64::new(first_ino),
             counts_links: first_ino < FIRST_OWN_INO,
+            owners: owners.clone(),
             known: SpinLock::new(HashMap::new()),
         })
     }

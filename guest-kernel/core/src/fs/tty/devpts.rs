@@ -22,6 +22,7 @@ use crate::{
         DeviceId, DirEntry, File, FileSystem, FileType, Inode, InodeRef, Metadata, OpenFlags, SetAttributes,
         StatFs, device, inode::alloc_anonymous_dev,
     },
+    ns::user::IdKind,
     sync::{Mutex, SpinLock},
 };
 
@@ -43,6 +44,8 @@ const FIRST_INO: u64 = 3;
 pub(super) struct Devpts {
     dev: u64,
     pairs: SpinLock<BTreeMap<u32, Weak<Pair>>>,
+    /// The group of its terminals.
+    group: u32,
     root: SpinLock<Metadata>,
     ptmx: SpinLock<Metadata>,
 }
@@ -51,14 +54,24 @@ static INSTANCES: Mutex<BTreeMap<u32, Arc<Devpts>>> = Mutex::new(BTreeMap::new()
 
 /// The instance of a container; made at the first call.
 fn instance(container: u32) -> Arc<Devpts> {
+    instance_for(container, (0, 0), TTY_GROUP)
+}
+
+/// The same; if it is made, it belongs to these.
+fn instance_for(container: u32, (uid, gid): (u32, u32), group: u32) -> Arc<Devpts> {
     let make = || {
         let dev = alloc_anonymous_dev();
         let mut ptmx = Metadata::new(dev, PTMX_INO, FileType::CharDevice, 0o666);
         ptmx.rdev = DeviceId::new(TTYAUX_MAJOR, PTMX_MINOR);
+        let mut root = Metadata::new(dev, ROOT_INO, FileType::Directory, 0o755);
+        for m in [&mut ptmx, &mut root] {
+            (m.uid, m.gid) = (uid, gid);
+        }
         Arc::new(Devpts {
             dev,
             pairs: SpinLock::new(BTreeMap::new()),
-            root: SpinLock::new(Metadata::new(dev, ROOT_INO, FileType::Directory, 0o755)),
+            group,
+            root: SpinLock::new(root),
             ptmx: SpinLock::new(ptmx),
         })
     };
@@ -79,7 +92,8 @@ pub fn forget(container: u32) {
 /// Makes the file system type and the devices known.
 pub fn register() {
     crate::fs::filesystems::register("devpts", |_options, mounter| {
-        Ok(Arc::new(Mounted(instance(mounter.pid_ns.container()))))
+        let group = mounter.user_ns.to_kernel(IdKind::Group, TTY_GROUP).unwrap_or(mounter.ids.1);
+        Ok(Arc::new(Mounted(instance_for(mounter.pid_ns.container(), mounter.ids, group))))
     });
     device::register_char(TTYAUX_MAJOR, TTY_MINOR..=TTY_MINOR, open_tty);
     device::register_char(TTYAUX_MAJOR, PTMX_MINOR..=PTMX_MINOR, open_ptmx);
@@ -240,7 +254,7 @@ impl SlaveInode {
         let ino = FIRST_INO + u64::from(index);
         let mut m = Metadata::new(fs.dev, ino, FileType::CharDevice, 0o620);
         m.rdev = DeviceId::new(SLAVE_MAJOR, index);
-        (m.uid, m.gid, m.block_size) = (uid, TTY_GROUP, 1024);
+        (m.uid, m.gid, m.block_size) = (uid, fs.group, 1024);
         Arc::new(SlaveInode { index, fs: Arc::downgrade(fs), metadata: SpinLock::new(m) })
     }
 

@@ -25,11 +25,11 @@ pub struct Master {
     pub(super) pair: Arc<Pair>,
 }
 
-/// Makes a pair of a container for the kernel: its master, and the slave open for reading and writing. The slave shows as
+/// Makes a pair of a container for the kernel, owned by `uid`: its master, and the slave open for reading and writing. The slave shows as
 /// `/dev/pts/N`, where devpts has it.
-pub fn open_pty_pair(container: u32, rows: u16, cols: u16) -> Result<(Arc<Master>, FileRef)> {
+pub fn open_pty_pair(container: u32, uid: u32, rows: u16, cols: u16) -> Result<(Arc<Master>, FileRef)> {
     let window = WindowSize { rows, cols, ..WindowSize::default() };
-    let pair = devpts::allocate(container, Pair::termios_of_host(), window, 0)?;
+    let pair = devpts::allocate(container, Pair::termios_of_host(), window, uid)?;
     let master = Arc::new(Master { pair: pair.clone() });
     let slave = Slave::new(pair.clone(), None)?;
     let path = anonymous_path(pair.inode.clone(), &alloc::format!("/dev/pts/{}", pair.index));

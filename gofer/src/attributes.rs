@@ -47,7 +47,7 @@ impl Gofer {
             rustix::fs::chownat(&node.fd, c"", uid.map(Uid::from_raw), gid.map(Gid::from_raw), flags)?;
         }
         if valid.contains(SetattrValid::MODE) {
-            self.set_mode(node.name(), node.kind, to.st_mode)?;
+            self.set_mode(node.volume, node.name(), node.kind, to.st_mode)?;
         }
         let now = SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW;
         if valid.intersects(SetattrValid::ATIME | SetattrValid::MTIME | now) {
@@ -70,12 +70,15 @@ impl Gofer {
         Ok(())
     }
 
-    /// Sets the permission bits of the inode behind our own descriptor `name`.
-    fn set_mode(&self, name: String, kind: u32, mode: u32) -> io::Result<()> {
+    /// Sets the permission bits of the inode behind our own descriptor `name`. A file gets no set-id bit if its volume is not for
+    /// that: as Linux does for a group that one is not in, nothing is said, and the answer has the mode that it is.
+    fn set_mode(&self, volume: usize, name: String, kind: u32, mode: u32) -> io::Result<()> {
         if kind == libc::S_IFLNK {
             return Err(Errno::OPNOTSUPP.into());
         }
-        Ok(rustix::fs::chmodat(&self.proc, name, Mode::from_bits_truncate(mode & 0o7777), AtFlags::empty())?)
+        let keeps = kind == libc::S_IFDIR || self.settings(volume)?.set_id;
+        let mode = mode & if keeps { 0o7777 } else { 0o1777 };
+        Ok(rustix::fs::chmodat(&self.proc, name, Mode::from_bits_truncate(mode), AtFlags::empty())?)
     }
 
     /// Whose an inode made on behalf of `ctx` in `parent` is. `EPERM` if the host has no such id.
@@ -158,7 +161,7 @@ impl Gofer {
         }
         if kind != libc::S_IFLNK {
             let number = std::os::fd::AsRawFd::as_raw_fd(&made).to_string();
-            self.set_mode(number, kind, mode)?;
+            self.set_mode(parent.volume, number, kind, mode)?;
         }
         self.entry(parent.volume, made)
     }

@@ -66,7 +66,12 @@ impl Gofer {
     }
 
     pub(crate) fn volume(&self, node: &Node) -> io::Result<&Volume<()>> {
-        Ok(&self.volumes.get(node.volume).ok_or(Errno::STALE)?.0)
+        self.settings(node.volume)
+    }
+
+    /// Of a volume by its number.
+    pub(crate) fn settings(&self, volume: usize) -> io::Result<&Volume<()>> {
+        Ok(&self.volumes.get(volume).ok_or(Errno::STALE)?.0)
     }
 
     /// The node, if its volume may be changed. `EROFS`.
@@ -81,7 +86,8 @@ impl Gofer {
 
     /// A descriptor for the content of `node`.
     pub(crate) fn open_content(&self, node: &Node, write: bool) -> io::Result<Arc<std::fs::File>> {
-        self.state().opened.get(node, write, self.proc.as_fd())
+        let read_only = self.volume(node)?.read_only;
+        self.state().opened.get(node, write, read_only, self.proc.as_fd())
     }
 
     /// Tells the guest of an inode.

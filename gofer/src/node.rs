@@ -178,8 +178,15 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// A descriptor of `node`, which must be a regular file or a directory. `proc` is the gofer's own `/proc/self/fd`.
-    pub fn get(&mut self, node: &Node, write: bool, proc: BorrowedFd<'_>) -> io::Result<Arc<File>> {
+    /// A descriptor of `node`, which must be a regular file or a directory. `proc` is the gofer's own `/proc/self/fd`. Reading a
+    /// `read_only` volume leaves the times of access as they are, if the file is one's own or one may act as its owner.
+    pub fn get(
+        &mut self,
+        node: &Node,
+        write: bool,
+        read_only: bool,
+        proc: BorrowedFd<'_>,
+    ) -> io::Result<Arc<File>> {
         self.clock += 1;
         let fits = |at: &&mut (u64, bool, u64, Arc<File>)| at.0 == node.id && (at.1 || !write);
         if let Some((_, _, used, file)) = self.list.iter_mut().find(fits) {
@@ -198,7 +205,9 @@ impl Opened {
             let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
             rustix::fs::openat(proc, node.name(), flags, Mode::empty())
         };
-        let opened = match open(flags) {
+        let quietly = if read_only { OFlags::NOATIME } else { OFlags::empty() };
+        let opened = match open(flags | quietly) {
+            Err(Errno::PERM) if read_only => open(flags)?,
             // Without privilege: a file that may be written but not read.
             Err(Errno::ACCESS) if write => open(OFlags::WRONLY)?,
             opened => opened?,

@@ -44,6 +44,10 @@ impl Scratch {
     }
 
     fn gofer(&self, read_only: bool) -> Gofer {
+        self.gofer_with(read_only, false)
+    }
+
+    fn gofer_with(&self, read_only: bool, set_id: bool) -> Gofer {
         let proc = fs::File::open("/proc/self/fd").unwrap();
         // All tests of this process want the same.
         rustix::process::fchdir(&proc).unwrap();
@@ -55,6 +59,7 @@ impl Scratch {
         let volume = |root| Volume {
             root,
             read_only,
+            set_id,
             users: users.clone(),
             groups: groups.clone(),
             cache: Cache::default(),
@@ -175,7 +180,7 @@ impl Guest<'_> {
 #[test]
 fn a_file_is_read_written_and_listed() {
     let scratch = Scratch::new();
-    let gofer = scratch.gofer(false);
+    let gofer = scratch.gofer_with(false, true);
     let guest = Guest(&gofer);
     let root = guest.root();
     let file = guest.lookup(root, "file").unwrap();
@@ -422,6 +427,48 @@ fn owners_are_mapped_and_labels_are_not_for_the_guest() {
         assert_eq!(errno(gofer.getxattr(&ctx, file, label, 64)), libc::EOPNOTSUPP);
         assert_eq!(errno(gofer.removexattr(&ctx, file, label)), libc::EOPNOTSUPP);
     }
-    guest.set(file, SetattrValid::MODE, |to| to.st_mode = 0o2640).unwrap();
-    assert_eq!(fs::metadata(scratch.volume().join("file")).unwrap().permissions().mode() & 0o7777, 0o2640);
+}
+
+/// What is set-id in a volume is so on the host: not unless that is asked for, in whichever way it is set.
+#[test]
+fn set_id_bits_are_asked_for() {
+    for (asked, file_mode) in [(false, 0o1751), (true, 0o7751)] {
+        let scratch = Scratch::new();
+        let gofer = scratch.gofer_with(false, asked);
+        let (guest, ctx) = (Guest(&gofer), Context::new());
+        let root = guest.root();
+        let mode =
+            |name: &str| fs::metadata(scratch.volume().join(name)).unwrap().permissions().mode() & 0o7777;
+        let told = guest.make(root, "made", libc::S_IFREG | 0o7751).unwrap().attr.st_mode;
+        assert_eq!((mode("made"), told & 0o7777), (file_mode, file_mode));
+        let args =
+            fuse_backend_rs::abi::fuse_abi::CreateIn { flags: 2, mode: 0o7751, umask: 0, fuse_flags: 0 };
+        gofer.create(&ctx, root, c"created", args).unwrap();
+        assert_eq!(mode("created"), file_mode);
+        let file = guest.lookup(root, "file").unwrap().inode;
+        let told = guest.set(file, SetattrValid::MODE, |to| to.st_mode = 0o7751).unwrap().st_mode;
+        assert_eq!((mode("file"), told & 0o7777), (file_mode, file_mode));
+        // Of a directory it means whose group new files are of.
+        gofer.mkdir(&ctx, root, c"directory", 0o2750, 0).unwrap();
+        assert_eq!(mode("directory"), 0o2750);
+    }
+}
+
+/// To read is no change, either.
+#[test]
+fn reading_a_read_only_volume_leaves_its_times() {
+    let scratch = Scratch::new();
+    for name in ["file", "inside"] {
+        // Older than the last change, so that relatime would note a reading.
+        let file = fs::File::open(scratch.volume().join(name)).unwrap();
+        file.set_times(fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH)).unwrap();
+    }
+    let gofer = scratch.gofer(true);
+    let guest = Guest(&gofer);
+    let root = guest.root();
+    assert_eq!(guest.read(guest.lookup(root, "file").unwrap().inode).unwrap(), "content");
+    assert_eq!(guest.list(guest.lookup(root, "inside").unwrap().inode, 0, 9).len(), 3);
+    for name in ["file", "inside"] {
+        assert_eq!(fs::metadata(scratch.volume().join(name)).unwrap().atime(), 0, "{name}");
+    }
 }

@@ -14,6 +14,8 @@ pub struct Volume<F = OwnedFd> {
     pub root: F,
     /// Nothing of it may be changed.
     pub read_only: bool,
+    /// The guest may set set-user-ID and set-group-ID bits of files, which then hold on the host, too.
+    pub set_id: bool,
     /// User ids: in the sandbox, and on the host.
     pub users: IdMap,
     /// Group ids.
@@ -26,7 +28,7 @@ pub struct Volume<F = OwnedFd> {
 impl<F> Volume<F> {
     /// The same with another descriptor.
     pub fn with<G>(self, root: impl FnOnce(F) -> G) -> Volume<G> {
-        let Self { root: old, read_only, users, groups, cache } = self;
-        Volume { root: root(old), read_only, users, groups, cache }
+        let Self { root: old, read_only, set_id, users, groups, cache } = self;
+        Volume { root: root(old), read_only, set_id, users, groups, cache }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A run has two volumes, one of them read-only, beside a secret that nobody can know before. Whatever is asked:
 //! no answer holds the secret; it is as it was and nothing appears beside it; the read-only volume is to the nanosecond as it was;
-//! the other holds no device node, and nothing of another user or with another attribute than `user.` ones; no descriptor is left.
+//! the other holds no device node, no set-id file, and nothing of another user or with another attribute than `user.` ones; no descriptor
+//! is left.
 //!
 //! Under libFuzzer the process is in a [`cage`]: a server that is wrong damages nothing.
 
@@ -138,6 +139,7 @@ impl Place {
             Volume {
                 root: root.expect("the volume"),
                 read_only,
+                set_id: false,
                 users: IdMap::root_is(rustix::process::geteuid().as_raw()),
                 groups: IdMap::root_is(rustix::process::getegid().as_raw()),
                 cache: Default::default(),
@@ -198,6 +200,7 @@ fn no_more_than_files(top: &Path) {
     walk(top, &mut |path, found| {
         let kind = found.file_type();
         assert!(!kind.is_char_device() && !kind.is_block_device(), "a device node: {}", path.display());
+        assert!(found.is_dir() || found.mode() & 0o6000 == 0, "a set-id file: {}", path.display());
         assert_eq!((found.uid(), found.gid()), ours, "the owner of {}", path.display());
         let mut names = [0; 4096];
         let len = rustix::fs::llistxattr(path, &mut names).unwrap_or(0);

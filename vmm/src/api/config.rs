@@ -146,6 +146,9 @@ pub struct Mount {
     /// The host's side refuses every change.
     #[serde(default)]
     pub read_only: bool,
+    /// Set-id bits of files are set, and hold on the host, too.
+    #[serde(default)]
+    pub set_id: bool,
     /// What the guest believes without asking.
     #[serde(default)]
     pub cache: Cache,

@@ -137,6 +137,7 @@ fn documents_we_take_are_those_of_the_file() {
         source: "s".into(),
         destination: "/d".into(),
         read_only: true,
+        set_id: true,
         cache: Cache::None,
         uid_map: IdMap(vec![ids]),
         gid_map: IdMap(vec![ids]),

@@ -16,12 +16,12 @@ use rustix::fs::{Mode, OFlags};
 use crate::api::config::{Config, Image, Mount, check_destination};
 use crate::cli::Failure;
 
-/// `type=bind,src=DIR,dst=DIR[,ro][,cache=none|auto|always][,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]`, the syntax of other container
+/// `type=bind,src=DIR,dst=DIR[,ro][,suid][,cache=none|auto|always][,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]`, the syntax of other container
 /// tools, for clap.
 pub fn mount(text: &str) -> Result<Mount, String> {
     let (mut source, mut destination, mut kind) = (None, None, "bind");
     let (mut uid_map, mut gid_map) = (IdMap::default(), IdMap::default());
-    let (mut read_only, mut cache) = (false, Cache::default());
+    let (mut read_only, mut set_id, mut cache) = (false, false, Cache::default());
     for option in text.split(',') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         match (key, value) {
@@ -30,6 +30,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             ("dst" | "destination" | "target", value) => destination = Some(value.to_owned()),
             ("ro" | "readonly", "" | "true" | "1") => read_only = true,
             ("ro" | "readonly", "false" | "0") | ("rw", "") => read_only = false,
+            ("suid", "") => set_id = true,
+            ("nosuid", "") => set_id = false,
             ("cache", "none") => cache = Cache::None,
             ("cache", "auto") => cache = Cache::Auto,
             ("cache", "always") => cache = Cache::Always,
@@ -37,7 +39,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             ("gidmap", range) => gid_map.0.push(id_range(range)?),
             _ => {
                 return Err(format!(
-                    "`{option}` is no option of a mount: type=bind, src=, dst=, ro, cache=, uidmap=, gidmap="
+                    "`{option}` is no option of a mount: type=bind, src=, dst=, ro, suid, cache=, uidmap=, gidmap="
                 ));
             }
         }
@@ -48,7 +50,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     let source = source.filter(|path| !path.as_os_str().is_empty()).ok_or("a mount needs src=DIR")?;
     let destination = destination.ok_or("a mount needs dst=DIR")?;
     check_destination(&destination)?;
-    Ok(Mount { source, destination, read_only, cache, uid_map, gid_map })
+    Ok(Mount { source, destination, read_only, set_id, cache, uid_map, gid_map })
 }
 
 /// `IN:OUT:N`, for clap.
@@ -84,6 +86,8 @@ pub fn open(config: &Config) -> Result<Shared, Failure> {
             source: dir.to_owned(),
             destination: "/".into(),
             read_only: false,
+            // A root has programs like su, and is made with them.
+            set_id: true,
             cache: Cache::default(),
             uid_map: IdMap::default(),
             gid_map: IdMap::default(),
@@ -124,6 +128,7 @@ fn companion(sources: &[Mount]) -> Result<(OwnedFd, Companion), Failure> {
         order.push(Volume {
             root: FIRST_VOLUME + number as i32,
             read_only: mount.read_only,
+            set_id: mount.set_id,
             users: or(&mount.uid_map, rustix::process::geteuid().as_raw()),
             groups: or(&mount.gid_map, rustix::process::getegid().as_raw()),
             cache: mount.cache,
@@ -144,7 +149,8 @@ mod tests {
     fn mounts_are_parsed() {
         let parsed = mount("type=bind,src=/a b,dst=/c,ro,cache=none,uidmap=0:1000:1,uidmap=1:9:2").unwrap();
         assert_eq!((parsed.source.to_str(), parsed.destination.as_str()), (Some("/a b"), "/c"));
-        assert!(parsed.read_only && parsed.cache == Cache::None);
+        assert!(parsed.read_only && !parsed.set_id && parsed.cache == Cache::None);
+        assert!(mount("src=.,dst=/c,suid").unwrap().set_id);
         assert_eq!(parsed.uid_map.0[1], IdRange { inside: 1, outside: 9, count: 2 });
         assert!(!mount("src=.,dst=/c,rw").unwrap().read_only);
         for bad in [

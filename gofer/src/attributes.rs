@@ -81,8 +81,9 @@ impl Gofer {
         Ok(rustix::fs::chmodat(&self.proc, name, Mode::from_bits_truncate(mode), AtFlags::empty())?)
     }
 
-    /// Whose an inode made on behalf of `ctx` in `parent` is. `EPERM` if the host has no such id.
+    /// Whose an inode made on behalf of `ctx` in `parent` is. `EPERM` if the host has no such id, `ENFILE` if there may be no other.
     fn owner(&self, ctx: &Context, parent: &Node) -> io::Result<Owner> {
+        self.room()?;
         let volume = self.volume(parent)?;
         let uid = volume.users.outside(ctx.uid).ok_or(Errno::PERM)?;
         let gid = volume.groups.outside(ctx.gid).ok_or(Errno::PERM)?;

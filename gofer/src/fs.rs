@@ -46,7 +46,18 @@ impl Gofer {
     /// Serves `volumes`, which the guest finds as `0`, `1`, … in the root. `proc` is the gofer's own `/proc/self/fd`, which has
     /// to be the working directory, too (there are no system calls for extended attributes of an `O_PATH` descriptor).
     pub fn new(volumes: Vec<Volume>, proc: OwnedFd) -> io::Result<Self> {
-        let mut nodes = Nodes::new();
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let descriptors = descriptors.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        Self::with_descriptors(volumes, proc, descriptors)
+    }
+
+    /// The same with a limit of descriptors that is not the process's.
+    pub(crate) fn with_descriptors(
+        volumes: Vec<Volume>,
+        proc: OwnedFd,
+        descriptors: usize,
+    ) -> io::Result<Self> {
+        let mut nodes = Nodes::new(descriptors);
         let mut list = Vec::with_capacity(volumes.len());
         for (number, volume) in volumes.into_iter().enumerate() {
             let mut root = None;
@@ -88,6 +99,11 @@ impl Gofer {
     pub(crate) fn open_content(&self, node: &Node, write: bool) -> io::Result<Arc<std::fs::File>> {
         let read_only = self.volume(node)?.read_only;
         self.state().opened.get(node, write, read_only, self.proc.as_fd())
+    }
+
+    /// See [`Nodes::room`].
+    pub(crate) fn room(&self) -> io::Result<()> {
+        self.state().nodes.room()
     }
 
     /// Tells the guest of an inode.
@@ -180,6 +196,7 @@ impl FileSystem for Gofer {
         if parent == ROOT {
             return self.lookup_volume(name);
         }
+        self.room()?;
         let parent = self.node(parent)?;
         let fd = open_beneath(parent.fd.as_fd(), name, OFlags::PATH, Mode::empty())?;
         self.entry(parent.volume, fd)
@@ -292,6 +309,7 @@ impl FileSystem for Gofer {
             return Err(Errno::PERM.into());
         }
         let name = component(name)?;
+        self.room()?;
         // Through the gofer's own descriptor: the inode itself, whatever is at any name by now.
         rustix::fs::linkat(&self.proc, node.name(), &parent.fd, name, AtFlags::SYMLINK_FOLLOW)?;
         self.entry(node.volume, node.fd.try_clone()?)

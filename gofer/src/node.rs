@@ -24,6 +24,8 @@ const NAME_MAX: usize = 255;
 const MAX_OPENED: usize = 128;
 /// Most inodes the guest may know at a time, whatever the limit of descriptors is.
 pub const MAX_NODES: usize = 1 << 20;
+/// Descriptors that are no inodes the guest knows: content, the socket, eventfds, guest memory, and what a request needs meanwhile.
+const OTHERS: usize = MAX_OPENED + 64;
 
 /// Where a component may lead: to an entry of that very directory on that very mount.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -118,17 +120,25 @@ struct Entry {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Nodes {
     by_id: HashMap<u64, Entry>,
     by_key: HashMap<Key, u64>,
     last: u64,
+    most: usize,
 }
 
 impl Nodes {
-    /// None.
-    pub fn new() -> Self {
-        Self { last: ROOT, ..Self::default() }
+    /// None, and as many as `descriptors` are enough for.
+    pub fn new(descriptors: usize) -> Self {
+        let most = descriptors.saturating_sub(OTHERS).min(MAX_NODES);
+        Self { by_id: HashMap::new(), by_key: HashMap::new(), last: ROOT, most }
+    }
+
+    /// Whether the guest may be told of another inode, which is asked before anything is done for that. `ENFILE`: our guest kernel
+    /// forgets what it does not need, and asks again.
+    pub fn room(&self) -> io::Result<()> {
+        if self.by_id.len() < self.most { Ok(()) } else { Err(Errno::NFILE.into()) }
     }
 
     /// The inode with this number. `ESTALE` if there is none (any more).
@@ -144,9 +154,7 @@ impl Nodes {
             entry.told = entry.told.saturating_add(1);
             return Ok((entry.node.clone(), stat));
         }
-        if self.by_id.len() >= MAX_NODES {
-            return Err(Errno::NFILE.into());
-        }
+        self.room()?;
         self.last += 1;
         let kind = u32::from(stat.stx_mode) & libc::S_IFMT;
         let node = Arc::new(Node { id: self.last, fd, volume, kind });

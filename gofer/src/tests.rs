@@ -48,6 +48,10 @@ impl Scratch {
     }
 
     fn gofer_with(&self, read_only: bool, set_id: bool) -> Gofer {
+        self.gofer_of(read_only, set_id, 1 << 20)
+    }
+
+    fn gofer_of(&self, read_only: bool, set_id: bool, descriptors: usize) -> Gofer {
         let proc = fs::File::open("/proc/self/fd").unwrap();
         // All tests of this process want the same.
         rustix::process::fchdir(&proc).unwrap();
@@ -65,7 +69,7 @@ impl Scratch {
             cache: Cache::default(),
         };
         let volumes = vec![volume(open(&self.volume())), volume(open(&self.volume()))];
-        Gofer::new(volumes, OwnedFd::from(proc)).unwrap()
+        Gofer::with_descriptors(volumes, OwnedFd::from(proc), descriptors).unwrap()
     }
 }
 
@@ -427,6 +431,26 @@ fn owners_are_mapped_and_labels_are_not_for_the_guest() {
         assert_eq!(errno(gofer.getxattr(&ctx, file, label, 64)), libc::EOPNOTSUPP);
         assert_eq!(errno(gofer.removexattr(&ctx, file, label)), libc::EOPNOTSUPP);
     }
+}
+
+/// When there are no descriptors for another inode nothing is made that could not be told of, and to forget one helps.
+#[test]
+fn a_full_table_of_inodes_is_said_before_anything_is_done() {
+    let scratch = Scratch::new();
+    // The volume, twice by the same inode of the host, and one more.
+    let gofer = scratch.gofer_of(false, false, 128 + 64 + 3);
+    let (guest, ctx) = (Guest(&gofer), Context::new());
+    let root = guest.root();
+    let file = guest.lookup(root, "file").unwrap().inode;
+    assert_eq!(errno(guest.lookup(root, "inside")), libc::ENFILE);
+    assert_eq!(errno(guest.make(root, "new", libc::S_IFREG | 0o600)), libc::ENFILE);
+    assert_eq!(errno(gofer.mkdir(&ctx, root, c"new", 0o755, 0)), libc::ENFILE);
+    assert_eq!(errno(gofer.symlink(&ctx, c"x", root, c"new")), libc::ENFILE);
+    assert_eq!(errno(gofer.link(&ctx, file, root, c"new")), libc::ENFILE);
+    assert!(!scratch.volume().join("new").exists());
+    assert_eq!(guest.read(file).unwrap(), "content");
+    gofer.forget(&ctx, file, 1);
+    assert!(guest.make(root, "new", libc::S_IFREG | 0o600).is_ok());
 }
 
 /// What is set-id in a volume is so on the host: not unless that is asked for, in whichever way it is set.

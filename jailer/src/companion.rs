@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::config::is_root;
@@ -20,6 +21,8 @@ use crate::sys;
 
 /// Descriptors it may have open: an inode that the guest knows is one.
 pub const OPEN_FILES: u64 = 1 << 17;
+/// With fewer it is of no use.
+pub const LEAST_OPEN_FILES: u64 = 512;
 
 /// What it can do to the files of its mounts as root.
 pub fn capabilities() -> CapabilitySet {
@@ -113,6 +116,9 @@ impl Companion {
             if rustix::process::getppid() != Some(parent) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
+            let hard = getrlimit(Resource::Nofile).maximum;
+            let most = Some(hard.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES)));
+            setrlimit(Resource::Nofile, Rlimit { current: most, maximum: hard })?;
             // Signals of the terminal are the program's.
             rustix::process::setsid()?;
             sys::block_signals(false);

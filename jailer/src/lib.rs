@@ -38,7 +38,7 @@ pub mod monitor;
 pub mod runtime;
 mod sys;
 
-pub use companion::{Companion, Share};
+pub use companion::{Companion, LEAST_OPEN_FILES, Share};
 pub use config::{Identity, JailConfig, Limits, SandboxId};
 pub use monitor::{Monitor, Outcome, PATIENCE, Program};
 pub use sys::release_code;

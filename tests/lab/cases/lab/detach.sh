@@ -31,6 +31,19 @@ for _ in $(seq 200); do [ "$(ringfence logs mine | grep -v '^ringfence:' | tail 
 check "the end of the log" "$(ringfence logs mine | grep -v '^ringfence:' | tail -n 1)" 300000
 ringfence kill mine KILL
 
+# With a directory of the host: its server outlives the command, and goes with the sandbox.
+mkdir -p /tmp/d-volume; echo content > /tmp/d-volume/file
+check "a directory of the host" "$(cd /tmp; ringfence run -d --name mine --image $image --mount src=d-volume,dst=/mnt -- sh -c 'trap "echo bye > /mnt/bye; exit 7" TERM; cat /mnt/file; while :; do sleep 0.1; done')" mine
+for _ in $(seq 100); do [ "$(ringfence logs mine | grep -v '^ringfence:')" = content ] && break; sleep 0.1; done
+check "it is read" "$(ringfence logs mine | grep -v '^ringfence:')" content
+check "by exec, too" "$(ringfence exec mine -- sh -c 'echo more >> /mnt/file; cat /mnt/file'; cat /tmp/d-volume/file)" $'content\nmore\ncontent\nmore'
+ringfence wait mine > /tmp/d-wait & waiter=$!; sleep 0.3
+ringfence kill mine; wait $waiter; check "its end" "$? $(cat /tmp/d-wait /tmp/d-volume/bye)" $'0 7\nbye'
+no-leftovers || failed=1
+rm -r /tmp/d-volume
+check "no such directory" "$(ringfence run -d --image $image --mount src=/tmp/d-volume,dst=/mnt -- true 2>&1; echo $?)" "ringfence: cannot share /tmp/d-volume: .*
+125"
+
 # What cannot be started is said, with its code.
 check "no such program" "$(ringfence run -d --image $image -- no-such-program 2>&1; echo $?)" "ringfence: there is no program .*
 127"

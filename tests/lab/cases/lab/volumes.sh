@@ -61,6 +61,17 @@ done
 check "nothing changed" "$(head -1 share/file; ls share | tr '\n' ' ')" "ENDtent
 a absolute big busybox dir file way-out "
 
+# To read a read-only volume is no change; set-id bits are the host's to give.
+touch -a -d @1000 share/a/e; run --mount $volume,ro -- cat /mnt/v/a/e > /dev/null; check "ro leaves times of access" "$(stat -c %X share/a/e)" 1000
+touch -a -d @1000 share/a/e; run --no-jail --mount $volume,ro -- cat /mnt/v/a/e > /dev/null 2>&1; check "without a jail, too" "$(stat -c %X share/a/e)" 1000
+program='cd /mnt/v; cp /bin/true true; chmod 6755 true; stat -c %a true; mkdir -m 2755 group; stat -c %a group'
+check "set-id bits" "$(run --mount $volume -- sh -c "$program"; stat -c %a share/true; rm -r share/true share/group)" "755
+2755
+755"
+check "set-id bits that are asked for" "$(run --mount $volume,suid -- sh -c "$program"; stat -c %a share/true; rm -r share/true share/group)" "6755
+2755
+6755"
+
 # Links lead where they lead inside.
 check "links" "$(run --mount $volume --hostname box -- sh -c 'cat /mnt/v/way-out/secret; cat /mnt/v/absolute' 2>&1)" "cat: /mnt/v/way-out/secret: No such file or directory
 $(cat /srv/debian/etc/hostname 2> /dev/null || echo 'cat: /mnt/v/absolute: No such file or directory')"

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use ringfence_gofer::process::{COMMAND, FIRST_VOLUME};
 use ringfence_gofer::volume::{IdMap, IdRange, Volume};
-use ringfence_jailer::{Companion, Share};
+use ringfence_jailer::{Companion, LEAST_OPEN_FILES, Share};
 use ringfence_protocol::{Base, Cache, VolumeMount};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, getrlimit};
 
 use crate::api::config::{Config, Image, Mount, check_destination};
 use crate::cli::Failure;
@@ -109,6 +110,12 @@ pub fn open(config: &Config) -> Result<Shared, Failure> {
 }
 
 fn companion(sources: &[Mount]) -> Result<(OwnedFd, Companion), Failure> {
+    if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|most| *most < LEAST_OPEN_FILES) {
+        return Err(Failure::setup(format!(
+            "to share a directory takes an open file for each that the sandbox uses at a time: the hard limit, {most}, has to be \
+             {LEAST_OPEN_FILES} at least (ulimit -Hn)"
+        )));
+    }
     let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::setup(format!("no socket pair: {e}")))?;
     let (mut order, mut shares) = (Vec::new(), Vec::new());
     for (number, mount) in sources.iter().enumerate() {

@@ -16,6 +16,7 @@ use super::wire::{self, InHeader, InitIn, InitOut, OUT_HEADER, OutHeader, op};
 use crate::{
     drivers::fs::{Fs, RECEIVE, Request},
     errno::{Errno, Result},
+    fs::dentry,
 };
 
 /// Errors above are none of Linux's.
@@ -113,6 +114,18 @@ impl Connection {
 
     /// Asks; the bytes of the answer behind its header: the first ones in `head`, the others in the frames.
     fn exchange(&self, question: &Question<'_>, head: &mut [u8]) -> Result {
+        match self.exchange_once(question, head) {
+            // The other side has no room for another inode, and has done nothing. It keeps those that we know: the names that nobody
+            // uses here go, it is told so before it gets the same question, and then answers as if nothing had been.
+            Err(Errno::ENFILE) => {
+                dentry::shrink();
+                self.exchange_once(question, head)
+            }
+            result => result,
+        }
+    }
+
+    fn exchange_once(&self, question: &Question<'_>, head: &mut [u8]) -> Result {
         let header = self.header(question)?;
         let mut parts: Vec<&[u8]> = Vec::with_capacity(question.body.len() + 1);
         parts.push(header.as_bytes());

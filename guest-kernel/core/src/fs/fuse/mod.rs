@@ -73,8 +73,9 @@ pub use inode::FuseInode;
 
 /// How long `cache=auto` believes what it was told, in nanoseconds.
 const HOLD_NS: u64 = 1_000_000_000;
-/// Inodes to forget that may be remembered until there is room to say so.
-const MAX_FORGOTTEN: usize = 4096;
+/// Inodes to forget that may be remembered until there is room to say so: twice what the dentry cache holds, for one that is not
+/// told stays open on the host.
+const MAX_FORGOTTEN: usize = 1 << 17;
 /// `FUSE_SUPER_MAGIC`.
 const MAGIC: u64 = 0x6573_5546;
 

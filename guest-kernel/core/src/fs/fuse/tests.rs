@@ -144,6 +144,16 @@ fn answers_that_make_no_sense_are_eio() {
 }
 
 #[test]
+fn a_full_table_there_makes_us_forget_and_ask_again() {
+    let mut answers =
+        [Answer::error(-23), Answer::of(entry(5, attr(FILE, 3))), Answer::error(-23), Answer::error(-23)]
+            .into_iter();
+    let (_host, fs) = volume(Cache::Auto, move |_, _| answers.next().unwrap());
+    assert!(fs.root().lookup(b"x").is_ok());
+    assert_eq!(fs.root().lookup(b"y").err(), Some(Errno::ENFILE));
+}
+
+#[test]
 fn a_file_does_not_become_a_directory() {
     let mut asked = 0;
     let (_host, fs) = volume(Cache::None, move |header, _| match header.opcode {

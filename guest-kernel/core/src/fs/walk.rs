@@ -115,6 +115,8 @@ pub struct Walk<'a> {
 /// The text left to walk: the paths of the links followed, the original at the bottom.
 struct Rest<'p> {
     stack: SmallVec<[(Cow<'p, [u8]>, usize); 2]>,
+    /// The root has been looked at: at the beginning, or for `..`.
+    saw_root: bool,
 }
 
 impl<'p> Rest<'p> {
@@ -225,7 +227,8 @@ impl<'a> Walk<'a> {
         let absolute = path.first() == Some(&b'/');
         let mut at = if absolute { self.absolute(start, None, flags)? } else { start.clone() };
         let watch = flags.intersects(WalkFlags::SCOPED).then(Watch::new);
-        let mut rest = Rest { stack: SmallVec::new() };
+        let mut rest =
+            Rest { stack: SmallVec::new(), saw_root: absolute || flags.intersects(WalkFlags::SCOPED) };
         rest.stack.push((Cow::Borrowed(path), 0));
         let mut links = 0;
         let mut must_be_directory = flags.contains(WalkFlags::DIRECTORY);
@@ -240,6 +243,7 @@ impl<'a> Walk<'a> {
             let child = match rest.text(range) {
                 b"." => at.clone(),
                 b".." => {
+                    rest.saw_root = true;
                     let parent = self.up(&at, start, flags)?;
                     if watch.as_ref().is_some_and(|watch| !watch.is_quiet()) {
                         return Err(Errno::EAGAIN);
@@ -315,6 +319,11 @@ impl<'a> Walk<'a> {
             LinkTarget::Path(text) => {
                 match text.first() {
                     None => return Err(Errno::ENOENT),
+                    // Linux compares the mounts of `NO_XDEV` before it has found out what the root is: a link that is the first to
+                    // ask leads to another mount, whichever it is.
+                    Some(b'/') if flags.contains(WalkFlags::NO_XDEV) && !rest.saw_root => {
+                        return Err(Errno::EXDEV);
+                    }
                     Some(b'/') => *at = self.absolute(start, Some(at), flags)?,
                     Some(_) => {}
                 }

@@ -8,6 +8,7 @@ pub const TESTS: &[Test] = tests![
     in_root: openat2,
     no_links: openat2,
     no_mounts: openat2,
+    no_mounts_and_absolute_links: openat2,
     magic_links: openat2,
     roots_and_links: openat2,
     made_in_root: openat2,
@@ -118,6 +119,22 @@ fn no_mounts(t: &mut T) {
     }
     must!(mount, c"d", c"out", 0, libc::MS_BIND, 0);
     say!(t, "a bind mount: {} {}", try_open(AT_FDCWD.into(), "out/f", NO_XDEV), try_open(AT_FDCWD.into(), "out", NO_XDEV));
+}
+
+/// A link that begins with `/` and stays on the mount leads there only if the walk has come by the root before.
+fn no_mounts_and_absolute_links(t: &mut T) {
+    let d = prepare();
+    must!(symlink, c"/d/f", c"d/to-f");
+    must!(symlink, c"to-f", c"d/to-link");
+    must!(chroot, c".");
+    must!(chdir, c"/");
+    for path in ["to-f", "/d/to-f", "to-link", "/d/to-link", "../d/to-f", "../../d/to-link", "./to-f", "/d/../d/to-f"] {
+        let each = [0, NO_XDEV, NO_XDEV | IN_ROOT].map(|resolve| try_open(d, path, resolve));
+        say!(t, "{path}: {}", each.join(", "));
+    }
+    for path in ["d/to-f", "/d/to-f", "../d/to-f"] {
+        say!(t, "from here, {path}: {}", try_open(AT_FDCWD.into(), path, NO_XDEV));
+    }
 }
 
 fn magic_links(t: &mut T) {

@@ -427,6 +427,15 @@ fn posix_absolute(t: &mut T) {
     }
 }
 
+/// Waits until a timer that goes off once has done so.
+fn expired(id: i32) {
+    let mut value = [1i64; 4];
+    while value[2..] != [0, 0] {
+        must!(sched_yield);
+        must!(timer_gettime, id, out(&mut value));
+    }
+}
+
 fn posix_to_thread(t: &mut T) {
     handle(libc::SIGUSR1, note, 0, 0);
     let mut id = -1i32;
@@ -437,21 +446,26 @@ fn posix_to_thread(t: &mut T) {
     let (told_tid, tell) = pipe(0);
     let (ready, get_ready) = pipe(0);
     let worker = std::thread::spawn(move || {
-        must!(write, tell, p(&must!(gettid)), 8);
         mask(libc::SIG_BLOCK, bit(libc::SIGUSR1));
+        must!(write, tell, p(&must!(gettid)), 8);
+        while pending() & bit(libc::SIGUSR1) == 0 {
+            must!(sched_yield);
+        }
         must!(read, ready, out(&mut [0u8; 1]), 1);
-        pending() & bit(libc::SIGUSR1) != 0
+        let mut info = Info::default();
+        let got = call!(rt_sigtimedwait, p(&bit(libc::SIGUSR1)), out(&mut info), p(&[0u64; 2]), 8);
+        format!("{} code {}", result(got), info.code)
     });
     let mut tid = 0i64;
     must!(read, told_tid, out(&mut tid), 8);
     show!(t, timer_create, 1, p(&event(tid)), out(&mut id));
     must!(timer_settime, id, 0, p(&[0i64, 0, 0, MS]), 0);
-    sleep_ms(20);
-    say!(t, "to us: {}", told());
+    expired(id);
     write(get_ready, "x");
-    say!(t, "pending there: {:?}", worker.join().ok());
+    say!(t, "there: {:?}", worker.join().ok());
+    say!(t, "to us: {}", told());
     show!(t, timer_settime, id, 0, p(&[0i64, 0, 0, MS]), 0);
-    sleep_ms(10);
+    expired(id);
     say!(t, "the thread is gone: {}", told());
 }
 

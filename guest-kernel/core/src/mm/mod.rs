@@ -51,6 +51,7 @@ mod entry;
 mod fault;
 mod fork;
 pub mod huge;
+mod image;
 mod lock;
 mod map;
 mod mappable;
@@ -261,7 +262,7 @@ impl Mm {
         self.layout.read().image.clone()
     }
 
-    /// Changes the record of where the parts of the program lie (exec, `prctl(PR_SET_MM)`).
+    /// Changes the record of where the parts of the program lie (exec).
     pub fn update_image(&self, change: impl FnOnce(&mut Image)) {
         change(&mut self.layout.write().image);
     }

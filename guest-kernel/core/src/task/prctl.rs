@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::capability;
+use super::{Capabilities, capability};
 use crate::{
     errno::{Errno, Result},
     syscall::{Ctx, Syscall, UserAddr, UserPtr, UserStr},
@@ -18,6 +18,7 @@ mod pr {
     pub const GET_NAME: i32 = 16;
     pub const SET_TIMERSLACK: i32 = 29;
     pub const GET_TIMERSLACK: i32 = 30;
+    pub const SET_MM: i32 = 35;
     pub const SET_CHILD_SUBREAPER: i32 = 36;
     pub const GET_CHILD_SUBREAPER: i32 = 37;
     pub const GET_SECCOMP: i32 = 21;
@@ -51,6 +52,7 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
         pr::GET_NAME => UserPtr::new(a).write(&task.comm())?,
         pr::SET_TIMERSLACK => {} // timers here are exact: every slack is kept
         pr::GET_TIMERSLACK => return Ok(50_000),
+        pr::SET_MM => set_mm(ctx, a, b, [c, d])?,
         pr::SET_CHILD_SUBREAPER => process.is_subreaper.store(a != 0, Ordering::Relaxed),
         pr::GET_CHILD_SUBREAPER => {
             UserPtr::new(a).write(&i32::from(process.is_subreaper.load(Ordering::Relaxed)))?;
@@ -67,6 +69,16 @@ fn prctl(ctx: &mut Ctx<'_>, option: i32, a: u64, b: u64, c: u64, d: u64) -> Resu
         _ => return capability::prctl(ctx, option, [a, b, c, d]),
     }
     Ok(0)
+}
+
+fn set_mm(ctx: &Ctx<'_>, part: u64, addr: u64, rest: [u64; 2]) -> Result<()> {
+    if rest != [0, 0] {
+        return Err(Errno::EINVAL);
+    }
+    if !ctx.task.credentials().capable(Capabilities::SYS_RESOURCE) {
+        return Err(Errno::EPERM);
+    }
+    ctx.task.mm()?.set_part_of_image(part, addr)
 }
 
 const ARCH_SET_GS: i32 = 0x1001;
@@ -98,6 +110,6 @@ fn personality(ctx: &mut Ctx<'_>, persona: u32) -> Result {
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
     135 personality(persona: u32) Partial "PER_LINUX only; of the flags, ADDR_NO_RANDOMIZE";
-    157 prctl(option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) Partial "the options in the source; others EINVAL";
+    157 prctl(option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) Partial "the options in the source; others EINVAL; of PR_SET_MM not BRK, START_BRK, AUXV, EXE_FILE, MAP";
     158 arch_prctl(code: i32, addr: UserAddr) Full "";
 };

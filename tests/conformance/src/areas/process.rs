@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = tests![
     groups: setpgid getpgid getpgrp,
     sessions: setsid getsid,
     orphans: getppid prctl,
+    title: prctl,
     how_many: fork prlimit64,
 ];
 
@@ -162,6 +163,40 @@ fn sessions(t: &mut T) {
     });
     say!(t, "{ended}");
     show!(t, getsid, 999_999);
+}
+
+/// A program that says its arguments lie elsewhere shows those.
+fn title(t: &mut T) {
+    let of = |number: usize| {
+        let stat = content("/proc/self/stat");
+        let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(1).map(|f| f.parse().unwrap_or(0)).collect();
+        fields[number - 4]
+    };
+    let (arg_start, arg_end) = (of(48), of(49));
+    let text = b"a title\0that is long\0";
+    let at = pages(1);
+    for (address, byte) in (at..).zip(text) {
+        crate::sys::poke(address, *byte);
+    }
+    let end = at + text.len() as u64;
+    let (set, start_of, end_of) = (libc::PR_SET_MM, 8, 9);
+    // Wherever the page is, one of the two has to move first.
+    let (first, second) = if at < arg_start { ((start_of, at), (end_of, end)) } else { ((end_of, end), (start_of, at)) };
+    say!(t, "{}", result(call!(prctl, set, first.0, first.1, 0, 0)));
+    say!(t, "{}", result(call!(prctl, set, second.0, second.1, 0, 0)));
+    say!(t, "{:?}", content("/proc/self/cmdline"));
+    show!(t, prctl, set, start_of, end + 1, 0, 0);
+    show!(t, prctl, set, end_of, at - 1, 0, 0);
+    show!(t, prctl, set, end_of, end, 1, 0);
+    show!(t, prctl, set, end_of, end, 0, 1);
+    show!(t, prctl, set, 99, at, 0, 0);
+    show!(t, prctl, set, 0, at, 0, 0);
+    show!(t, prctl, set, 11, 4096, 0, 0);
+    show!(t, prctl, set, 11, u64::MAX, 0, 0);
+    show!(t, prctl, set, 11, (1u64 << 47) - 8192, 0, 0);
+    show!(t, prctl, set, 5, arg_end, 0, 0);
+    let ended = as_nobody(|| say!(t, "nobody: {}", result(call!(prctl, set, end_of, end, 0, 0))));
+    say!(t, "{ended}");
 }
 
 fn orphans(t: &mut T) {

@@ -63,8 +63,6 @@ const POLL_MSG: i32 = 3;
 const POLLMSG: u32 = 0x400;
 /// `si_band` of `POLL_MSG`.
 const MESSAGE: u32 = PollEvents::IN.union(PollEvents::RDNORM).bits() | POLLMSG;
-/// `SI_SIGIO`: for signals whose codes mean something else.
-const SI_SIGIO: i32 = -5;
 
 impl Owner {
     pub(super) fn new() -> Arc<Owner> {
@@ -189,9 +187,10 @@ fn allowed(s: &State, target: &Credentials) -> bool {
 /// The signal that was asked for, with what happened; SIGIO if none was or it is refused.
 fn send_with(s: &State, reason: i32, band: u32, send: impl Fn(SigInfo) -> Result<()>) {
     if let Some(signal) = Signal::new(i32::from(s.signal)) {
+        // Codes of these mean something else.
         let own_codes =
             [Signal::ILL, Signal::FPE, Signal::SEGV, Signal::BUS, Signal::TRAP, Signal::CHLD, Signal::SYS];
-        let code = if own_codes.contains(&signal) { SI_SIGIO } else { reason };
+        let code = if own_codes.contains(&signal) { code::SI_SIGIO } else { reason };
         let mut bytes = [0; 112];
         if let Some(to) = bytes.first_chunk_mut() {
             *to = u64::from(band).to_ne_bytes();

@@ -57,7 +57,7 @@ pub fn attach_child(parent: &Arc<Tracee>, child: &TaskRef) {
         tracee.state.lock().trap_pending = true;
         child.work().fetch_or(crate::sched::work::SIGNAL, Ordering::Release);
     } else {
-        child.signals.pending.push(SigInfo::user(Signal::STOP, code::SI_USER, 0, 0));
+        child.signals.pending.push(SigInfo::user(Signal::STOP, code::SI_USER, 0, 0), true);
         child.work().fetch_or(crate::sched::work::SIGNAL, Ordering::Release);
     }
 }

@@ -206,7 +206,7 @@ pub fn signal_stop(task: &TaskRef, regs: &mut UserRegs, info: SigInfo) -> Option
     if task.signals.mask().and(SigSet::of(signal)).is_empty() {
         return Some(info);
     }
-    task.signals.pending.push(info);
+    task.signals.pending.push(info, true);
     None
 }
 

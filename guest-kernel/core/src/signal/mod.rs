@@ -10,6 +10,7 @@
 //! | `types` | numbers, sets, actions, `siginfo` |
 //! | `state` | pending sets, masks, actions |
 //! | `send` | sending, and what sending does at once |
+//! | `limit` | how many may be queued |
 //! | `deliver` | the way to ring 3: choosing, default actions, restart |
 //! | `core_dump`, `core_file` | what the end of a process leaves behind |
 //! | `stop` | job control |
@@ -23,6 +24,7 @@ pub mod core_dump;
 pub mod core_file;
 mod deliver;
 mod frame;
+pub mod limit;
 mod send;
 mod state;
 pub mod stop;
@@ -37,7 +39,7 @@ pub use send::{
     force, kill_process, notify, notify_parent, queue_for_process, queue_for_task, send_from_host,
     send_to_group, send_to_process, send_to_task,
 };
-pub use state::{AltStack, Pending, SigHand, TaskSignals};
+pub use state::{AltStack, Pending, Reserved, SigHand, TaskSignals};
 pub(crate) use sys::may_send;
 pub use types::{SigAction, SigInfo, SigSet, Signal};
 

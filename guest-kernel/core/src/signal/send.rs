@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::{
+    limit::has_room,
     state::Pending,
     types::{Default, Fields, SIG_DFL, SaFlags, SigInfo, SigSet, Signal, code},
 };
@@ -46,7 +47,7 @@ pub fn queue_for_task(task: &TaskRef, info: SigInfo) -> Result<bool> {
     if ignored(&process, task, &info) {
         return Ok(false);
     }
-    push(&task.signals.pending, info)?;
+    push(task, &task.signals.pending, info)?;
     notify(task);
     super::signalfd_wake(&process);
     Ok(true)
@@ -68,7 +69,7 @@ pub fn queue_for_process(process: &Arc<Process>, info: SigInfo) -> Result<bool> 
     if threads.iter().all(|t| ignored(process, t, &info)) {
         return Ok(false);
     }
-    push(&process.shared_pending, info)?;
+    push(any, &process.shared_pending, info)?;
     let willing = |t: &&TaskRef| !t.signals.mask().has(info.signal) && !t.is_exiting();
     match threads.iter().find(willing) {
         Some(t) => notify(t),
@@ -113,7 +114,7 @@ pub fn force(task: &TaskRef, info: SigInfo) {
         sighand.set(info.signal, action);
         task.signals.store_mask(task.signals.mask().without(SigSet::of(info.signal)));
     }
-    let _ = task.signals.pending.push(info); // a standard signal: always accepted
+    let _ = task.signals.pending.push(info, true); // a standard signal: always accepted
     notify(task);
 }
 
@@ -129,11 +130,13 @@ pub fn kill_process(process: &Arc<Process>, status: ExitStatus) {
     }
 }
 
-fn push(pending: &Pending, info: SigInfo) -> Result<()> {
-    let refusable = matches!(info.code, code::SI_QUEUE | code::SI_TIMER);
-    if !pending.push(info) && refusable {
+/// Queues for `task` or its process. `EAGAIN` for a real-time signal that its user has no room for, unless `kill` sends it.
+fn push(task: &TaskRef, pending: &Pending, info: SigInfo) -> Result<()> {
+    let room = has_room(task, pending, &info);
+    if !room && info.signal.is_realtime() && info.code != code::SI_USER {
         return Err(Errno::EAGAIN);
     }
+    pending.push(info, room);
     Ok(())
 }
 

@@ -1,16 +1,45 @@
 //! What tasks and processes keep about signals.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ringfence_hal::{Access, Exception, USER_END};
 
-use super::types::{COUNT, SIG_DFL, SigAction, SigInfo, SigSet, Signal};
+use super::types::{COUNT, Fields, SIG_DFL, SigAction, SigInfo, SigSet, Signal};
 use crate::sync::SpinLock;
 
-/// How many queued signals a task or process may have; beyond it real-time signals are refused with EAGAIN
-/// and others lose their `siginfo`. Linux limits by `RLIMIT_SIGPENDING`, per user.
-const MAX_QUEUED: usize = 1024;
+/// How many queued signals a task or process may have, whatever `RLIMIT_SIGPENDING` says.
+const MAX_QUEUED: usize = 4096;
+
+/// Signals queued in the whole machine, and those set aside for timers: no user has more (see [`super::limit`]).
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many signals are queued or set aside, of all users.
+pub(super) fn queued_in_all() -> u64 {
+    QUEUED.load(Ordering::Relaxed) as u64
+}
+
+/// A signal set aside for a timer as long as it lives: it can always be queued.
+pub struct Reserved(());
+
+impl Reserved {
+    /// Sets one aside.
+    pub fn set_aside() -> Reserved {
+        QUEUED.fetch_add(1, Ordering::Relaxed);
+        Reserved(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        QUEUED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether it counts as one of its user's queued signals; a timer's was set aside before.
+fn is_counted(info: &SigInfo) -> bool {
+    !matches!(info.fields, Fields::Timer { .. })
+}
 
 /// Pending signals of a task or of a process.
 #[derive(Default)]
@@ -28,22 +57,30 @@ impl Pending {
     }
 
     /// Adds one. A standard signal that is pending already is dropped, unless it is a timer's, of which there is never more
-    /// than one; says whether there was room.
-    pub fn push(&self, info: SigInfo) -> bool {
+    /// than one. Without room it is pending all the same, but without its `siginfo`; says whether it has it.
+    pub fn push(&self, info: SigInfo, room: bool) -> bool {
         let mut queue = self.queue.lock();
         let bit = SigSet::of(info.signal);
         let counts = info.signal.is_realtime() || info.code == super::types::code::SI_TIMER;
         if !counts && !self.set().and(bit).is_empty() {
             return true;
         }
-        let room = queue.len() < MAX_QUEUED;
+        let room = room && queue.len() < MAX_QUEUED && queue.try_reserve(1).is_ok();
         if room {
             queue.push(info);
-        } else if counts {
-            return false;
+            QUEUED.fetch_add(usize::from(is_counted(&info)), Ordering::Relaxed);
         }
         self.set.fetch_or(bit.0, Ordering::Release);
-        true
+        room
+    }
+
+    /// How many it has, without those of timers.
+    pub(super) fn counted(&self) -> u64 {
+        if self.set() == SigSet::EMPTY {
+            0
+        } else {
+            self.queue.lock().iter().filter(|i| is_counted(i)).count() as u64
+        }
     }
 
     /// Takes the first one out of `allowed`.
@@ -54,7 +91,11 @@ impl Pending {
         let mut queue = self.queue.lock();
         let signal = self.set().and(allowed).first()?;
         let info = match queue.iter().position(|i| i.signal == signal) {
-            Some(i) => queue.remove(i),
+            Some(i) => {
+                let info = queue.remove(i);
+                QUEUED.fetch_sub(usize::from(is_counted(&info)), Ordering::Relaxed);
+                info
+            }
             None => SigInfo::user(signal, super::types::code::SI_USER, 0, 0),
         };
         if !queue.iter().any(|i| i.signal == signal) {
@@ -79,8 +120,18 @@ impl Pending {
             return;
         }
         let mut queue = self.queue.lock();
-        queue.retain(|i| !set.has(i.signal));
+        queue.retain(|i| {
+            let goes = set.has(i.signal);
+            QUEUED.fetch_sub(usize::from(goes && is_counted(i)), Ordering::Relaxed);
+            !goes
+        });
         self.set.fetch_and(!set.0, Ordering::Release);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.discard(self.set());
     }
 }
 

@@ -216,6 +216,9 @@ pub mod code {
     pub const SI_KERNEL: i32 = 0x80;
     pub const SI_QUEUE: i32 = -1;
     pub const SI_TIMER: i32 = -2;
+    pub const SI_MESGQ: i32 = -3;
+    pub const SI_ASYNCIO: i32 = -4;
+    pub const SI_SIGIO: i32 = -5;
     pub const SI_TKILL: i32 = -6;
     pub const ILL_ILLOPN: i32 = 2;
     pub const FPE_INTDIV: i32 = 1;

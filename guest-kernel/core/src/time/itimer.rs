@@ -37,6 +37,11 @@ pub struct ProcessTimers {
 }
 
 impl ProcessTimers {
+    /// How many POSIX timers there are.
+    pub fn posix_count(&self) -> u64 {
+        self.posix.lock().len() as u64
+    }
+
     /// Cancels all of them (exit, and POSIX timers at `execve`).
     pub fn clear(&self) {
         let real = self.real.lock().take();

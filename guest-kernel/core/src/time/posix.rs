@@ -22,16 +22,14 @@ use crate::{
     errno::{Errno, Result},
     sched::{Timer, TimerTarget},
     signal::{
-        self, SigInfo, Signal,
+        self, Reserved, SigInfo, Signal,
+        limit::user_has_room,
         types::{Fields, code},
     },
     sync::SpinLock,
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
-    task::{
-        Process,
-        limits::{Resource, UsageSum},
-    },
+    task::{Process, limits::UsageSum},
     time::TICKS_PER_SECOND,
 };
 use ringfence_hal as hal;
@@ -47,6 +45,8 @@ pub struct PosixTimer {
     value: u64,
     process: Weak<Process>,
     state: SpinLock<State>,
+    /// The signal set aside for it.
+    _signal: Reserved,
 }
 
 /// What a timer goes by.
@@ -321,8 +321,7 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         None => None,
     };
     // Each has a signal set aside, of those its user may have.
-    let limit = process.limits.soft(Resource::PendingSignals);
-    if process.timers.posix.lock().len() as u64 >= limit || timers_of_user(ctx.task) >= limit {
+    if !user_has_room(ctx.task) {
         return Err(Errno::EAGAIN);
     }
     let mut timers = process.timers.posix.lock();
@@ -343,8 +342,15 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         }
         _ => return Err(Errno::EINVAL),
     };
-    let timer =
-        PosixTimer { id, clock, notify, value, process: Arc::downgrade(process), state: SpinLock::default() };
+    let timer = PosixTimer {
+        id,
+        clock,
+        notify,
+        value,
+        process: Arc::downgrade(process),
+        state: SpinLock::default(),
+        _signal: Reserved::set_aside(),
+    };
     timers.insert(id, Arc::new(timer));
     drop(timers);
     if let Err(e) = out.write(&id) {
@@ -352,14 +358,6 @@ fn timer_create(ctx: &mut Ctx<'_>, clock: i32, event: UserPtr<SigEvent>, out: Us
         return Err(e);
     }
     Ok(0)
-}
-
-/// How many timers all processes of the caller's user have. Making one is rare, so nobody keeps count.
-fn timers_of_user(task: &TaskRef) -> u64 {
-    let uid = task.credentials().uid;
-    let theirs = |p: &Arc<Process>| p.threads().first().is_some_and(|t| t.credentials().uid == uid);
-    let processes = task.kernel().pids.processes();
-    processes.iter().filter(|p| theirs(p)).map(|p| p.timers.posix.lock().len() as u64).sum()
 }
 
 fn find(task: &TaskRef, id: i32) -> Result<Arc<PosixTimer>> {

@@ -9,6 +9,8 @@ pub const TESTS: &[Test] = tests![
     delivery: kill rt_sigaction,
     masks: rt_sigprocmask rt_sigpending,
     queue: rt_sigqueueinfo rt_sigtimedwait,
+    as_many_as_the_user_may: rt_sigqueueinfo rt_tgsigqueueinfo kill tgkill timer_create,
+    of_all_processes_of_the_user: rt_sigqueueinfo,
     standard_once: kill rt_sigpending,
     info_of_kill: kill tkill rt_sigqueueinfo,
     info_of_fault: rt_sigaction,
@@ -65,6 +67,90 @@ fn queue(t: &mut T) {
     }
     show!(t, rt_sigtimedwait, p(&set), 0, out(&mut [0u64, 2_000_000_000]), 8);
     show!(t, rt_sigtimedwait, p(&set), 0, out(&mut [0u64, 0]), 4);
+}
+
+/// Becomes a user that has nothing queued, and may have `limit` signals.
+fn somebody_with(limit: u64) {
+    must!(setresuid, 54_321, 54_321, 54_321);
+    must!(setrlimit, libc::RLIMIT_SIGPENDING, p(&[limit, limit]));
+    mask(libc::SIG_BLOCK, bit(34) | bit(35) | bit(libc::SIGUSR1) | bit(libc::SIGUSR2));
+}
+
+fn queue_to(pid: i64, signal: i32, value: i32) -> String {
+    let info = Info { signo: signal, code: -1, rest: value_of(value), ..Info::default() };
+    result(call!(rt_sigqueueinfo, pid, signal, p(&info)))
+}
+
+fn taken(signal: i32) -> String {
+    let mut info = Info::default();
+    let got = call!(rt_sigtimedwait, p(&bit(signal)), out(&mut info), p(&[0u64; 2]), 8);
+    format!("{} code {} value {}", result(got), info.code, info.value())
+}
+
+/// How many the user has queued, and may.
+fn queued() -> String {
+    let status = content("/proc/self/status");
+    status.lines().find(|line| line.starts_with("SigQ")).unwrap_or_default().replace('\t', " ")
+}
+
+/// What is too much is refused only if it is a real-time signal that does not come from `kill`; else it comes without details.
+fn as_many_as_the_user_may(t: &mut T) {
+    let ended = child(|| {
+        somebody_with(3);
+        say!(t, "{}", queued());
+        for value in 1..5 {
+            say!(t, "{}, {}", queue_to(own(), 34, value), queued());
+        }
+        let info = Info { signo: 34, code: -1, ..Info::default() };
+        show!(t, rt_tgsigqueueinfo, own(), own(), 34, p(&info));
+        show!(t, tgkill, own(), own(), 34);
+        show!(t, tgkill, own(), own(), libc::SIGUSR2);
+        show!(t, kill, own(), 35);
+        say!(t, "standard: {}", queue_to(own(), libc::SIGUSR1, 9));
+        show!(t, timer_create, 1, 0, out(&mut 0i32));
+        say!(t, "{}, pending {:x}", queued(), pending());
+        for signal in [35, libc::SIGUSR1, libc::SIGUSR2, 34] {
+            say!(t, "{}, {}", taken(signal), queued());
+        }
+        say!(t, "{}", queue_to(own(), 34, 5));
+        say!(t, "{}", taken(34));
+        show!(t, timer_create, 1, 0, out(&mut 0i32));
+        say!(t, "{}, {}", queue_to(own(), 34, 6), queued());
+        show!(t, timer_delete, 0);
+        say!(t, "{}", queue_to(own(), 34, 7));
+        must!(setrlimit, libc::RLIMIT_SIGPENDING, p(&[0u64, 0]));
+        say!(t, "none: {}", queue_to(own(), 35, 8));
+        dispose(35, 1);
+        say!(t, "ignored and blocked: {}", queue_to(own(), 35, 8));
+        mask(libc::SIG_UNBLOCK, bit(35));
+        say!(t, "ignored: {}", queue_to(own(), 35, 8));
+        0
+    });
+    say!(t, "{ended}");
+}
+
+/// The user's signals count wherever they are queued; the limit is the receiver's.
+fn of_all_processes_of_the_user(t: &mut T) {
+    let ended = child(|| {
+        somebody_with(4);
+        let (tell, told) = (pipe(0), pipe(0));
+        let other = fork(|| {
+            must!(setrlimit, libc::RLIMIT_SIGPENDING, p(&[2u64, 4]));
+            write(told.1, "x");
+            must!(read, tell.0, out(&mut [0u8; 1]), 1);
+            0
+        });
+        must!(read, told.0, out(&mut [0u8; 1]), 1);
+        say!(t, "{} {}", queue_to(other, 34, 1), queue_to(own(), 34, 2));
+        say!(t, "{} {}", queue_to(other, 34, 3), queue_to(own(), 34, 4));
+        say!(t, "{} {}", queue_to(other, 34, 5), queue_to(own(), 34, 6));
+        say!(t, "{} {}", queue_to(own(), 34, 7), queued());
+        write(tell.1, "x");
+        say!(t, "{}", wait(other));
+        say!(t, "{} {} {}", queued(), queue_to(own(), 34, 8), queue_to(own(), 34, 9));
+        0
+    });
+    say!(t, "{ended}");
 }
 
 fn value_of(value: i32) -> [i32; 28] {

@@ -9,7 +9,7 @@ use crate::{
     ns::PidView,
     sched::{self, CpuTimes, realtime::Policy},
     signal::{
-        SigSet, Signal,
+        self, SigSet, Signal,
         types::{SIG_DFL, SIG_IGN},
     },
     task::{
@@ -175,7 +175,7 @@ pub(super) fn status(s: &Scope<'_>, out: &mut Text) -> Result<()> {
     }
     emit!(out, "Threads:\t{}\n", p.threads().len().max(1));
     let pending = task.map_or(SigSet::EMPTY, |task| task.signals.pending.set());
-    let queued = (pending.0.count_ones() + p.shared_pending.set().0.count_ones()) as u64;
+    let queued = task.map_or(0, |task| signal::limit::queued_of_user(task.credentials().uid));
     emit!(out, "SigQ:\t{queued}/{}\n", p.limits.soft(Resource::PendingSignals));
     let (ignored, caught) = dispositions(p);
     let blocked = task.map_or(SigSet::EMPTY, |task| task.signals.mask());

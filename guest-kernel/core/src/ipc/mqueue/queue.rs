@@ -8,7 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    signal::{self, SigInfo, Signal, types::Fields},
+    signal::{
+        self, SigInfo, Signal,
+        types::{Fields, code},
+    },
     sync::{self, Interruptible, PollEvents, SpinLock, WaitError, WaitQueue, wait_event},
     task::Process,
 };
@@ -136,11 +139,10 @@ impl MessageQueue {
         if let Some(notify) = notify
             && let (Some(process), Some(signal)) = (notify.process.upgrade(), notify.signal)
         {
-            const SI_MESGQ: i32 = -3;
             let (pid, uid) = (task.process().pid, task.credentials().uid);
             let fields = Fields::Queued { pid, uid, value: notify.value };
             // A queue of signals that is full loses it, as on Linux.
-            let _ = signal::send_to_process(&process, SigInfo { signal, code: SI_MESGQ, fields });
+            let _ = signal::send_to_process(&process, SigInfo { signal, code: code::SI_MESGQ, fields });
         }
         Ok(())
     }

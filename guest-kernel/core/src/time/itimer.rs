@@ -61,10 +61,33 @@ impl ProcessTimers {
 }
 
 /// ITIMER_REAL while it runs.
+///
+/// As on Linux, its next period begins when its signal is taken: one that is pending tells nothing new, and a short period would
+/// have the kernel do nothing else.
 struct Armed {
     deadline: u64,
     interval: u64,
-    _timer: Timer,
+    /// `None` until the signal of a period is taken.
+    timer: Option<Timer>,
+}
+
+impl Armed {
+    /// Sets it for its next period, not sooner than at `from`. Periods that passed unnoticed are not made up for.
+    fn next(&mut self, process: &Arc<Process>, from: u64) {
+        if let Some((_, deadline)) = super::next_period(self.deadline, self.interval, from) {
+            self.deadline = deadline;
+            self.timer = Some(Timer::start(deadline, Arc::new(Alarm(Arc::downgrade(process)))));
+        }
+    }
+}
+
+/// SIGALRM has been taken from the queue.
+pub(super) fn alarm_taken(process: &Arc<Process>) {
+    if let Some(armed) = &mut *process.timers.real.lock()
+        && armed.timer.is_none()
+    {
+        armed.next(process, hal::time::now());
+    }
 }
 
 /// What the timer holds: the process may be gone when it fires.
@@ -73,30 +96,26 @@ struct Alarm(Weak<Process>);
 impl TimerTarget for Alarm {
     fn expired(self: Arc<Self>) {
         let Some(process) = self.0.upgrade() else { return };
+        let now = hal::time::now();
         let former = {
             let mut real = process.timers.real.lock();
-            let now = hal::time::now();
-            match real.take() {
-                Some(armed) if armed.deadline > now => {
-                    *real = Some(armed); // set anew since
-                    return;
-                }
-                Some(armed) => {
-                    // Periods that passed unnoticed are not made up for, as with a pending SIGALRM.
-                    if let Some((_, deadline)) = super::next_period(armed.deadline, armed.interval, now) {
-                        *real = Some(Armed {
-                            deadline,
-                            interval: armed.interval,
-                            _timer: Timer::start(deadline, self.clone()),
-                        });
-                    }
-                    armed
-                }
+            match &mut *real {
+                // Set anew since, or not at all.
+                Some(armed) if armed.deadline > now => return,
                 None => return,
+                Some(Armed { interval: 0, .. }) => real.take().and_then(|armed| armed.timer),
+                Some(armed) => armed.timer.take(),
             }
         };
         drop(former);
-        let _ = signal::send_to_process(&process, SigInfo::kernel(Signal::ALRM)); // standard: not refused
+        let queued = signal::queue_for_process(&process, SigInfo::kernel(Signal::ALRM)); // standard: not refused
+        if !queued.unwrap_or(false)
+            && let Some(armed) = &mut *process.timers.real.lock()
+            && armed.timer.is_none()
+        {
+            // Ignored: nobody will take it.
+            armed.next(&process, now.saturating_add(super::TICK_NS.saturating_sub(armed.interval)));
+        }
     }
 }
 
@@ -109,8 +128,9 @@ struct ITimerVal {
 
 fn remaining(armed: &Option<Armed>) -> (u64, u64) {
     match armed {
-        // A timer that is due but has not fired yet still shows the smallest time.
-        Some(a) => (a.deadline.saturating_sub(hal::time::now()).max(1000), a.interval),
+        // A timer that is due but has not fired yet still shows the smallest time, one whose signal is pending none.
+        Some(a) if a.timer.is_some() => (a.deadline.saturating_sub(hal::time::now()).max(1000), a.interval),
+        Some(a) => (0, a.interval),
         None => (0, 0),
     }
 }
@@ -120,7 +140,7 @@ fn set_real(process: &Arc<Process>, value: u64, interval: u64) -> (u64, u64) {
     let new = (value != 0).then(|| {
         let deadline = super::deadline_after(value);
         let timer = Timer::start(deadline, Arc::new(Alarm(Arc::downgrade(process))));
-        Armed { deadline, interval, _timer: timer }
+        Armed { deadline, interval, timer: Some(timer) }
     });
     let old = core::mem::replace(&mut *process.timers.real.lock(), new);
     remaining(&old)

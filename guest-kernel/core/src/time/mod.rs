@@ -10,6 +10,7 @@ mod itimer;
 mod posix;
 mod sleep;
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicI64, Ordering};
 
 use ringfence_hal as hal;
@@ -22,14 +23,34 @@ pub use sleep::Restart;
 
 use crate::{
     errno::{Errno, Result},
+    signal::{
+        SigInfo, Signal,
+        types::{Fields, code},
+    },
     syscall::Syscall,
+    task::Process,
 };
 
 /// `sysconf(_SC_CLK_TCK)`.
 pub const TICKS_PER_SECOND: u64 = 100;
 const NS_PER_SEC: u64 = 1_000_000_000;
 
-pub use posix::dequeued;
+/// The shortest period of a timer whose signal is ignored: nobody takes the signal and slows it down.
+const TICK_NS: u64 = NS_PER_SEC / TICKS_PER_SECOND;
+
+/// A signal has been taken from the queue: one of a timer is completed, and the timer set for its next period.
+pub fn dequeued(process: &Arc<Process>, mut info: SigInfo) -> SigInfo {
+    if info.signal == Signal::ALRM {
+        itimer::alarm_taken(process);
+    }
+    if info.code == code::SI_TIMER
+        && let Fields::Timer { id, overrun, .. } = &mut info.fields
+        && let Some(timer) = process.timers.posix.lock().get(id).cloned()
+    {
+        *overrun = timer.taken();
+    }
+    info
+}
 
 /// The system calls of this module.
 pub const SYSCALLS: &[&[Syscall]] = &[clocks::SYSCALLS, sleep::SYSCALLS, itimer::SYSCALLS, posix::SYSCALLS];

@@ -4,7 +4,7 @@
 //! taken, and what was missed meanwhile is told with the signal (`si_overrun`): however short the period and however long the
 //! signal is blocked, there is one signal. If the signal is ignored the timer goes on, at most once a tick.
 //!
-//! What we do: the same ([`dequeued`]).
+//! What we do: the same ([`dequeued`](super::dequeued)).
 //!
 //! Lock order: a process's table of timers, then a timer's state, then the scheduler's timers.
 
@@ -30,7 +30,7 @@ use crate::{
     syscall::{Ctx, Syscall, UserPtr},
     syscalls,
     task::{Process, limits::UsageSum},
-    time::TICKS_PER_SECOND,
+    time::TICK_NS,
 };
 use ringfence_hal as hal;
 
@@ -127,9 +127,6 @@ enum Notify {
     Process(Signal),
     Thread(Signal, i32),
 }
-
-/// The shortest period of a timer whose signal is ignored: nobody takes the signal and slows it down.
-const TICK_NS: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 #[derive(Default)]
 struct State {
@@ -235,7 +232,7 @@ impl PosixTimer {
     }
 
     /// Its signal is being taken: the overrun to tell with it.
-    fn taken(self: &Arc<Self>) -> i32 {
+    pub(super) fn taken(self: &Arc<Self>) -> i32 {
         let now = self.clock.now();
         let mut s = self.state.lock();
         s.pending = false;
@@ -249,17 +246,6 @@ impl PosixTimer {
         s.overrun = missed.min(i32::MAX as u64) as i32;
         s.overrun
     }
-}
-
-/// A signal of a timer has been taken from the queue: completes it, and sets the timer for its next period.
-pub fn dequeued(process: &Process, mut info: SigInfo) -> SigInfo {
-    if info.code == code::SI_TIMER
-        && let Fields::Timer { id, overrun, .. } = &mut info.fields
-        && let Some(timer) = process.timers.posix.lock().get(id).cloned()
-    {
-        *overrun = timer.taken();
-    }
-    info
 }
 
 impl TimerTarget for PosixTimer {

@@ -341,7 +341,7 @@ fn make_world(name: &str, host: &str, spec: &protocol::Container, first: bool) -
     if !first {
         namespaces.uts = namespaces.uts.duplicate(user);
         namespaces.ipc = IpcNamespace::new(user);
-        namespaces.net = NetNamespace::new(user);
+        namespaces.net = NetNamespace::for_container(user);
         namespaces.pid_for_children = pid_ns.clone();
     }
     namespaces.uts.set_host(host.to_owned());

@@ -10,6 +10,9 @@ use crate::time::deadline_after;
 pub(super) const BUFFER_DEFAULT: usize = 212_992;
 
 /// Options that are on or off, by their numbers below 128; what acts on them asks [`Common::flag`].
+pub(super) const SO_REUSEADDR: i32 = 2;
+pub(super) const SO_BROADCAST: i32 = 6;
+pub(super) const SO_REUSEPORT: i32 = 15;
 pub(super) const SO_PASSCRED: i32 = 16;
 pub(super) const SO_TIMESTAMP: i32 = 29;
 pub(super) const SO_TIMESTAMPNS: i32 = 35;
@@ -38,11 +41,18 @@ pub(crate) struct Common {
 
 impl Default for Common {
     fn default() -> Common {
+        Common::with_buffers(BUFFER_DEFAULT, BUFFER_DEFAULT)
+    }
+}
+
+impl Common {
+    /// What a new socket has, but for the sizes of its buffers.
+    pub fn with_buffers(send: usize, receive: usize) -> Common {
         Common {
             flags: Default::default(),
             timeouts: Default::default(),
-            send_buffer: AtomicUsize::new(BUFFER_DEFAULT),
-            receive_buffer: AtomicUsize::new(BUFFER_DEFAULT),
+            send_buffer: AtomicUsize::new(send),
+            receive_buffer: AtomicUsize::new(receive),
             peek_offset: AtomicI32::new(-1),
             priority: AtomicI32::new(0),
             mark: AtomicI32::new(0),
@@ -51,9 +61,26 @@ impl Default for Common {
             ino: AtomicU64::new(0),
         }
     }
-}
 
-impl Common {
+    /// What an accepted connection has of its listener: all but its number.
+    pub fn inherit(&self) -> Common {
+        let word = |w: &AtomicU64| AtomicU64::new(w.load(Relaxed));
+        let int = |w: &AtomicI32| AtomicI32::new(w.load(Relaxed));
+        let size = |w: &AtomicUsize| AtomicUsize::new(w.load(Relaxed));
+        Common {
+            flags: self.flags.each_ref().map(word),
+            timeouts: self.timeouts.each_ref().map(word),
+            send_buffer: size(&self.send_buffer),
+            receive_buffer: size(&self.receive_buffer),
+            peek_offset: int(&self.peek_offset),
+            priority: int(&self.priority),
+            mark: int(&self.mark),
+            receive_low_water: int(&self.receive_low_water),
+            linger: word(&self.linger),
+            ino: AtomicU64::new(0),
+        }
+    }
+
     fn word(&self, option: i32) -> (&AtomicU64, u64) {
         let [low, high] = &self.flags;
         (if option & 64 == 0 { low } else { high }, 1 << (option & 63))

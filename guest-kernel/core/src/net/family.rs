@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use super::{socket::Socket, unix};
+use super::{inet, netlink, socket::Socket, unix};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -21,7 +21,7 @@ pub(super) struct Family {
     pub pair: fn(task: &TaskRef, kind: u32, protocol: i32) -> Result<Pair>,
 }
 
-const FAMILIES: &[Family] = &[unix::FAMILY];
+const FAMILIES: &[Family] = &[unix::FAMILY, inet::FAMILY4, inet::FAMILY6, netlink::FAMILY];
 
 /// `AF_MAX` and `SOCK_MAX`: numbers of families and of types are below them.
 const NUMBERS: i32 = 46;

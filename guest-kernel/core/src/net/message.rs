@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
     common::{Common, SO_PASSCRED, SO_PASSPIDFD, SO_TIMESTAMP},
-    socket::{Outgoing, Received},
+    socket::{Control, Outgoing, Received},
 };
 use crate::{
     TaskRef,
@@ -101,7 +101,7 @@ fn align(n: usize) -> usize {
     n.next_multiple_of(8)
 }
 
-/// Reads the control messages of a `sendmsg`. Those of other levels than `SOL_SOCKET` mean nothing here.
+/// Reads the control messages of a `sendmsg`. Those of other levels than `SOL_SOCKET` are the family's.
 pub(super) fn read_control(task: &TaskRef, header: &MessageHeader) -> Result<Outgoing<'static>> {
     let mut message = Outgoing::default();
     let len = header.control_len as usize;
@@ -134,7 +134,7 @@ pub(super) fn read_control(task: &TaskRef, header: &MessageHeader) -> Result<Out
                 message.credentials = Some(check_credentials(task, given)?);
             }
             (SOL_SOCKET, _) => return Err(Errno::EINVAL),
-            _ => {}
+            (level, kind) => message.control.push(Control { level, kind, data: data.to_vec() }),
         }
         rest = rest.get(align(size)..).unwrap_or_default();
     }
@@ -173,6 +173,11 @@ struct Writer {
 impl Writer {
     /// A control message; what does not fit is cut off (`put_cmsg`).
     fn put(&mut self, kind: i32, data: &[u8]) -> Result<()> {
+        self.put_of(SOL_SOCKET, kind, data)
+    }
+
+    /// The same for one of any level.
+    fn put_of(&mut self, level: i32, kind: i32, data: &[u8]) -> Result<()> {
         if self.left < HEADER {
             self.truncated = true;
             return Ok(());
@@ -182,7 +187,7 @@ impl Writer {
         self.truncated |= fits < len;
         let mut bytes = Vec::with_capacity(len);
         bytes.extend_from_slice(&(fits as u64).to_ne_bytes());
-        bytes.extend_from_slice(&SOL_SOCKET.to_ne_bytes());
+        bytes.extend_from_slice(&level.to_ne_bytes());
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(data);
         hal::user::copy_out(self.at, bytes.get(..fits).unwrap_or_default())?;
@@ -243,6 +248,9 @@ pub(super) fn write_control(
             let fd = pidfd_of(task, got.credentials.pid).unwrap_or_else(|e| -i32::from(e.raw()));
             w.put(SCM_PIDFD, &fd.to_ne_bytes())?;
         }
+    }
+    for control in &got.control {
+        w.put_of(control.level, control.kind, &control.data)?;
     }
     Ok((len - w.left, w.truncated))
 }

@@ -9,8 +9,7 @@
 //! headers and control messages, the options of `SOL_SOCKET`, SIGPIPE, and the file operations. A new family adds
 //! a folder and a line in `family::FAMILIES`.
 //!
-//! There is one family as yet, AF_UNIX (unix(7)). Asking for another one is `EAFNOSUPPORT`, as on a kernel built
-//! without it.
+//! Asking for a family that is not there is `EAFNOSUPPORT`, as on a kernel built without it.
 //!
 //! | module | holds |
 //! |---|---|
@@ -19,17 +18,25 @@
 //! | `common` | what all sockets keep: the options of `SOL_SOCKET` |
 //! | `message` | `struct msghdr`, control messages and addresses, as user space has them |
 //! | `sys`, `transfer`, `options` | the system calls: names and connections, messages, options |
+//! | `mailbox` | a queue of messages |
 //! | `unix` | AF_UNIX |
+//! | `inet` | AF_INET and AF_INET6, and what a network namespace has |
+//! | `netlink` | AF_NETLINK: questions about interfaces, addresses and routes |
 
 mod common;
 mod family;
+mod inet;
+mod mailbox;
 mod message;
+
+mod netlink;
 mod options;
 mod socket;
 mod sys;
 mod transfer;
 mod unix;
 
+pub use inet::{Stack, show_file};
 pub(crate) use socket::SocketFile;
 pub use unix::show_sockets;
 

@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::any::Any;
 
-use super::{common::Common, message::Credentials};
+use super::{common::Common, inet, message::Credentials};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -19,6 +19,7 @@ use crate::{
 pub(crate) enum Kind {
     Stream = 1,
     Datagram = 2,
+    Raw = 3,
     SeqPacket = 5,
 }
 
@@ -34,6 +35,18 @@ pub(crate) struct How {
     pub peek: bool,
     /// A stream waits for all it was asked for (`MSG_WAITALL`).
     pub wait_all: bool,
+    /// A TCP stream forgets what it would receive (`MSG_TRUNC`).
+    pub truncate: bool,
+    /// It asks for errors that were noted (`MSG_ERRQUEUE`).
+    pub errors: bool,
+}
+
+/// A control message of a level other than `SOL_SOCKET`: whose it is, its type, its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub level: i32,
+    pub kind: i32,
+    pub data: Vec<u8>,
 }
 
 /// What goes along with the bytes of a message.
@@ -45,6 +58,8 @@ pub(crate) struct Outgoing<'a> {
     pub files: Vec<FileRef>,
     /// `SCM_CREDENTIALS`, checked.
     pub credentials: Option<Credentials>,
+    /// What else there is, for the family to make sense of.
+    pub control: Vec<Control>,
     pub how: How,
 }
 
@@ -63,6 +78,10 @@ pub(crate) struct Received {
     pub from: Option<Name>,
     /// When it was sent (nanoseconds of the wall clock); 0 if nobody wanted to know.
     pub at: u64,
+    /// What else the receiver wants to know.
+    pub control: Vec<Control>,
+    /// It came from the queue of errors (`MSG_ERRQUEUE`).
+    pub errors: bool,
 }
 
 /// Who is at the other end, as it was when the connection was made.
@@ -130,6 +149,11 @@ pub(crate) trait Socket: Any + Send + Sync {
 
     /// getpeername(2). `ENOTCONN`.
     fn peer_name(&self) -> Result<Name>;
+
+    /// The peer's name as `accept` tells it; the connection may be over already.
+    fn accepted_from(&self) -> Result<Name> {
+        self.peer_name().map_err(|_| Errno::ECONNABORTED)
+    }
 
     /// Sends what `source` has and says how much that was. SIGPIPE is the caller's.
     fn send(&self, task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result;
@@ -245,7 +269,11 @@ impl File for SocketFile {
     }
 
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
-        self.0.ioctl(task, command, arg)
+        match self.0.ioctl(task, command, arg) {
+            // Any socket can be asked about interfaces.
+            Err(Errno::ENOTTY) => inet::interface_ioctl(task, &task.namespaces().net, command, arg),
+            outcome => outcome,
+        }
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {

@@ -86,10 +86,10 @@ fn accept4(ctx: &mut Ctx<'_>, fd: Fd, addr: UserAddr, len: UserPtr<i32>, flags: 
     let limit = ctx.task.process().limits.soft(Resource::OpenFiles);
     ctx.task.files()?.check_room(limit)?;
     let new = socket.accept(ctx.task, nonblocking)?;
-    let peer = new.peer_name();
+    let peer = new.accepted_from();
     let file = SocketFile::open(ctx.task, new, flags);
     if !addr.is_null() {
-        write_address_sized(&peer.map_err(|_| Errno::ECONNABORTED)?, addr.0, len)?;
+        write_address_sized(&peer?, addr.0, len)?;
     }
     install(ctx.task, file, flags)
 }
@@ -118,11 +118,11 @@ fn getpeername(ctx: &mut Ctx<'_>, fd: Fd, addr: UserAddr, len: UserPtr<i32>) -> 
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    41 socket(domain: i32, kind: u32, protocol: i32) Partial "AF_UNIX only";
-    42 connect(fd: Fd, addr: UserAddr, len: usize) Partial "AF_UNIX only";
+    41 socket(domain: i32, kind: u32, protocol: i32) Partial "AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK; no raw sockets";
+    42 connect(fd: Fd, addr: UserAddr, len: usize) Partial "AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK; no raw sockets";
     43 accept(fd: Fd, addr: UserAddr, len: UserPtr<i32>) Full "";
     48 shutdown(fd: Fd, how: u32) Full "";
-    49 bind(fd: Fd, addr: UserAddr, len: usize) Partial "AF_UNIX only";
+    49 bind(fd: Fd, addr: UserAddr, len: usize) Partial "AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK; no raw sockets";
     50 listen(fd: Fd, backlog: i32) Full "";
     51 getsockname(fd: Fd, addr: UserAddr, len: UserPtr<i32>) Full "";
     52 getpeername(fd: Fd, addr: UserAddr, len: UserPtr<i32>) Full "";

@@ -26,6 +26,7 @@ const MSG_CTRUNC: u32 = 0x8;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
+const MSG_ERRQUEUE: u32 = 0x2000;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_WAITFORONE: u32 = 0x1_0000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
@@ -41,6 +42,8 @@ fn how(nonblocking: bool, flags: u32) -> Result<How> {
         nonblocking: nonblocking || flags & MSG_DONTWAIT != 0,
         peek: flags & MSG_PEEK != 0,
         wait_all: flags & MSG_WAITALL != 0,
+        truncate: flags & MSG_TRUNC != 0,
+        errors: flags & MSG_ERRQUEUE != 0,
     })
 }
 
@@ -212,6 +215,7 @@ fn receive_one(
     let whole = socket.kind() != Kind::Stream;
     header.flags = flags & MSG_CMSG_CLOEXEC
         | if truncated { MSG_CTRUNC } else { 0 }
+        | if got.errors { MSG_ERRQUEUE } else { 0 }
         | if whole && got.length > got.count { MSG_TRUNC } else { 0 };
     message.write(&header)?;
     Ok(if whole && flags & MSG_TRUNC != 0 { got.length } else { got.count })

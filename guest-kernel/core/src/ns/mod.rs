@@ -19,25 +19,26 @@
 //! there ([`crate::task::Credentials::capable_in`]). A namespace lives as long as somebody refers to it: a
 //! task, an open file or mount of `/proc/PID/ns/*`, a child namespace.
 //!
-//! Time namespaces do not exist: asking for one is `EINVAL`, as on a kernel built without them. A network
-//! namespace is an object without network devices in it, the loopback included: there is no network yet.
+//! Time namespaces do not exist: asking for one is `EINVAL`, as on a kernel built without them.
 //!
 //! Lock order: namespaces are immutable but for single values behind their own spin lock, taken alone; the
 //! numbers of a pid namespace come after the tree lock.
 
+mod cgroup;
 pub mod change;
 mod ipc;
+mod net;
 pub mod pid;
-mod simple;
 pub mod user;
 mod uts;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use cgroup::CgroupNamespace;
 pub use ipc::IpcNamespace;
+pub use net::NetNamespace;
 pub use pid::{PidNamespace, PidView};
-pub use simple::{CgroupNamespace, NetNamespace};
 pub use user::UserNamespace;
 pub use uts::UtsNamespace;
 

@@ -49,12 +49,7 @@ macro_rules! setting {
     };
 }
 
-pub(super) const ENTRIES: &[Entry] = &[
-    dir("fs", FS),
-    dir("kernel", KERNEL),
-    dir("net", &[dir("core", &[fixed!("somaxconn", 4096)])]),
-    dir("vm", VM),
-];
+pub(super) const ENTRIES: &[Entry] = &[dir("fs", FS), dir("kernel", KERNEL), dir("net", NET), dir("vm", VM)];
 
 /// A number that can be set.
 macro_rules! number {
@@ -71,6 +66,111 @@ macro_rules! number {
             },
         )
     };
+}
+
+const NET: &[Entry] = &[
+    dir(
+        "core",
+        &[
+            fixed!("rmem_default", 212_992),
+            fixed!("rmem_max", 212_992),
+            fixed!("somaxconn", 4096),
+            fixed!("wmem_default", 212_992),
+            fixed!("wmem_max", 212_992),
+        ],
+    ),
+    dir(
+        "ipv4",
+        &[
+            fixed!("ip_default_ttl", 64),
+            fixed!("ip_forward", 0),
+            writable("ip_local_port_range", local_ports, set_local_ports),
+            fixed!("ip_nonlocal_bind", 0),
+            writable("ip_unprivileged_port_start", unprivileged_port, set_unprivileged_port),
+            writable("ping_group_range", ping_groups, set_ping_groups),
+            fixed!("tcp_available_congestion_control", "reno cubic"),
+            fixed!("tcp_congestion_control", "cubic"),
+            fixed!("tcp_fin_timeout", 60),
+            fixed!("tcp_keepalive_intvl", 75),
+            fixed!("tcp_keepalive_probes", 9),
+            fixed!("tcp_keepalive_time", 7200),
+            fixed!("tcp_rmem", "4096\t131072\t131072"),
+            fixed!("tcp_syn_retries", 6),
+            fixed!("tcp_wmem", "4096\t16384\t16384"),
+        ],
+    ),
+    dir(
+        "ipv6",
+        &[
+            fixed!("bindv6only", 0),
+            dir(
+                "conf",
+                &[
+                    dir("all", &[fixed!("disable_ipv6", 0)]),
+                    dir("default", &[fixed!("disable_ipv6", 0)]),
+                    dir("lo", &[fixed!("disable_ipv6", 0)]),
+                ],
+            ),
+        ],
+    ),
+];
+
+fn local_ports(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let range = s.viewer.namespaces().net.stack().local_ports();
+    emit!(out, "{}\t{}\n", range.start(), range.end());
+    Ok(())
+}
+
+/// The numbers that one who may change the network writes.
+fn net_numbers<const N: usize>(s: &Scope<'_>, bytes: &[u8]) -> Result<[u32; N]> {
+    let namespaces = s.viewer.namespaces();
+    let me = s.viewer.credentials();
+    if me.euid != 0 && !me.capable_in(namespaces.net.owner(), Capabilities::NET_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let mut words = text.split([' ', '\t', '\n', '\0']).filter(|w| !w.is_empty());
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        *number = words.next().and_then(|w| w.parse().ok()).ok_or(Errno::EINVAL)?;
+    }
+    Ok(numbers)
+}
+
+fn set_local_ports(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let [first, last] = net_numbers(s, bytes)?.map(|n: u32| u16::try_from(n).unwrap_or(0));
+    s.viewer.namespaces().net.stack().set_local_ports(first, last)
+}
+
+fn unprivileged_port(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let namespaces = s.viewer.namespaces();
+    emit!(out, "{}\n", namespaces.net.stack().unprivileged_port.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn set_unprivileged_port(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let [port] = net_numbers(s, bytes)?;
+    if port > 65_536 {
+        return Err(Errno::EINVAL);
+    }
+    s.viewer.namespaces().net.stack().unprivileged_port.store(port, Ordering::Relaxed);
+    Ok(())
+}
+
+fn ping_groups(s: &Scope<'_>, out: &mut Text) -> Result<()> {
+    let namespaces = s.viewer.namespaces();
+    let [first, last] = &namespaces.net.stack().ping_groups;
+    emit!(out, "{}\t{}\n", first.load(Ordering::Relaxed), last.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn set_ping_groups(s: &Scope<'_>, bytes: &[u8]) -> Result<()> {
+    let new: [u32; 2] = net_numbers(s, bytes)?;
+    let namespaces = s.viewer.namespaces();
+    for (group, new) in namespaces.net.stack().ping_groups.iter().zip(new) {
+        group.store(new, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 const FS: &[Entry] = &[

@@ -252,7 +252,7 @@ impl Socket for UnixSocket {
     fn send(&self, task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {
         match self.kind {
             Kind::Stream => self.send_bytes(task, source, message),
-            Kind::Datagram | Kind::SeqPacket => self.send_message(task, source, message),
+            _ => self.send_message(task, source, message),
         }
     }
 
@@ -260,7 +260,7 @@ impl Socket for UnixSocket {
         match self.kind {
             Kind::Stream if how.peek => self.peek(task, sink, how),
             Kind::Stream => self.receive_bytes(task, sink, how),
-            Kind::Datagram | Kind::SeqPacket => self.receive_message(task, sink, how),
+            _ => self.receive_message(task, sink, how),
         }
     }
 

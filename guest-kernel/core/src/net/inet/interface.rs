@@ -1,0 +1,235 @@
+//! Network interfaces and their addresses.
+//!
+//! What Linux does: a new network namespace has a loopback interface that is down and has no address. Setting it up gives
+//! it 127.0.0.1/8 and ::1; setting it down takes the IPv6 addresses away. Container runtimes set it up before the first
+//! program runs.
+//!
+//! We do the same: `lo` is up in the namespaces a sandbox and its containers begin with, and down in those that programs
+//! make with `unshare` and `clone`.
+
+use alloc::{string::String, sync::Arc, vec::Vec};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::device::Device;
+use crate::errno::{Errno, Result};
+
+/// `IFF_*`.
+pub(crate) const IFF_UP: u32 = 0x1;
+pub(crate) const IFF_BROADCAST: u32 = 0x2;
+pub(crate) const IFF_LOOPBACK: u32 = 0x8;
+pub(crate) const IFF_RUNNING: u32 = 0x40;
+pub(crate) const IFF_MULTICAST: u32 = 0x1000;
+pub(crate) const IFF_LOWER_UP: u32 = 0x1_0000;
+
+/// The index `lo` has in every namespace.
+pub(crate) const LOOPBACK_INDEX: u32 = 1;
+
+/// An address of an interface, with the length of its network's prefix in bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Address {
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+impl Address {
+    /// Whether `ip` is in its network.
+    pub fn covers(&self, ip: IpAddr) -> bool {
+        match (self.ip, ip) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => {
+                (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(own), IpAddr::V6(ip)) => {
+                (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        }
+    }
+
+    /// `RT_SCOPE_*`: of the host, or everywhere.
+    pub fn scope(&self) -> u8 {
+        match self.ip.is_loopback() {
+            true => 254,
+            false => 0,
+        }
+    }
+}
+
+/// What is behind an interface.
+#[derive(Clone)]
+pub(crate) enum Behind {
+    /// The sockets of the namespace itself.
+    Loopback,
+    /// A device.
+    #[allow(dead_code)] // there is none yet
+    Device(Arc<dyn Device>),
+}
+
+/// A network interface.
+#[derive(Clone)]
+pub(crate) struct Interface {
+    pub index: u32,
+    pub name: String,
+    pub up: bool,
+    pub behind: Behind,
+    pub addresses: Vec<Address>,
+}
+
+impl Interface {
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.behind, Behind::Loopback)
+    }
+
+    /// `IFF_*` as it is now.
+    pub fn flags(&self) -> u32 {
+        let kind = match self.behind {
+            Behind::Loopback => IFF_LOOPBACK,
+            Behind::Device(_) => IFF_BROADCAST | IFF_MULTICAST,
+        };
+        kind | if self.up { IFF_UP | IFF_RUNNING | IFF_LOWER_UP } else { 0 }
+    }
+
+    /// `ARPHRD_LOOPBACK` or `ARPHRD_ETHER`.
+    pub fn hardware(&self) -> u16 {
+        if self.is_loopback() { 772 } else { 1 }
+    }
+
+    pub fn mac(&self) -> [u8; 6] {
+        match &self.behind {
+            Behind::Loopback => [0; 6],
+            Behind::Device(device) => device.mac(),
+        }
+    }
+
+    /// Bytes of one packet at most.
+    pub fn mtu(&self) -> u32 {
+        match &self.behind {
+            Behind::Loopback => 65_536,
+            Behind::Device(device) => device.mtu(),
+        }
+    }
+
+    /// Whether `ip` is an address of this machine because of it: of a loopback all of an IPv4 network is.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        self.up
+            && self.addresses.iter().any(|a| a.ip == ip || self.is_loopback() && ip.is_ipv4() && a.covers(ip))
+    }
+}
+
+/// The interfaces of a namespace, by index.
+#[derive(Clone)]
+pub(crate) struct Interfaces(Vec<Interface>);
+
+impl Interfaces {
+    /// `lo` alone.
+    pub fn new(up: bool) -> Interfaces {
+        let lo = Interface {
+            index: LOOPBACK_INDEX,
+            name: "lo".into(),
+            up: false,
+            behind: Behind::Loopback,
+            addresses: Vec::new(),
+        };
+        let mut all = Interfaces(alloc::vec![lo]);
+        if up {
+            let _ = all.set_up(LOOPBACK_INDEX, true); // it is there
+        }
+        all
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Interface> {
+        self.0.iter()
+    }
+
+    pub fn by_index(&self, index: u32) -> Option<&Interface> {
+        self.0.iter().find(|i| i.index == index)
+    }
+
+    pub fn by_name(&self, name: &[u8]) -> Option<&Interface> {
+        self.0.iter().find(|i| i.name.as_bytes() == name)
+    }
+
+    /// Sets one up or down. `ENODEV`.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<()> {
+        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        if interface.up == up {
+            return Ok(());
+        }
+        interface.up = up;
+        if !up {
+            interface.addresses.retain(|a| a.ip.is_ipv4());
+        } else if interface.is_loopback() {
+            if interface.addresses.is_empty() {
+                interface.addresses.push(Address { ip: Ipv4Addr::LOCALHOST.into(), prefix: 8 });
+            }
+            interface.addresses.push(Address { ip: Ipv6Addr::LOCALHOST.into(), prefix: 128 });
+        }
+        Ok(())
+    }
+
+    /// Gives one an address. `ENODEV`, `EEXIST`.
+    pub fn add_address(&mut self, index: u32, address: Address) -> Result<()> {
+        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        if interface.addresses.iter().any(|a| a.ip == address.ip) {
+            return Err(Errno::EEXIST);
+        }
+        if interface.addresses.len() >= ADDRESSES_MAX {
+            return Err(Errno::ENOBUFS);
+        }
+        interface.addresses.push(address);
+        Ok(())
+    }
+
+    /// Takes an address away. `ENODEV`, `EADDRNOTAVAIL`.
+    pub fn remove_address(&mut self, index: u32, ip: IpAddr) -> Result<()> {
+        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        let at = interface.addresses.iter().position(|a| a.ip == ip).ok_or(Errno::EADDRNOTAVAIL)?;
+        interface.addresses.remove(at);
+        Ok(())
+    }
+
+    /// Whether `ip` is an address of this machine.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|i| i.has(ip))
+    }
+}
+
+/// Addresses of one interface; Linux knows no limit.
+const ADDRESSES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_loopback_gets_its_addresses_when_it_is_set_up() {
+        let mut all = Interfaces::new(false);
+        assert!(!all.is_local(ip("127.0.0.1")));
+        assert_eq!(all.set_up(2, true), Err(Errno::ENODEV));
+        all.set_up(1, true).unwrap();
+        assert!(all.is_local(ip("127.0.0.1")) && all.is_local(ip("127.200.0.9")) && all.is_local(ip("::1")));
+        assert!(!all.is_local(ip("128.0.0.1")) && !all.is_local(ip("::2")));
+        all.set_up(1, false).unwrap();
+        assert_eq!(all.by_name(b"lo").unwrap().addresses.len(), 1);
+        all.set_up(1, true).unwrap();
+        assert_eq!(all.by_index(1).unwrap().flags(), 0x10049);
+        assert_eq!(all.by_index(1).unwrap().addresses.len(), 2);
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let mut all = Interfaces::new(true);
+        let more = Address { ip: ip("10.1.2.3"), prefix: 24 };
+        all.add_address(1, more).unwrap();
+        assert_eq!(all.add_address(1, more), Err(Errno::EEXIST));
+        assert!(
+            all.is_local(ip("10.1.2.3")) && all.is_local(ip("10.1.2.9")) && !all.is_local(ip("10.1.3.3"))
+        );
+        all.remove_address(1, more.ip).unwrap();
+        assert_eq!(all.remove_address(1, more.ip), Err(Errno::EADDRNOTAVAIL));
+        assert!(!all.is_local(ip("10.1.2.3")));
+    }
+}

@@ -1,0 +1,126 @@
+//! What a network namespace has: interfaces, who has which port, which connections there are, and the settings of
+//! `/proc/sys/net`.
+
+use alloc::collections::BTreeSet;
+use core::{
+    net::IpAddr,
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use super::{
+    address::Endpoint,
+    datagram::DatagramSocket,
+    interface::Interfaces,
+    ports::Ports,
+    route::{self, Route},
+    tcp::TcpSocket,
+};
+use crate::{
+    TaskRef,
+    errno::{Errno, Result},
+    ns::UserNamespace,
+    sync::{RwSpinLock, SpinLock},
+    task::Capabilities,
+};
+
+/// `net.ipv4.ip_local_port_range`, two 16-bit numbers in one.
+const LOCAL_PORTS: u32 = 32_768 << 16 | 60_999;
+
+/// The network of a namespace.
+pub struct Stack {
+    interfaces: RwSpinLock<Interfaces>,
+    pub(super) tcp: SpinLock<Ports<TcpSocket>>,
+    pub(super) udp: SpinLock<Ports<DatagramSocket>>,
+    /// The identifiers of ping sockets.
+    pub(super) ping: SpinLock<Ports<DatagramSocket>>,
+    /// TCP connections by the names of their ends, the connecting one first.
+    connections: SpinLock<BTreeSet<(Endpoint, Endpoint)>>,
+    local_ports: AtomicU32,
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub unprivileged_port: AtomicU32,
+    /// `net.ipv4.ping_group_range`: first and last.
+    pub ping_groups: [AtomicU32; 2],
+}
+
+impl Stack {
+    /// With `lo`, up or down.
+    pub fn new(up: bool) -> Stack {
+        Stack {
+            interfaces: RwSpinLock::new(Interfaces::new(up)),
+            tcp: SpinLock::new(Ports::default()),
+            udp: SpinLock::new(Ports::default()),
+            ping: SpinLock::new(Ports::default()),
+            connections: SpinLock::new(BTreeSet::new()),
+            local_ports: AtomicU32::new(LOCAL_PORTS),
+            unprivileged_port: AtomicU32::new(1024),
+            // Everybody, as container runtimes set it; the kernel begins with nobody.
+            ping_groups: [AtomicU32::new(0), AtomicU32::new(i32::MAX as u32)],
+        }
+    }
+
+    /// A copy of the list, to look at in peace.
+    pub(crate) fn interfaces(&self) -> Interfaces {
+        self.interfaces.read().clone()
+    }
+
+    /// Changes it.
+    pub(crate) fn change_interfaces<R>(&self, f: impl FnOnce(&mut Interfaces) -> R) -> R {
+        f(&mut self.interfaces.write())
+    }
+
+    /// The way to `to`. `ENETUNREACH`.
+    pub(super) fn route(&self, to: IpAddr) -> Result<Route> {
+        route::find(&self.interfaces.read(), to)
+    }
+
+    pub(super) fn is_local(&self, ip: IpAddr) -> bool {
+        self.interfaces.read().is_local(ip)
+    }
+
+    /// Whether a socket may be bound there. `EADDRNOTAVAIL`; `EACCES` for a port that needs a privilege.
+    pub(super) fn may_bind(&self, task: &TaskRef, owner: &UserNamespace, at: Endpoint) -> Result<()> {
+        let group = match at.ip {
+            IpAddr::V4(v4) => v4.is_multicast() || super::address::is_broadcast(at.ip),
+            IpAddr::V6(v6) => v6.is_multicast(),
+        };
+        if !(at.ip.is_unspecified() || group || self.is_local(at.ip)) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        let privileged = at.port != 0 && u32::from(at.port) < self.unprivileged_port.load(Relaxed);
+        if privileged && !task.credentials().capable_in(owner, Capabilities::NET_BIND_SERVICE) {
+            return Err(Errno::EACCES);
+        }
+        Ok(())
+    }
+
+    /// Ports for those who do not ask for one.
+    pub fn local_ports(&self) -> RangeInclusive<u16> {
+        let both = self.local_ports.load(Relaxed);
+        (both >> 16) as u16..=both as u16
+    }
+
+    /// `EINVAL` unless it is a range.
+    pub fn set_local_ports(&self, first: u16, last: u16) -> Result<()> {
+        if first == 0 || last < first {
+            return Err(Errno::EINVAL);
+        }
+        self.local_ports.store(u32::from(first) << 16 | u32::from(last), Relaxed);
+        Ok(())
+    }
+
+    /// Notes a connection; whether it is a new one.
+    pub(super) fn connect(&self, from: Endpoint, to: Endpoint) -> bool {
+        self.connections.lock().insert((from, to))
+    }
+
+    /// Whether there is no such connection.
+    pub(super) fn is_free(&self, from: Endpoint, to: Endpoint) -> bool {
+        !self.connections.lock().contains(&(from, to))
+    }
+
+    /// Forgets a connection.
+    pub(super) fn disconnect(&self, from: Endpoint, to: Endpoint) {
+        self.connections.lock().remove(&(from, to));
+    }
+}

@@ -24,6 +24,7 @@ areas! {
     epoll
     futex
     huge
+    inet
     lookup
     mapping
     memory

@@ -40,6 +40,8 @@ const SO_RCVLOWAT: i32 = 18;
 const SO_SNDLOWAT: i32 = 19;
 const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
+const SO_BINDTODEVICE: i32 = 25;
+const SO_BUSY_POLL: i32 = 46;
 const SO_PEERNAME: i32 = 28;
 const SO_ACCEPTCONN: i32 = 30;
 const SO_SNDBUFFORCE: i32 = 32;
@@ -134,6 +136,9 @@ fn value_of(task: &TaskRef, socket: &dyn Socket, name: i32) -> Result<Vec<u8>> {
         SO_PRIORITY => common.priority.load(Relaxed),
         SO_MARK => common.mark.load(Relaxed),
         SO_BSDCOMPAT => 0,
+        // Nothing is polled for while it waits, and no socket is bound to a device.
+        SO_BUSY_POLL => 0,
+        SO_BINDTODEVICE => return Ok(Vec::new()),
         SO_RCVLOWAT => common.receive_low_water.load(Relaxed),
         SO_SNDLOWAT => 1,
         SO_PEEK_OFF if socket.has_peek_offset() => common.peek_offset().map_or(-1, |at| at as i32),
@@ -249,6 +254,6 @@ fn setsockopt(ctx: &mut Ctx<'_>, fd: Fd, level: i32, name: i32, value: u64, len:
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    54 setsockopt(fd: Fd, level: i32, name: i32, value: u64, len: usize) Partial "socket level, without filters and what only networks need";
-    55 getsockopt(fd: Fd, level: i32, name: i32, value: u64, len: UserPtr<i32>) Partial "socket level, without filters and what only networks need";
+    54 setsockopt(fd: Fd, level: i32, name: i32, value: u64, len: usize) Partial "no filters, groups, time stamping and devices";
+    55 getsockopt(fd: Fd, level: i32, name: i32, value: u64, len: UserPtr<i32>) Partial "no filters, groups, time stamping and devices";
 };

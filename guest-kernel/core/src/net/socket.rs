@@ -37,6 +37,8 @@ pub(crate) struct How {
     pub wait_all: bool,
     /// A TCP stream forgets what it would receive (`MSG_TRUNC`).
     pub truncate: bool,
+    /// More of the same datagram follows (`MSG_MORE`).
+    pub more: bool,
     /// It asks for errors that were noted (`MSG_ERRQUEUE`).
     pub errors: bool,
 }

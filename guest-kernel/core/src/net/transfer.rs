@@ -28,6 +28,7 @@ const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
 const MSG_ERRQUEUE: u32 = 0x2000;
 const MSG_NOSIGNAL: u32 = 0x4000;
+const MSG_MORE: u32 = 0x8000;
 const MSG_WAITFORONE: u32 = 0x1_0000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 /// Of 32-bit programs, said by the kernel itself only.
@@ -43,6 +44,7 @@ fn how(nonblocking: bool, flags: u32) -> Result<How> {
         peek: flags & MSG_PEEK != 0,
         wait_all: flags & MSG_WAITALL != 0,
         truncate: flags & MSG_TRUNC != 0,
+        more: flags & MSG_MORE != 0,
         errors: flags & MSG_ERRQUEUE != 0,
     })
 }

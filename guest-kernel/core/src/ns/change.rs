@@ -246,6 +246,6 @@ fn setns(ctx: &mut Ctx<'_>, fd: Fd, kind: u32) -> Result {
 }
 
 pub(super) const SYSCALLS: &[Syscall] = syscalls! {
-    272 unshare(flags: u64) Partial "no time namespaces; a network namespace has no devices";
+    272 unshare(flags: u64) Partial "no time namespaces";
     308 setns(fd: Fd, nstype: u32) Partial "no time namespaces";
 };

@@ -80,7 +80,16 @@ pub(super) fn decode_for_bind(version: Version, only6: bool, name: &[u8]) -> Res
         }
         _ => decode(version, name)?,
     };
-    if only6 && at.ip.is_ipv4() { Err(Errno::EINVAL) } else { Ok(at) }
+    if only6 && at.ip.is_ipv4() || lacks_scope(at.ip, name) { Err(Errno::EINVAL) } else { Ok(at) }
+}
+
+/// Whether the address means something on one link only, and `name` does not say on which.
+pub(super) fn lacks_scope(ip: IpAddr, name: &[u8]) -> bool {
+    let IpAddr::V6(ip) = ip else { return false };
+    let [first, second, ..] = ip.octets();
+    // Multicast of the interface or the link.
+    let group = first == 0xff && matches!(second & 0xf, 1 | 2);
+    (ip.is_unicast_link_local() || group) && name.get(24..28).is_none_or(|scope| scope == [0; 4])
 }
 
 /// The same for a name of either family, which is known to be long enough.

@@ -16,6 +16,7 @@ use crate::{
 
 pub(super) const SOL_IP: i32 = 0;
 pub(super) const SOL_TCP: i32 = 6;
+const SOL_UDP: i32 = 17;
 pub(super) const SOL_IPV6: i32 = 41;
 
 /// Which numbers an option takes.
@@ -144,7 +145,7 @@ rows! {
     /// Nothing, as above.
     FastOpenConnect SOL_TCP 30 = 0, Range(0, 1);
     /// Nothing: what is sent has arrived.
-    NotSentLowWater SOL_TCP 25 = -1, Range(i32::MIN, i32::MAX);
+    NotSentLowWater SOL_TCP 25 = 0, Range(i32::MIN, i32::MAX);
     /// Told when asked for with `IP_MTU` of a connected socket.
     Mtu SOL_IP 14 = 65_535, Never;
     /// The same for IPv6.
@@ -239,6 +240,10 @@ impl Options {
         if (level, name) == (SOL_IP, IP_OPTIONS) {
             return Ok(Vec::new());
         }
+        let own = level == SOL_IP || level == SOL_TCP && kind == Kind::Stream || level == SOL_UDP;
+        if version == Version::V4 && !own {
+            return Err(Errno::EOPNOTSUPP);
+        }
         match Options::find(version, kind, level, name)? {
             Opt::Mtu | Opt::Mtu6 if !connected => Err(Errno::ENOTCONN),
             option => Ok(self.get(option).to_ne_bytes().to_vec()),
@@ -259,7 +264,17 @@ impl Options {
         if option == Opt::V6Only && bound {
             return Err(Errno::EINVAL);
         }
-        self.set(option, value)
+        match option {
+            // What says that there is congestion is the connection's.
+            Opt::Tos if kind == Kind::Stream => self.set(option, value & !3),
+            Opt::TClass if kind == Kind::Stream && value != -1 => self.set(option, value & !3),
+            // The program has no opinion any more.
+            Opt::MaxSegment if value == 0 => {
+                self.store(option, 536);
+                Ok(())
+            }
+            _ => self.set(option, value),
+        }
     }
 }
 

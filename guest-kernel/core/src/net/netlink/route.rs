@@ -64,6 +64,9 @@ pub(super) fn serve(
     request: &Request<'_>,
     answer: &mut Answer,
 ) -> Result<()> {
+    if request.body.is_empty() {
+        return Ok(());
+    }
     let all = net.stack().interfaces();
     // Of three kinds each: new, delete, get.
     let asks = request.header.kind & 3 == 2;
@@ -270,7 +273,9 @@ fn routes(all: &Interfaces) -> Vec<Route> {
                 }
                 IpAddr::V6(_) => {
                     let main = route(a.ip, a.prefix, RTN_UNICAST, 0);
-                    six.push(Route { source: None, table: TABLE_MAIN, metric: Some(256), ..main });
+                    if a.prefix < 128 {
+                        six.push(Route { source: None, table: TABLE_MAIN, metric: Some(256), ..main });
+                    }
                     let local = route(a.ip, 128, RTN_LOCAL, 0);
                     six.push(Route { source: None, metric: Some(0), ..local });
                 }
@@ -356,7 +361,7 @@ mod tests {
         let datagrams = answer.into_datagrams();
         let messages: Vec<_> = datagrams.iter().flat_map(|d| requests(d)).collect();
         let kinds: Vec<u16> = messages.iter().map(|m| m.header.kind).collect();
-        assert_eq!(kinds, [16, 20, 20, 24, 24, 24, 24, 24, 3]);
+        assert_eq!(kinds, [16, 20, 20, 24, 24, 24, 24, 3]);
         assert_eq!(attribute(&messages[0].body[LINK..], IFLA_IFNAME), Some(&b"lo\0"[..]));
         assert_eq!(attribute(&messages[1].body[ADDRESS..], IFA_LOCAL), Some(&[127, 0, 0, 1][..]));
         assert_eq!(attribute(&messages[3].body[ROUTE..], RTA_DST), Some(&[127, 0, 0, 0][..]));

@@ -116,6 +116,17 @@ pub(super) fn datagram_sizes(t: &mut T) {
     say!(t, "{}", got > 0 && got < 50);
 }
 
+pub(super) fn datagram_in_parts(t: &mut T) {
+    network();
+    let (a, b) = (socket(V4, DGRAM), socket(V4, DGRAM));
+    bind_to(a, "127.0.0.1", 7000);
+    connect_to(b, "127.0.0.1", 7000);
+    say!(t, "{} {}", send(b, "one", libc::MSG_MORE), recv(a, 9, DONTWAIT));
+    say!(t, "{} {}", send(b, "two", libc::MSG_MORE), recv(a, 9, DONTWAIT));
+    say!(t, "{} {} {}", send(b, "", 0), recv(a, 9, DONTWAIT), recv(a, 9, DONTWAIT));
+    say!(t, "{} {}", send(b, "next", 0), recv(a, 9, DONTWAIT));
+}
+
 pub(super) fn datagram_families(t: &mut T) {
     network();
     let dual = socket(V6, DGRAM);

@@ -15,17 +15,20 @@ pub(super) fn loopback(t: &mut T) {
     flags(t);
     let tried = |t: &mut T| {
         for ip in ["127.0.0.1", "::1"] {
-            let kind = if ip == "::1" { V6 } else { V4 };
-            say!(t, "{ip}: bind {} connect {}", bind_to(socket(kind, STREAM), ip, 0), connect_to(socket(kind, STREAM), ip, 7000).replace("EADDRNOTAVAIL", "ENETUNREACH"));
+            let family = family_of(ip);
+            let bound = bind_to(socket(family, STREAM), ip, 0);
+            say!(t, "{ip}: {bound} {}", connect_to(socket(family, STREAM), ip, 7000));
         }
         say!(t, "{}", content("/proc/net/if_inet6"));
     };
-    tried(t);
+    say!(t, "{}", connect_to(socket(V4, STREAM), "127.0.0.1", 7000));
     show!(t, ioctl, s, 0x8914, p(&request(&1u16.to_ne_bytes())));
     flags(t);
     tried(t);
     show!(t, ioctl, s, 0x8914, p(&request(&0u16.to_ne_bytes())));
     flags(t);
+    say!(t, "{}{}", content("/proc/net/if_inet6"), bind_to(socket(V6, STREAM), "::1", 0));
+    show!(t, ioctl, s, 0x8914, p(&request(&1u16.to_ne_bytes())));
     tried(t);
     let ended = as_nobody(|| {
         let t = &mut T::default();
@@ -198,7 +201,7 @@ pub(super) fn netlink_errors(t: &mut T) {
     (down[4], down[12]) = (1, 1);
     let found = ask(s, 16, 4, &down);
     tell(t, &found, &[]);
-    say!(t, "{}", connect_to(socket(V4, STREAM), "127.0.0.1", 7000));
+    say!(t, "{}", bind_to(socket(V6, STREAM), "::1", 0));
     let mut up = down.clone();
     up[8] = 1;
     let found = ask(s, 16, 4, &up);

@@ -56,6 +56,7 @@ pub const TESTS: &[Test] = tests![
     datagram_refused: sendto recvfrom poll,
     datagram_states: poll shutdown,
     datagram_sizes: sendto,
+    datagram_in_parts: sendto,
     datagram_families: sendto,
     datagram_choice: sendto,
     broadcasts: sendto,

@@ -56,7 +56,6 @@ pub(super) fn stream_errors(t: &mut T) {
     let free = socket(V4, STREAM);
     show!(t, listen, free, 1);
     say!(t, "{}", name_of(free));
-    say!(t, "urgent: {}", send(s, "", 0));
 }
 
 pub(super) fn connect_nonblocking(t: &mut T) {

@@ -50,15 +50,18 @@ impl DatagramSocket {
             return Err(Errno::EINVAL);
         }
         self.autobind()?;
-        let to = match message.to {
-            Some(name) => {
+        // An error from here on loses what was sent before of a datagram that goes on.
+        let corked = self.with(|s| s.corked.take());
+        let to = match (&corked, message.to) {
+            (Some((to, _)), _) => *to,
+            (_, Some(name)) => {
                 let to = self.destination(name)?;
                 if to.port == 0 && self.protocol == Protocol::Udp {
                     return Err(Errno::EINVAL);
                 }
                 to
             }
-            None => self.with(|s| s.remote).ok_or(Errno::EDESTADDRREQ)?,
+            _ => self.with(|s| s.remote).ok_or(Errno::EDESTADDRREQ)?,
         };
         let wishes = Wishes::read(&message.control)?;
         let route = self.route(to.ip)?;
@@ -74,13 +77,18 @@ impl DatagramSocket {
             (_, IpAddr::V4(_)) => MAX4,
             (_, IpAddr::V6(_)) => MAX6,
         };
-        if total > max {
+        let mut bytes = corked.map(|(_, bytes)| bytes).unwrap_or_default();
+        let before = bytes.len();
+        if before + total > max {
             return Err(Errno::EMSGSIZE);
         }
-        let mut bytes = Vec::new();
         bytes.try_reserve_exact(total).map_err(|_| Errno::ENOBUFS)?;
-        bytes.resize(total, 0);
-        source.take(&mut bytes)?;
+        bytes.resize(before + total, 0);
+        source.take(bytes.get_mut(before..).unwrap_or_default())?;
+        if message.how.more && self.protocol == Protocol::Udp {
+            self.with(|s| s.corked = Some((to, bytes)));
+            return Ok(total);
+        }
         let (hops, class) = match to.ip {
             IpAddr::V4(_) => (self.options.get(Opt::Ttl), self.options.get(Opt::Tos)),
             IpAddr::V6(_) => (self.options.get(Opt::UnicastHops), self.options.get(Opt::TClass)),
@@ -109,7 +117,11 @@ impl DatagramSocket {
     /// From where it is sent.
     fn source_ip(&self, wishes: &Wishes, to: IpAddr, route: Route) -> Result<IpAddr> {
         match wishes.source {
-            Some(ip) if ip.is_ipv4() != to.is_ipv4() || !self.stack().is_local(ip) => Err(Errno::EINVAL),
+            Some(ip) if ip.is_ipv4() != to.is_ipv4() => Err(Errno::EINVAL),
+            Some(ip) if !self.stack().is_local(ip) => match ip {
+                IpAddr::V4(_) => Err(Errno::ENETUNREACH),
+                IpAddr::V6(_) => Err(Errno::EINVAL),
+            },
             Some(ip) => Ok(ip),
             None => {
                 let own = self.with(|s| s.local.ip);

@@ -9,7 +9,9 @@ use core::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use super::super::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_UDP,
-    address::{AF_UNSPEC, Endpoint, Version, decode, decode_any, decode_for_bind, encode, family_of},
+    address::{
+        AF_UNSPEC, Endpoint, Version, decode, decode_any, decode_for_bind, encode, family_of, lacks_scope,
+    },
     ioctl,
     options::{Opt, Options},
     ports::{Bound, Holder, Ports, Ticket},
@@ -66,6 +68,8 @@ pub(super) struct State {
     /// The program chose the address, and the port.
     chosen: (bool, bool),
     pub inbox: Mailbox<About>,
+    /// The beginning of a datagram and where it goes (`MSG_MORE`).
+    pub corked: Option<(Endpoint, Vec<u8>)>,
     /// To be told once.
     pub error: Option<Errno>,
     /// `MSG_ERRQUEUE`.
@@ -131,7 +135,10 @@ impl DatagramSocket {
         if !c.groups.iter().chain([&c.egid]).any(|g| (first..=last).contains(g)) {
             return Err(Errno::EACCES);
         }
-        Ok(Self::make(task, version, Protocol::Ping))
+        let socket = Self::make(task, version, Protocol::Ping);
+        // Identifiers may be shared.
+        socket.common.set_flag(SO_REUSEADDR, true);
+        Ok(socket)
     }
 
     fn make(task: &TaskRef, version: Version, protocol: Protocol) -> Arc<DatagramSocket> {
@@ -151,6 +158,7 @@ impl DatagramSocket {
                 ticket: None,
                 chosen: (false, false),
                 inbox: Mailbox::default(),
+                corked: None,
                 error: None,
                 errors: VecDeque::new(),
                 read_shut: false,
@@ -309,17 +317,21 @@ impl Socket for DatagramSocket {
             return Ok(());
         }
         self.autobind()?;
-        let to = self.destination(to)?;
+        let name = to;
+        let to = self.destination(name)?;
+        if lacks_scope(to.ip, name) {
+            return Err(Errno::EINVAL);
+        }
         let source = self.route(to.ip)?.source();
         let (ticket, ip) = self.with(|s| {
             if s.local.ip.is_unspecified() {
                 s.local.ip = source;
             }
-            s.remote = (to.port != 0 || self.protocol == Protocol::Ping).then_some(to);
+            s.remote = Some(to);
             (s.ticket, s.local.ip)
         });
         if let Some(ticket) = ticket {
-            let remote = (self.protocol == Protocol::Udp && to.port != 0).then_some(to);
+            let remote = (self.protocol == Protocol::Udp).then_some(to);
             self.ports().lock().rebind(ticket, self.bound(ip, remote));
         }
         Ok(())
@@ -340,7 +352,8 @@ impl Socket for DatagramSocket {
     }
 
     fn peer_name(&self) -> Result<Name> {
-        self.with(|s| s.remote).map(|at| encode(self.version, at)).ok_or(Errno::ENOTCONN)
+        let remote = self.with(|s| s.remote).filter(|at| at.port != 0);
+        remote.map(|at| encode(self.version, at)).ok_or(Errno::ENOTCONN)
     }
 
     fn send(&self, task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {

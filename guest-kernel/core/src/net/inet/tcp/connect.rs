@@ -7,7 +7,7 @@ use ringfence_hal as hal;
 
 use super::{
     super::{
-        address::{AF_UNSPEC, Endpoint, decode, decode_for_bind, family_of},
+        address::{AF_UNSPEC, Endpoint, decode, decode_for_bind, family_of, lacks_scope},
         options::Opt,
         ports::Bound,
         route::{Route, meant},
@@ -109,7 +109,7 @@ impl TcpSocket {
         }
         let ticket = match ticket {
             Some(ticket) => ticket,
-            None => self.take_port(local)?,
+            None => self.take_port(Endpoint { port: 0, ..local })?,
         };
         let me = self.arc()?;
         {
@@ -127,21 +127,24 @@ impl TcpSocket {
     }
 
     /// connect(2).
-    pub(super) fn connect_to(&self, task: &TaskRef, to: &[u8], nonblocking: bool) -> Result<()> {
-        if family_of(to)? == AF_UNSPEC {
+    pub(super) fn connect_to(&self, task: &TaskRef, name: &[u8], nonblocking: bool) -> Result<()> {
+        if family_of(name)? == AF_UNSPEC {
             self.disconnect();
             return Ok(());
         }
         match self.how_far() {
             Found::Outcome(outcome) => return outcome,
             Found::Waiting if nonblocking => return Err(Errno::EALREADY),
-            Found::Waiting => return self.wait_for_connection(task),
+            Found::Waiting => return self.wait_for_connection(task, Errno::EALREADY),
             Found::Nothing => {}
         }
-        let to = decode(self.version, to)?;
+        let to = decode(self.version, name)?;
         let to = Endpoint { ip: meant(to.ip), ..to };
         if to.ip.is_ipv4() && self.options.is_on(Opt::V6Only) {
             return Err(Errno::ENETUNREACH);
+        }
+        if !to.ip.is_multicast() && lacks_scope(to.ip, name) {
+            return Err(Errno::EINVAL);
         }
         let Route::Local { source, .. } = self.stack().route(to.ip)? else { return Err(Errno::ENETUNREACH) };
         let from = self.source_for(source, to)?;
@@ -159,7 +162,7 @@ impl TcpSocket {
             self.wake();
             return Err(Errno::EINPROGRESS);
         }
-        self.wait_for_connection(task)
+        self.wait_for_connection(task, Errno::EINPROGRESS)
     }
 
     /// What has become of earlier calls.
@@ -185,8 +188,8 @@ impl TcpSocket {
         })
     }
 
-    /// Waits for the outcome.
-    fn wait_for_connection(&self, task: &TaskRef) -> Result<()> {
+    /// Waits for the outcome; `still` if it waits no longer (`SO_SNDTIMEO`).
+    fn wait_for_connection(&self, task: &TaskRef, still: Errno) -> Result<()> {
         let given = self.common.send_deadline();
         let last = deadline_after(CONNECT_NS);
         let deadline = given.unwrap_or(u64::MAX).min(last);
@@ -194,7 +197,7 @@ impl TcpSocket {
         match wait_event(task, &self.queue, Interruptible::Yes, Some(deadline), decided) {
             Ok(()) => {}
             Err(WaitError::TimedOut) if given.is_some() && hal::time::now() < last => {
-                return Err(Errno::EINPROGRESS);
+                return Err(still);
             }
             Err(WaitError::TimedOut) => {
                 self.disconnect();
@@ -332,8 +335,15 @@ impl TcpSocket {
             core::mem::replace(&mut s.phase, Phase::Idle)
         });
         self.listens.store(false, Relaxed);
+        let connected = matches!(&phase, Phase::Connected(handle) if !handle.with(|mine, _| mine.over));
         self.leave(phase, true);
+        let port = self.with(|s| s.local.port);
         self.give_back();
+        self.with(|s| {
+            // Its name goes on to have the port, although it is free.
+            s.local.port = port;
+            s.error = connected.then_some(Errno::ECONNRESET);
+        });
         self.wake();
     }
 

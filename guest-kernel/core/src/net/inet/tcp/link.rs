@@ -178,9 +178,10 @@ impl Handle {
             if mine.fin || mine.over {
                 return Err(Errno::EPIPE);
             }
-            if theirs.closed {
+            if theirs.closed || theirs.fin && theirs.read_shut {
                 // Nobody is there to read it: the answer is a reset, after this call.
                 reset(mine);
+                reset(theirs);
                 return Ok(May::Lost);
             }
             let room = room(mine, theirs);

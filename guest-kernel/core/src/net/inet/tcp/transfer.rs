@@ -78,6 +78,9 @@ impl TcpSocket {
 
     /// Receives into `sink`: what there is, or all that fits (`MSG_WAITALL`). How many bytes.
     pub(super) fn receive_bytes(&self, task: &TaskRef, sink: &mut Sink<'_>, how: How) -> Result {
+        if how.errors {
+            return Err(Errno::EAGAIN); // none is noted
+        }
         let deadline = self.common.receive_deadline();
         let Some(handle) = self.connection(task, how.nonblocking, deadline)? else {
             return self.with(|s| match s.error.take() {
@@ -95,6 +98,9 @@ impl TcpSocket {
                 let enough = handle.with(|mine, _| {
                     mine.queued >= target || mine.queued > 0 && (ended(mine) || how.nonblocking)
                 });
+                if enough && how.truncate {
+                    return Ok(handle.with(|mine, _| mine.queued).min(wanted));
+                }
                 if enough {
                     return handle.peek(sink);
                 }

@@ -84,6 +84,20 @@ struct Claim<S> {
     implicit: bool,
 }
 
+/// Those who have one port.
+struct Bucket<S> {
+    /// Those who took it, by the numbers of their tickets.
+    bound: BTreeMap<u64, Claim<S>>,
+    /// Connections that were accepted at it, which may be thousands: nobody looks for them by the port.
+    accepted: BTreeMap<u64, Claim<S>>,
+}
+
+impl<S> Bucket<S> {
+    fn all(&self) -> impl Iterator<Item = &Claim<S>> {
+        self.bound.values().chain(self.accepted.values())
+    }
+}
+
 /// What a socket has of the table. It has to be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -96,7 +110,7 @@ pub(super) type Best<S> = SmallVec<[Arc<S>; 1]>;
 
 /// The table.
 pub(super) struct Ports<S> {
-    buckets: BTreeMap<u16, BTreeMap<u64, Claim<S>>>,
+    buckets: BTreeMap<u16, Bucket<S>>,
     next: u64,
 }
 
@@ -107,18 +121,23 @@ impl<S> Default for Ports<S> {
 }
 
 impl<S: Holder> Ports<S> {
-    fn insert(&mut self, port: u16, bound: Bound, holder: &Arc<S>, implicit: bool) -> Ticket {
+    fn bucket(&mut self, port: u16) -> (u64, &mut Bucket<S>) {
         let number = self.next;
         self.next += 1;
-        let claim = Claim { bound, holder: Arc::downgrade(holder), implicit };
-        self.buckets.entry(port).or_default().insert(number, claim);
+        let empty = || Bucket { bound: BTreeMap::new(), accepted: BTreeMap::new() };
+        (number, self.buckets.entry(port).or_insert_with(empty))
+    }
+
+    fn insert(&mut self, port: u16, bound: Bound, holder: &Arc<S>, implicit: bool) -> Ticket {
+        let (number, bucket) = self.bucket(port);
+        bucket.bound.insert(number, Claim { bound, holder: Arc::downgrade(holder), implicit });
         Ticket { port, number }
     }
 
     /// Whether `holder` may not have `port` as it is now. `any`: whoever has it is in the way, whatever his options.
     fn conflicts(&self, port: u16, bound: &Bound, holder: &S, any: bool) -> bool {
-        let others = self.buckets.get(&port).into_iter().flatten();
-        others.filter(|(_, c)| c.bound.overlaps(bound)).any(|(_, c)| {
+        let others = self.buckets.get(&port).into_iter().flat_map(|b| b.all());
+        others.filter(|c| c.bound.overlaps(bound)).any(|c| {
             let Some(other) = c.holder.upgrade() else { return false };
             if core::ptr::eq(&*other, holder) {
                 return false;
@@ -163,19 +182,22 @@ impl<S: Holder> Ports<S> {
         mut free: impl FnMut(u16) -> bool,
     ) -> Result<Ticket> {
         let buckets = &self.buckets;
-        let shared = |port| buckets.get(&port).is_none_or(|b| b.values().all(|c| c.implicit));
+        let shared = |port| buckets.get(&port).is_none_or(|b| b.all().all(|c| c.implicit));
         let port = search(range, at, 0).find(|p| shared(*p) && free(*p)).ok_or(Errno::EADDRNOTAVAIL)?;
         Ok(self.insert(port, bound, holder, true))
     }
 
     /// Puts an accepted connection beside its listener.
     pub fn inherit(&mut self, port: u16, bound: Bound, holder: &Arc<S>) -> Ticket {
-        self.insert(port, bound, holder, false)
+        let (number, bucket) = self.bucket(port);
+        bucket.accepted.insert(number, Claim { bound, holder: Arc::downgrade(holder), implicit: false });
+        Ticket { port, number }
     }
 
     /// Whether `holder`, who has `ticket`, may listen now. `EADDRINUSE`.
     pub fn may_listen(&self, ticket: Ticket, holder: &S) -> Result<()> {
-        let bound = self.buckets.get(&ticket.port).and_then(|b| b.get(&ticket.number)).map(|c| c.bound);
+        let bucket = self.buckets.get(&ticket.port);
+        let bound = bucket.and_then(|b| b.bound.get(&ticket.number)).map(|c| c.bound);
         match bound {
             Some(bound) if self.conflicts(ticket.port, &bound, holder, false) => Err(Errno::EADDRINUSE),
             _ => Ok(()),
@@ -184,7 +206,8 @@ impl<S: Holder> Ports<S> {
 
     /// Changes the address of a claim: connecting a datagram socket gives it one.
     pub fn rebind(&mut self, ticket: Ticket, bound: Bound) {
-        if let Some(claim) = self.buckets.get_mut(&ticket.port).and_then(|b| b.get_mut(&ticket.number)) {
+        let bucket = self.buckets.get_mut(&ticket.port);
+        if let Some(claim) = bucket.and_then(|b| b.bound.get_mut(&ticket.number)) {
             claim.bound = bound;
         }
     }
@@ -192,8 +215,10 @@ impl<S: Holder> Ports<S> {
     /// Takes a claim back.
     pub fn release(&mut self, ticket: Ticket) {
         if let Some(bucket) = self.buckets.get_mut(&ticket.port) {
-            bucket.remove(&ticket.number);
-            if bucket.is_empty() {
+            if bucket.bound.remove(&ticket.number).is_none() {
+                bucket.accepted.remove(&ticket.number);
+            }
+            if bucket.bound.is_empty() && bucket.accepted.is_empty() {
                 self.buckets.remove(&ticket.port);
             }
         }
@@ -203,7 +228,7 @@ impl<S: Holder> Ports<S> {
     /// the last one bound first.
     pub fn best(&self, port: u16, mut score: impl FnMut(&Bound, &S) -> Option<u32>) -> Best<S> {
         let mut best: (u32, Best<S>) = (0, Best::new());
-        for claim in self.buckets.get(&port).into_iter().flat_map(|b| b.values().rev()) {
+        for claim in self.buckets.get(&port).into_iter().flat_map(|b| b.bound.values().rev()) {
             let Some(holder) = claim.holder.upgrade() else { continue };
             let Some(points) = score(&claim.bound, &holder) else { continue };
             if points > best.0 || best.1.is_empty() {
@@ -219,13 +244,13 @@ impl<S: Holder> Ports<S> {
 
     /// All at `port` of whom `meant` says so.
     pub fn at(&self, port: u16, mut meant: impl FnMut(&Bound) -> bool) -> Vec<Arc<S>> {
-        let bucket = self.buckets.get(&port).into_iter().flat_map(|b| b.values());
+        let bucket = self.buckets.get(&port).into_iter().flat_map(|b| b.bound.values());
         bucket.filter(|c| meant(&c.bound)).filter_map(|c| c.holder.upgrade()).collect()
     }
 
     /// All sockets there are.
     pub fn all(&self) -> Vec<Arc<S>> {
-        self.buckets.values().flat_map(|b| b.values()).filter_map(|c| c.holder.upgrade()).collect()
+        self.buckets.values().flat_map(|b| b.all()).filter_map(|c| c.holder.upgrade()).collect()
     }
 }
 

@@ -126,6 +126,24 @@ fn the_closest_binding_is_found() {
 }
 
 #[test]
+fn what_was_accepted_has_the_port_and_is_not_found() {
+    let mut ports = Ports::default();
+    let (listener, accepted) = (plain(), plain());
+    let first = ports.claim(80, bound("0.0.0.0"), &listener).unwrap();
+    let second = ports.inherit(80, bound("127.0.0.1"), &accepted);
+    let to: IpAddr = "127.0.0.1".parse().unwrap();
+    assert!(Arc::ptr_eq(&ports.best(80, |bound, _| bound.fits(to))[0], &listener));
+    ports.release(first);
+    assert!(ports.best(80, |bound, _| bound.fits(to)).is_empty());
+    assert_eq!(
+        (ports.claim(80, bound("127.0.0.1"), &plain()), ports.all().len()),
+        (Err(Errno::EADDRINUSE), 1)
+    );
+    ports.release(second);
+    assert!(ports.claim(80, bound("127.0.0.1"), &plain()).is_ok());
+}
+
+#[test]
 fn a_peer_is_heard_by_who_is_connected_with_him() {
     let mut ports = Ports::default();
     let holders: Vec<Arc<Fake>> =

@@ -23,12 +23,12 @@
 //! * `SO_LINGER` with a time does not wait: what was sent has arrived. With zero it resets.
 //! * Buffers do not grow by themselves.
 //!
-//! Locks: see `inet`. A socket's state is never held while another socket's, or a connection's, is taken... but for the
-//! connection's own after its socket's.
+//! Locks: see `inet`.
 
 mod connect;
 mod info;
 mod link;
+mod report;
 mod socket;
 mod stream;
 mod transfer;

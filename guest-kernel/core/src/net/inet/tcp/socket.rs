@@ -83,22 +83,10 @@ pub(crate) struct TcpSocket {
     pub(super) queue: Queue,
     pub(super) me: Weak<TcpSocket>,
     pub(super) net: Arc<NetNamespace>,
-    uid: u32,
+    pub(super) uid: u32,
     /// Whether its phase is `Listening`, for those who hold the port table.
     pub(super) listens: AtomicBool,
     state: SpinLock<State>,
-}
-
-/// What `/proc/net/tcp` shows.
-pub(in super::super) struct Report {
-    pub version: Version,
-    pub local: Endpoint,
-    pub remote: Endpoint,
-    pub state: u8,
-    pub send_queue: usize,
-    pub receive_queue: usize,
-    pub uid: u32,
-    pub ino: u64,
 }
 
 impl Holder for TcpSocket {
@@ -202,49 +190,6 @@ impl TcpSocket {
         });
         if let Some(ticket) = ticket {
             self.stack().tcp.lock().release(ticket);
-        }
-    }
-
-    /// `TCP_*` of linux/tcp_states.h.
-    pub(super) fn state_number(&self) -> u8 {
-        match self.with(|s| match &s.phase {
-            Phase::Idle => Err(7),
-            Phase::Waiting(_) => Err(2),
-            Phase::Listening(_) => Err(10),
-            Phase::Connected(handle) => Ok(handle.clone()),
-        }) {
-            Err(number) => number,
-            Ok(handle) => handle.with(|mine, _| match (mine.over, mine.fin, mine.done) {
-                (true, ..) => 7,
-                (_, true, _) => 5,
-                (_, _, true) => 8,
-                _ => 1,
-            }),
-        }
-    }
-
-    pub(in super::super) fn report(&self) -> Report {
-        let state = self.state_number();
-        let none = Endpoint::none(self.version);
-        let (local, remote, queues) = self.with(|s| match &s.phase {
-            Phase::Connected(h) => {
-                let queues =
-                    h.with(|mine, theirs| (theirs.queued.saturating_sub(theirs.receive_buffer), mine.queued));
-                (s.local, h.names().1, queues)
-            }
-            Phase::Listening(b) => (s.local, none, (b.limit, b.ready.len())),
-            Phase::Waiting(to) => (s.local, *to, (0, 0)),
-            Phase::Idle => (s.local, none, (0, 0)),
-        });
-        Report {
-            version: self.version,
-            local,
-            remote,
-            state,
-            send_queue: queues.0,
-            receive_queue: queues.1,
-            uid: self.uid,
-            ino: self.common.ino(),
         }
     }
 

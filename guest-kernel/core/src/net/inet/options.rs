@@ -1,7 +1,7 @@
 //! Options of the levels IP, IPV6 and TCP that are numbers.
 //!
 //! All are kept and told as Linux does. Which do something is said at each. An option that would be a promise
-//! that nothing here keeps (multicast groups, transparent proxies, corked datagrams, segmentation) is not there: `ENOPROTOOPT`,
+//! that nothing here keeps (multicast groups, transparent proxies, segmentation) is not there: `ENOPROTOOPT`,
 //! or `ENODEV` for a group, since no interface hears groups.
 
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::{
 
 pub(super) const SOL_IP: i32 = 0;
 pub(super) const SOL_TCP: i32 = 6;
-const SOL_UDP: i32 = 17;
+pub(super) const SOL_UDP: i32 = 17;
 pub(super) const SOL_IPV6: i32 = 41;
 
 /// Which numbers an option takes.
@@ -146,6 +146,8 @@ rows! {
     FastOpenConnect SOL_TCP 30 = 0, Range(0, 1);
     /// Nothing: what is sent has arrived.
     NotSentLowWater SOL_TCP 25 = 0, Range(i32::MIN, i32::MAX);
+    /// Real: a datagram is sent in parts until it is off.
+    UdpCork SOL_UDP 1 = 0, Flag;
     /// Told when asked for with `IP_MTU` of a connected socket.
     Mtu SOL_IP 14 = 65_535, Never;
     /// The same for IPv6.
@@ -166,6 +168,15 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What a new socket has.
+    pub fn new(version: Version) -> Options {
+        let options = Options::default();
+        if version == Version::V6 {
+            options.store(Opt::MulticastAll, 0);
+        }
+        options
+    }
+
     /// The same values for an accepted connection.
     pub fn inherit(&self) -> Options {
         let options = Options::default();
@@ -190,6 +201,7 @@ impl Options {
             SOL_IP => true,
             SOL_IPV6 => version == Version::V6,
             SOL_TCP => kind == Kind::Stream,
+            SOL_UDP => kind == Kind::Datagram,
             _ => false,
         };
         let groups = match level {
@@ -240,7 +252,7 @@ impl Options {
         if (level, name) == (SOL_IP, IP_OPTIONS) {
             return Ok(Vec::new());
         }
-        let own = level == SOL_IP || level == SOL_TCP && kind == Kind::Stream || level == SOL_UDP;
+        let own = level == SOL_IP || level == if kind == Kind::Stream { SOL_TCP } else { SOL_UDP };
         if version == Version::V4 && !own {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -265,6 +277,7 @@ impl Options {
             return Err(Errno::EINVAL);
         }
         match option {
+            Opt::MulticastTtl if kind == Kind::Stream => Err(Errno::EINVAL),
             // What says that there is congestion is the connection's.
             Opt::Tos if kind == Kind::Stream => self.set(option, value & !3),
             Opt::TClass if kind == Kind::Stream && value != -1 => self.set(option, value & !3),

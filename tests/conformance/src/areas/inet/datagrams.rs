@@ -125,6 +125,9 @@ pub(super) fn datagram_in_parts(t: &mut T) {
     say!(t, "{} {}", send(b, "two", libc::MSG_MORE), recv(a, 9, DONTWAIT));
     say!(t, "{} {} {}", send(b, "", 0), recv(a, 9, DONTWAIT), recv(a, 9, DONTWAIT));
     say!(t, "{} {}", send(b, "next", 0), recv(a, 9, DONTWAIT));
+    say!(t, "{} {}", set_of(b, 17, 1, 1), get_of(b, 17, 1));
+    say!(t, "{} {} {}", send(b, "a", 0), send(b, "b", 0), recv(a, 9, DONTWAIT));
+    say!(t, "{} {}", set_of(b, 17, 1, 0), recv(a, 9, DONTWAIT));
 }
 
 pub(super) fn datagram_families(t: &mut T) {

@@ -85,7 +85,7 @@ impl DatagramSocket {
         bytes.try_reserve_exact(total).map_err(|_| Errno::ENOBUFS)?;
         bytes.resize(before + total, 0);
         source.take(bytes.get_mut(before..).unwrap_or_default())?;
-        if message.how.more && self.protocol == Protocol::Udp {
+        if self.protocol == Protocol::Udp && (message.how.more || self.options.is_on(Opt::UdpCork)) {
             self.with(|s| s.corked = Some((to, bytes)));
             return Ok(total);
         }

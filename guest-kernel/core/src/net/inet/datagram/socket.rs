@@ -13,7 +13,7 @@ use super::super::{
         AF_UNSPEC, Endpoint, Version, decode, decode_any, decode_for_bind, encode, family_of, lacks_scope,
     },
     ioctl,
-    options::{Opt, Options},
+    options::{Opt, Options, SOL_UDP},
     ports::{Bound, Holder, Ports, Ticket},
     route::{Route, meant},
     stack::Stack,
@@ -147,7 +147,7 @@ impl DatagramSocket {
             version,
             protocol,
             common: Common::default(),
-            options: Options::default(),
+            options: Options::new(version),
             queue: WaitQueue::new(),
             me: me.clone(),
             net,
@@ -373,9 +373,14 @@ impl Socket for DatagramSocket {
         self.options.value(self.version, Kind::Datagram, connected, level, name)
     }
 
-    fn set_option(&self, _task: &TaskRef, level: i32, name: i32, value: u64, len: usize) -> Result<()> {
+    fn set_option(&self, task: &TaskRef, level: i32, name: i32, value: u64, len: usize) -> Result<()> {
         let bound = self.with(|s| s.ticket.is_some());
-        self.options.change(self.version, Kind::Datagram, bound, (level, name), (value, len))
+        self.options.change(self.version, Kind::Datagram, bound, (level, name), (value, len))?;
+        if level == SOL_UDP && !self.options.is_on(Opt::UdpCork) && self.with(|s| s.corked.is_some()) {
+            // What was sent of a datagram is all of it.
+            let _ = self.send_message(task, &mut Source::kernel(&[]), Outgoing::default());
+        }
+        Ok(())
     }
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {

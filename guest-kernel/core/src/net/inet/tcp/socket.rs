@@ -108,7 +108,7 @@ impl TcpSocket {
     pub fn new(task: &TaskRef, version: Version) -> Arc<TcpSocket> {
         let common = Common::with_buffers(SEND_BUFFER, RECEIVE_BUFFER);
         let (net, uid) = (task.namespaces().net.clone(), task.credentials().fsuid);
-        Self::make(version, common, Options::default(), net, uid)
+        Self::make(version, common, Options::new(version), net, uid)
     }
 
     fn make(

@@ -1,4 +1,4 @@
-use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use super::*;
 struct Fake {
     address: bool,
     port: bool,
-    listens: Cell<bool>,
+    listens: AtomicBool,
     uid: u32,
 }
 
@@ -21,7 +21,7 @@ impl Holder for Fake {
         self.port
     }
     fn is_listening(&self) -> bool {
-        self.listens.get()
+        self.listens.load(Relaxed)
     }
     fn uid(&self) -> u32 {
         self.uid
@@ -88,7 +88,7 @@ fn reusing_addresses_is_up_to_both_and_one_listens() {
     assert_eq!(ports.claim(80, bound("0.0.0.0"), &c), Err(Errno::EADDRINUSE));
     let tb = ports.claim(80, bound("127.0.0.1"), &b).unwrap();
     assert_eq!(ports.may_listen(ta, &a), Ok(()));
-    a.listens.set(true);
+    a.listens.store(true, Relaxed);
     assert_eq!(ports.may_listen(tb, &b), Err(Errno::EADDRINUSE));
     assert_eq!(ports.claim(80, bound("127.0.0.1"), &new(true)), Err(Errno::EADDRINUSE));
 }
@@ -98,7 +98,7 @@ fn reusing_ports_is_among_sockets_of_one_user() {
     let mut ports = Ports::default();
     let new = |uid| {
         let fake = Arc::new(Fake { port: true, uid, ..Fake::default() });
-        fake.listens.set(true);
+        fake.listens.store(true, Relaxed);
         fake
     };
     let (a, b, c) = (new(1), new(1), new(2));

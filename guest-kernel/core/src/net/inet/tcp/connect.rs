@@ -270,7 +270,7 @@ impl TcpSocket {
             return outcome;
         }
         let server = listener.offspring();
-        let (mine, theirs) = Link::new(
+        let (mine, theirs) = Link::pair(
             self.net.clone(),
             (from, to),
             (self.queue.clone(), server.queue.clone()),

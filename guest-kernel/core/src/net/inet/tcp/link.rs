@@ -90,7 +90,7 @@ pub(super) enum Sent {
 
 impl Link {
     /// A connection between two sockets with these queues, already noted in `net`. `sides` has their buffer sizes.
-    pub fn new(
+    pub fn pair(
         net: Arc<NetNamespace>,
         names: (Endpoint, Endpoint),
         queues: (Queue, Queue),
@@ -305,7 +305,7 @@ mod tests {
         let at = |port| Endpoint { ip: Ipv4Addr::LOCALHOST.into(), port };
         let side = || Side { receive_buffer: 100, send_buffer: 50, ..Side::default() };
         let queues = (WaitQueue::new(), WaitQueue::new());
-        Link::new(Namespaces::initial().net.clone(), (at(1), at(2)), queues, (side(), side()))
+        Link::pair(Namespaces::initial().net.clone(), (at(1), at(2)), queues, (side(), side()))
     }
 
     fn send(end: &Handle, bytes: &[u8]) -> Result {

@@ -80,7 +80,7 @@ fn nl_name(fd: i32) -> String {
     let port = match port {
         0 => "none",
         n if n == must!(getpid) as u32 => "mine",
-        n if n == 12_345 => "chosen",
+        12_345 => "chosen",
         _ => "other",
     };
     format!("{len} {} {port} {:?}", bytes[0], &bytes[8..12])

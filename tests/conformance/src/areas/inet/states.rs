@@ -233,8 +233,8 @@ pub(super) fn full(t: &mut T) {
         }
     }
     say!(t, "{} {}", total > 65_536, bytes_in(s[0], 0x541b));
-    let limited = vec![0i64, 30_000];
-    must!(setsockopt, s[0], SOL, libc::SO_SNDTIMEO, p(&limited[..]), 16);
+    let limited = [0i64, 30_000];
+    must!(setsockopt, s[0], SOL, libc::SO_SNDTIMEO, p(&limited), 16);
     say!(t, "limited: {}", send(s[0], "x", 0));
     let pid = fork(|| {
         must!(setsockopt, s[0], SOL, libc::SO_SNDTIMEO, p(&[0i64, 0]), 16);

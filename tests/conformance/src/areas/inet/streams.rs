@@ -218,7 +218,7 @@ pub(super) fn large(t: &mut T) {
     network();
     for ip in ["127.0.0.1", "::1"] {
         let s = connected(ip);
-        let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let pid = fork(|| {
             must!(close, s[1]);
             i32::from(call!(write, s[0], p(&bytes[..]), bytes.len()) != bytes.len() as i64)

@@ -16,6 +16,7 @@ extern crate alloc;
 
 pub mod container;
 pub mod ids;
+pub mod network;
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 pub use container::{
@@ -23,6 +24,7 @@ pub use container::{
     Reply, Request, Root, VolumeMount,
 };
 pub use ids::{IdMap, IdRange};
+pub use network::{Cidr, Network, NetworkInterface};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this crate; a peer with another one is refused.
@@ -87,6 +89,9 @@ pub struct BootConfig {
     /// Disks whose file systems are mounted in the first container, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disk_mounts: Vec<DiskMount>,
+    /// What the machine's network devices are given; without it there is only `lo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
 }
 
 /// The file system of a disk, to be mounted read-only.

@@ -156,6 +156,7 @@ impl Sandbox {
             strace,
             stats: spec.stats,
             disk_mounts: spec.disk_mounts,
+            network: None,
         };
         let vsock = Arc::new(Mutex::new(vsock));
         let rng = Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?));

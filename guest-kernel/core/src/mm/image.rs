@@ -39,18 +39,17 @@ impl Mm {
         }
         let mut layout = self.layout.write();
         let is_below_something = layout.vmas.find_at_or_after(addr).is_some();
-        let image = &mut layout.image;
-        let (place, to_be_mapped) = part(image, number).ok_or(Errno::EINVAL)?;
-        let former = core::mem::replace(place, addr);
-        let result = match in_order(image) {
-            false => Err(Errno::EINVAL),
-            true if to_be_mapped && !is_below_something => Err(Errno::EFAULT),
-            true => return Ok(()),
-        };
-        if let Some((place, _)) = part(image, number) {
-            *place = former;
+        let mut image = layout.image.clone();
+        let (place, to_be_mapped) = part(&mut image, number).ok_or(Errno::EINVAL)?;
+        *place = addr;
+        if !in_order(&image) {
+            return Err(Errno::EINVAL);
         }
-        result
+        if to_be_mapped && !is_below_something {
+            return Err(Errno::EFAULT);
+        }
+        layout.image = image;
+        Ok(())
     }
 }
 

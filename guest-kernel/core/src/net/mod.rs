@@ -28,7 +28,6 @@ mod family;
 mod inet;
 mod mailbox;
 mod message;
-
 mod netlink;
 mod options;
 mod socket;

@@ -9,6 +9,7 @@ use crate::{
     errno::{Errno, Result},
     fs::{AnonInode, File, FileRef, FileType, Inode as _, OpenFile, OpenFlags, pipe},
     io::{Sink, Source},
+    ns::NetNamespace,
     sync::{PollEvents, PollTable, Queue, WaitError},
     task,
 };
@@ -209,6 +210,11 @@ pub(crate) trait Socket: Any + Send + Sync {
         Err(Errno::ENOTTY)
     }
 
+    /// The network it is in; `None` is that of who asks.
+    fn net(&self) -> Option<&NetNamespace> {
+        None
+    }
+
     /// The last descriptor is gone, or a connection was never accepted.
     fn close(&self);
 }
@@ -273,7 +279,11 @@ impl File for SocketFile {
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {
         match self.0.ioctl(task, command, arg) {
             // Any socket can be asked about interfaces.
-            Err(Errno::ENOTTY) => inet::interface_ioctl(task, &task.namespaces().net, command, arg),
+            Err(Errno::ENOTTY) => {
+                let namespaces = task.namespaces();
+                let net = self.0.net().unwrap_or(&namespaces.net);
+                inet::interface_ioctl(task, net, command, arg)
+            }
             outcome => outcome,
         }
     }

@@ -45,6 +45,16 @@ impl Address {
         }
     }
 
+    /// The address for all of its network; there is none in the smallest ones, and none of IPv6.
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        match self.ip {
+            IpAddr::V4(v4) if self.prefix < 31 => {
+                Some(Ipv4Addr::from_bits(v4.to_bits() | u32::MAX >> self.prefix))
+            }
+            _ => None,
+        }
+    }
+
     /// `RT_SCOPE_*`: of the host, or everywhere.
     pub fn scope(&self) -> u8 {
         match self.ip.is_loopback() {
@@ -108,6 +118,12 @@ impl Interface {
         }
     }
 
+    /// The address that is `to`, or in whose network it is.
+    pub fn near(&self, to: IpAddr) -> Option<IpAddr> {
+        let exact = self.addresses.iter().find(|a| a.ip == to);
+        exact.or_else(|| self.addresses.iter().find(|a| a.covers(to))).map(|a| a.ip)
+    }
+
     /// Whether `ip` is an address of this machine because of it: of a loopback all of an IPv4 network is.
     pub fn has(&self, ip: IpAddr) -> bool {
         self.up
@@ -148,9 +164,13 @@ impl Interfaces {
         self.0.iter().find(|i| i.name.as_bytes() == name)
     }
 
+    fn get_mut(&mut self, index: u32) -> Result<&mut Interface> {
+        self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)
+    }
+
     /// Sets one up or down. `ENODEV`.
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<()> {
-        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        let interface = self.get_mut(index)?;
         if interface.up == up {
             return Ok(());
         }
@@ -168,7 +188,7 @@ impl Interfaces {
 
     /// Gives one an address. `ENODEV`, `EEXIST`.
     pub fn add_address(&mut self, index: u32, address: Address) -> Result<()> {
-        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        let interface = self.get_mut(index)?;
         if interface.addresses.iter().any(|a| a.ip == address.ip) {
             return Err(Errno::EEXIST);
         }
@@ -181,7 +201,7 @@ impl Interfaces {
 
     /// Takes an address away. `ENODEV`, `EADDRNOTAVAIL`.
     pub fn remove_address(&mut self, index: u32, ip: IpAddr) -> Result<()> {
-        let interface = self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)?;
+        let interface = self.get_mut(index)?;
         let at = interface.addresses.iter().position(|a| a.ip == ip).ok_or(Errno::EADDRNOTAVAIL)?;
         interface.addresses.remove(at);
         Ok(())

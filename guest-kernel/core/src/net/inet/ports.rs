@@ -19,7 +19,10 @@ use core::{net::IpAddr, ops::RangeInclusive};
 use smallvec::SmallVec;
 
 use super::address::Endpoint;
-use crate::errno::{Errno, Result};
+use crate::{
+    errno::{Errno, Result},
+    random,
+};
 
 /// What the table has to know of a socket.
 pub(super) trait Holder {
@@ -154,6 +157,20 @@ impl<S: Holder> Ports<S> {
             return Err(Errno::EADDRINUSE);
         }
         Ok(self.insert(port, bound, holder, false))
+    }
+
+    /// Gives `holder` the port `port`, or for 0 any that nobody has. `EADDRINUSE`.
+    pub fn take(
+        &mut self,
+        port: u16,
+        range: RangeInclusive<u16>,
+        bound: Bound,
+        holder: &Arc<S>,
+    ) -> Result<Ticket> {
+        match port {
+            0 => self.claim_free(range, random::next_u64(), bound, holder),
+            port => self.claim(port, bound, holder),
+        }
     }
 
     /// Gives `holder` a port nobody has, beginning the search `at` somewhere. `EADDRINUSE` if there is none.

@@ -55,7 +55,8 @@ pub(super) fn meant(to: IpAddr) -> IpAddr {
 
 /// The way to `to`. `ENETUNREACH`.
 pub(super) fn find(interfaces: &Interfaces, to: IpAddr) -> Result<Route> {
-    let all_of = |i: &Interface| i.up && i.addresses.iter().any(|a| broadcast(a.ip, a.prefix) == Some(to));
+    let all_of =
+        |i: &Interface| i.up && i.addresses.iter().any(|a| a.broadcast().map(IpAddr::V4) == Some(to));
     for i in interfaces.iter() {
         if all_of(i) {
             return Ok(Route::Broadcast { interface: i.index, source: source(i, to) });
@@ -67,22 +68,10 @@ pub(super) fn find(interfaces: &Interfaces, to: IpAddr) -> Result<Route> {
     Err(Errno::ENETUNREACH)
 }
 
-/// The address for all of a network; there is none in the smallest ones.
-fn broadcast(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
-    match ip {
-        IpAddr::V4(v4) if prefix < 31 => Some(Ipv4Addr::from_bits(v4.to_bits() | u32::MAX >> prefix).into()),
-        _ => None,
-    }
-}
-
-/// The address of `interface` from which `to` is spoken to: itself, or that in whose network it is.
+/// The address of `interface` from which `to` is spoken to.
 fn source(interface: &Interface, to: IpAddr) -> IpAddr {
-    let of =
-        |f: &dyn Fn(IpAddr, u8) -> bool| interface.addresses.iter().find(|a| f(a.ip, a.prefix)).map(|a| a.ip);
-    of(&|ip, _| ip == to)
-        .or_else(|| interface.addresses.iter().find(|a| a.covers(to)).map(|a| a.ip))
-        .or_else(|| of(&|ip, _| ip.is_ipv4() == to.is_ipv4()))
-        .unwrap_or(to)
+    let same_family = || interface.addresses.iter().map(|a| a.ip).find(|ip| ip.is_ipv4() == to.is_ipv4());
+    interface.near(to).or_else(same_family).unwrap_or(to)
 }
 
 #[cfg(test)]

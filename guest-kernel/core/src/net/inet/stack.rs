@@ -12,6 +12,7 @@ use super::{
     address::Endpoint,
     datagram::DatagramSocket,
     interface::Interfaces,
+    options::{Opt, Options},
     ports::Ports,
     route::{self, Route},
     tcp::TcpSocket,
@@ -34,6 +35,8 @@ pub struct Stack {
     pub(super) udp: SpinLock<Ports<DatagramSocket>>,
     /// The identifiers of ping sockets.
     pub(super) ping: SpinLock<Ports<DatagramSocket>>,
+    /// The ports of netlink sockets.
+    pub(in crate::net) netlink: SpinLock<BTreeSet<u32>>,
     /// TCP connections by the names of their ends, the connecting one first.
     connections: SpinLock<BTreeSet<(Endpoint, Endpoint)>>,
     local_ports: AtomicU32,
@@ -51,6 +54,7 @@ impl Stack {
             tcp: SpinLock::new(Ports::default()),
             udp: SpinLock::new(Ports::default()),
             ping: SpinLock::new(Ports::default()),
+            netlink: SpinLock::new(BTreeSet::new()),
             connections: SpinLock::new(BTreeSet::new()),
             local_ports: AtomicU32::new(LOCAL_PORTS),
             unprivileged_port: AtomicU32::new(1024),
@@ -78,13 +82,20 @@ impl Stack {
         self.interfaces.read().is_local(ip)
     }
 
-    /// Whether a socket may be bound there. `EADDRNOTAVAIL`; `EACCES` for a port that needs a privilege.
-    pub(super) fn may_bind(&self, task: &TaskRef, owner: &UserNamespace, at: Endpoint) -> Result<()> {
+    /// Whether a socket with these options may be bound there. `EADDRNOTAVAIL`; `EACCES` for a port that needs a privilege.
+    pub(super) fn may_bind(
+        &self,
+        task: &TaskRef,
+        owner: &UserNamespace,
+        options: &Options,
+        at: Endpoint,
+    ) -> Result<()> {
         let group = match at.ip {
             IpAddr::V4(v4) => v4.is_multicast() || super::address::is_broadcast(at.ip),
             IpAddr::V6(v6) => v6.is_multicast(),
         };
-        if !(at.ip.is_unspecified() || group || self.is_local(at.ip)) {
+        let anywhere = || options.is_on(Opt::FreeBind) || options.is_on(Opt::FreeBind6);
+        if !(at.ip.is_unspecified() || group || self.is_local(at.ip) || anywhere()) {
             return Err(Errno::EADDRNOTAVAIL);
         }
         let privileged = at.port != 0 && u32::from(at.port) < self.unprivileged_port.load(Relaxed);

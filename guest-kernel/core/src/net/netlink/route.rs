@@ -262,12 +262,11 @@ fn routes(all: &Interfaces) -> Vec<Route> {
                 IpAddr::V4(ip) => {
                     let host = u32::MAX.checked_shr(a.prefix.into()).unwrap_or(0);
                     let net = Ipv4Addr::from_bits(ip.to_bits() & !host);
-                    let last = Ipv4Addr::from_bits(ip.to_bits() | host);
                     if i.is_loopback() && a.prefix < 32 {
                         four.push(route(net.into(), a.prefix, RTN_LOCAL, SCOPE_HOST));
                     }
                     four.push(route(a.ip, 32, RTN_LOCAL, SCOPE_HOST));
-                    if a.prefix < 31 {
+                    if let Some(last) = a.broadcast() {
                         four.push(route(last.into(), 32, RTN_BROADCAST, SCOPE_LINK));
                     }
                 }
@@ -291,16 +290,13 @@ fn one_route(answer: &mut Answer, all: &Interfaces, body: &[u8]) -> Result<()> {
     let attributes = body.get(ROUTE..).ok_or(Errno::EINVAL)?;
     let to = address(attribute(attributes, RTA_DST).ok_or(Errno::EINVAL)?)?;
     let i = all.iter().find(|i| i.has(to)).ok_or(Errno::ENETUNREACH)?;
-    let covering =
-        i.addresses.iter().find(|a| a.ip == to).or_else(|| i.addresses.iter().find(|a| a.covers(to)));
-    let (prefix, scope) = if to.is_ipv4() { (32, 0) } else { (128, 0) };
     let route = Route {
         to,
-        prefix,
+        prefix: if to.is_ipv4() { 32 } else { 128 },
         interface: i.index,
-        source: covering.map(|a| a.ip),
+        source: i.near(to),
         table: TABLE_LOCAL,
-        scope,
+        scope: 0,
         kind: RTN_LOCAL,
         metric: None,
     };

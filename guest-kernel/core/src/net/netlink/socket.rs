@@ -1,6 +1,6 @@
 //! The socket.
 
-use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{
@@ -33,9 +33,6 @@ const FLAGS: &[i32] = &[3, 4, 5, CAP_ACK, 11, 12];
 
 /// The largest datagram of requests.
 const REQUESTS_MAX: usize = 64 * 1024;
-
-/// The ports that are taken, with the namespace each is in.
-static PORTS: SpinLock<BTreeSet<(u64, u32)>> = SpinLock::new(BTreeSet::new());
 
 #[derive(Default)]
 struct State {
@@ -94,17 +91,16 @@ impl NetlinkSocket {
 
     /// Takes `port`, or for 0 the process's number or, if that is taken, any. `EADDRINUSE`.
     fn take_port(&self, task: &TaskRef, port: u32) -> Result<()> {
-        let ns = self.net.id();
-        let mut ports = PORTS.lock();
+        let mut ports = self.net.stack().netlink.lock();
         let port = match port {
             0 => {
                 let own = task.process().pid as u32;
                 core::iter::once(own)
                     .chain(core::iter::repeat_with(|| random::next_u64() as u32 | 1 << 31))
-                    .find(|p| ports.insert((ns, *p)))
+                    .find(|p| ports.insert(*p))
                     .unwrap_or(own)
             }
-            port if ports.insert((ns, port)) => port,
+            port if ports.insert(port) => port,
             _ => return Err(Errno::EADDRINUSE),
         };
         drop(ports);
@@ -265,9 +261,13 @@ impl Socket for NetlinkSocket {
         Some(&self.queue)
     }
 
+    fn net(&self) -> Option<&NetNamespace> {
+        Some(&self.net)
+    }
+
     fn close(&self) {
         let port = self.with(|s| s.port);
-        PORTS.lock().remove(&(self.net.id(), port));
+        self.net.stack().netlink.lock().remove(&port);
     }
 }
 

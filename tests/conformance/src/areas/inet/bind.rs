@@ -94,6 +94,14 @@ pub(super) fn bind_privileged(t: &mut T) {
             say!(t, "{ip} {port}: {}", bind_to(socket(family_of(ip), STREAM), ip, port));
             say!(t, "{ip} {port}: {}", bind_to(socket(family_of(ip), DGRAM), ip, port));
         }
+        // IP_FREEBIND is for addresses, not for ports.
+        for kind in [STREAM, DGRAM] {
+            for (ip, port) in [("10.0.0.1", 81), ("10.0.0.1", 1024)] {
+                let s = socket(V4, kind);
+                set_of(s, libc::IPPROTO_IP, libc::IP_FREEBIND, 1);
+                say!(t, "free {ip} {port}: {}", bind_to(s, ip, port));
+            }
+        }
     });
     say!(t, "{ended}");
 }

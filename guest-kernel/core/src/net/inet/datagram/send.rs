@@ -14,7 +14,6 @@ use super::{
     socket::{About, DatagramSocket, Noted, Protocol},
 };
 use crate::{
-    TaskRef,
     errno::{Errno, Result},
     io::Source,
     net::{mailbox::Letter, socket::Outgoing},
@@ -36,12 +35,7 @@ const ECHO: usize = 8;
 
 impl DatagramSocket {
     /// Sends all of `source` as one datagram.
-    pub(super) fn send_message(
-        &self,
-        _task: &TaskRef,
-        source: &mut Source<'_>,
-        message: Outgoing<'_>,
-    ) -> Result {
+    pub(super) fn send_message(&self, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {
         let total = source.remaining();
         if total > 0xffff {
             return Err(Errno::EMSGSIZE);
@@ -66,12 +60,11 @@ impl DatagramSocket {
         let wishes = Wishes::read(&message.control)?;
         let route = self.route(to.ip)?;
         let source_ip = self.source_ip(&wishes, to.ip, route)?;
-        if let Some(error) = self.with(|s| s.error.take()) {
-            return Err(error);
-        }
-        if self.with(|s| s.write_shut) {
-            return Err(Errno::EPIPE);
-        }
+        let port = self.with(|s| match s.error.take() {
+            Some(error) => Err(error),
+            None if s.write_shut => Err(Errno::EPIPE),
+            None => Ok(s.local.port),
+        })?;
         let max = match (self.protocol, to.ip) {
             (Protocol::Ping, _) => MAX_PING,
             (_, IpAddr::V4(_)) => MAX4,
@@ -94,7 +87,7 @@ impl DatagramSocket {
             IpAddr::V6(_) => (self.options.get(Opt::UnicastHops), self.options.get(Opt::TClass)),
         };
         let about = About {
-            from: Endpoint { ip: source_ip, port: self.with(|s| s.local.port) },
+            from: Endpoint { ip: source_ip, port },
             to: to.ip,
             interface: route.interface(),
             hops: wishes.hops.unwrap_or(hops as u8),

@@ -12,7 +12,6 @@ use super::super::{
     address::{
         AF_UNSPEC, Endpoint, Version, decode, decode_any, decode_for_bind, encode, family_of, lacks_scope,
     },
-    ioctl,
     options::{Opt, Options, SOL_UDP},
     ports::{Bound, Holder, Ports, Ticket},
     route::{Route, meant},
@@ -28,7 +27,6 @@ use crate::{
         socket::{How, Kind, Name, Outgoing, Received, Socket},
     },
     ns::NetNamespace,
-    random,
     sync::{PollEvents, PollTable, Queue, SpinLock, WaitQueue},
     syscall::UserPtr,
 };
@@ -192,11 +190,7 @@ impl DatagramSocket {
     fn take_port(&self, at: Endpoint) -> Result<Ticket> {
         let me = self.me.upgrade().ok_or(Errno::EBADF)?;
         let (bound, range) = (self.bound(at.ip, None), self.stack().local_ports());
-        let mut ports = self.ports().lock();
-        match at.port {
-            0 => ports.claim_free(range, random::next_u64(), bound, &me),
-            port => ports.claim(port, bound, &me),
-        }
+        self.ports().lock().take(at.port, range, bound, &me)
     }
 
     /// Who sends or connects without a port gets one.
@@ -294,11 +288,7 @@ impl Socket for DatagramSocket {
         let at = decode_for_bind(self.version, self.options.is_on(Opt::V6Only), name)?;
         // Identifiers need no privilege.
         let port = if self.protocol == Protocol::Udp { at.port } else { 0 };
-        let free = self.options.is_on(Opt::FreeBind) || self.options.is_on(Opt::FreeBind6);
-        match self.stack().may_bind(task, self.net.owner(), Endpoint { port, ..at }) {
-            Err(Errno::EADDRNOTAVAIL) if free => {}
-            outcome => outcome?,
-        }
+        self.stack().may_bind(task, self.net.owner(), &self.options, Endpoint { port, ..at })?;
         if self.with(|s| s.ticket.is_some() || s.remote.is_some()) {
             return Err(Errno::EINVAL);
         }
@@ -356,8 +346,8 @@ impl Socket for DatagramSocket {
         remote.map(|at| encode(self.version, at)).ok_or(Errno::ENOTCONN)
     }
 
-    fn send(&self, task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {
-        self.send_message(task, source, message)
+    fn send(&self, _task: &TaskRef, source: &mut Source<'_>, message: Outgoing<'_>) -> Result {
+        self.send_message(source, message)
     }
 
     fn receive(&self, task: &TaskRef, sink: &mut Sink<'_>, how: How) -> Result<Received> {
@@ -373,12 +363,12 @@ impl Socket for DatagramSocket {
         self.options.value(self.version, Kind::Datagram, connected, level, name)
     }
 
-    fn set_option(&self, task: &TaskRef, level: i32, name: i32, value: u64, len: usize) -> Result<()> {
+    fn set_option(&self, _task: &TaskRef, level: i32, name: i32, value: u64, len: usize) -> Result<()> {
         let bound = self.with(|s| s.ticket.is_some());
         self.options.change(self.version, Kind::Datagram, bound, (level, name), (value, len))?;
         if level == SOL_UDP && !self.options.is_on(Opt::UdpCork) && self.with(|s| s.corked.is_some()) {
             // What was sent of a datagram is all of it.
-            let _ = self.send_message(task, &mut Source::kernel(&[]), Outgoing::default());
+            let _ = self.send_message(&mut Source::kernel(&[]), Outgoing::default());
         }
         Ok(())
     }
@@ -401,16 +391,20 @@ impl Socket for DatagramSocket {
         Some(&self.queue)
     }
 
-    fn ioctl(&self, task: &TaskRef, command: u32, arg: u64) -> Result {
+    fn ioctl(&self, _task: &TaskRef, command: u32, arg: u64) -> Result {
         const SIOCINQ: u32 = 0x541b;
         const SIOCOUTQ: u32 = 0x5411;
         let n = match command {
             SIOCINQ => self.with(|s| s.inbox.first_len()),
             SIOCOUTQ => 0,
-            _ => return ioctl::interfaces(task, &self.net, command, arg),
+            _ => return Err(Errno::ENOTTY),
         };
         UserPtr::<i32>::new(arg).write(&(n as i32))?;
         Ok(0)
+    }
+
+    fn net(&self) -> Option<&NetNamespace> {
+        Some(&self.net)
     }
 
     fn close(&self) {

@@ -60,11 +60,7 @@ impl TcpSocket {
         if matches!(at.ip, IpAddr::V6(ip) if ip.is_multicast()) {
             return Err(Errno::EINVAL);
         }
-        let free = self.options.is_on(Opt::FreeBind) || self.options.is_on(Opt::FreeBind6);
-        match self.stack().may_bind(task, self.net.owner(), at) {
-            Err(Errno::EADDRNOTAVAIL) if free => {}
-            outcome => outcome?,
-        }
+        self.stack().may_bind(task, self.net.owner(), &self.options, at)?;
         let taken = self
             .with(|s| s.ticket.is_some() || s.chosen.0 || !matches!(s.phase, Phase::Idle) || s.connecting);
         if taken {
@@ -85,11 +81,7 @@ impl TcpSocket {
     /// Takes the port of `at`, or any.
     fn take_port(&self, at: Endpoint) -> Result<super::super::ports::Ticket> {
         let (stack, bound, me) = (self.stack(), self.bound(at.ip), self.arc()?);
-        let mut ports = stack.tcp.lock();
-        match at.port {
-            0 => ports.claim_free(stack.local_ports(), random::next_u64(), bound, &me),
-            port => ports.claim(port, bound, &me),
-        }
+        stack.tcp.lock().take(at.port, stack.local_ports(), bound, &me)
     }
 
     /// listen(2).

@@ -76,16 +76,15 @@ fn segment(socket: &TcpSocket) -> u32 {
 }
 
 fn info(socket: &TcpSocket) -> Info {
-    let state = socket.state_number();
-    let queued =
-        socket.handle().map_or((0, 0), |h| h.with(|mine, theirs| (theirs.queued, mine.receive_buffer)));
-    let (mss, window) = match socket.handle() {
-        Some(_) => (segment(socket), 65_536),
-        None => (536, 0),
+    let connection = socket.handle().map(|h| h.with(|mine, theirs| (theirs.queued, mine.receive_buffer)));
+    let (unread, receive_buffer) = connection.unwrap_or_default();
+    let (mss, window, rto) = match connection {
+        Some(_) => (segment(socket), 65_536, 200_000),
+        None => (536, 0, 1_000_000),
     };
     Info {
-        state,
-        rto: if socket.handle().is_some() { 200_000 } else { 1_000_000 },
+        state: socket.state_number(),
+        rto,
         ato: 40_000,
         snd_mss: mss,
         rcv_mss: 536,
@@ -97,9 +96,9 @@ fn info(socket: &TcpSocket) -> Info {
         snd_cwnd: 10,
         advmss: segment(socket),
         reordering: 3,
-        rcv_space: queued.1 as u32,
+        rcv_space: receive_buffer as u32,
         max_pacing_rate: u64::MAX,
-        notsent_bytes: queued.0 as u32,
+        notsent_bytes: unread as u32,
         snd_wnd: window,
         ..Info::default()
     }

@@ -11,7 +11,6 @@ use super::{
     super::{
         IPPROTO_TCP,
         address::{Endpoint, Version, encode},
-        ioctl,
         options::Options,
         ports::{Holder, Ticket},
         stack::Stack,
@@ -365,10 +364,10 @@ impl Socket for TcpSocket {
             table.register(&self.queue);
         }
         let handle = match self.with(|s| match &s.phase {
-            Phase::Connected(handle) => Ok((handle.clone(), s.error.is_some())),
+            Phase::Connected(handle) => Ok(handle.clone()),
             _ => Err(Self::poll_idle(s)),
         }) {
-            Ok((handle, _)) => handle,
+            Ok(handle) => handle,
             Err(events) => return events,
         };
         let low_water = self.common.receive_low_water.load(Relaxed).max(1) as usize;
@@ -392,7 +391,7 @@ impl Socket for TcpSocket {
         Some(&self.queue)
     }
 
-    fn ioctl(&self, task: &TaskRef, command: u32, arg: u64) -> Result {
+    fn ioctl(&self, _task: &TaskRef, command: u32, arg: u64) -> Result {
         const SIOCINQ: u32 = 0x541b;
         const SIOCOUTQ: u32 = 0x5411;
         const SIOCOUTQNSD: u32 = 0x894b;
@@ -405,10 +404,14 @@ impl Socket for TcpSocket {
                 .map_or(0, |h| h.with(|_, theirs| theirs.queued.saturating_sub(theirs.receive_buffer))),
             // Nothing is kept back, and nothing is urgent.
             SIOCOUTQNSD | SIOCATMARK => 0,
-            _ => return ioctl::interfaces(task, &self.net, command, arg),
+            _ => return Err(Errno::ENOTTY),
         };
         UserPtr::<i32>::new(arg).write(&(n as i32))?;
         Ok(0)
+    }
+
+    fn net(&self) -> Option<&NetNamespace> {
+        Some(&self.net)
     }
 
     fn close(&self) {

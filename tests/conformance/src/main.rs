@@ -11,6 +11,7 @@
 //! | [`sys`] | the system call itself, and all the `unsafe` |
 //! | [`test`] | what a test gets, the macros it is written with |
 //! | [`helpers`] | children, signals, files and memory in a line each |
+//! | [`sockets`] | names, messages and options of sockets |
 //! | [`kinds`] | what the arguments of every system call are: the kernel's own table |
 //! | [`runner`] | runs tests in processes with a time limit |
 //! | [`areas`] | the tests, a file a subject |
@@ -24,6 +25,7 @@ mod helpers;
 mod kinds;
 mod nr;
 mod runner;
+mod sockets;
 mod sys;
 
 use std::process::ExitCode;

@@ -2,27 +2,6 @@
 
 use super::*;
 
-#[repr(C)]
-#[derive(Default)]
-pub(super) struct Header {
-    pub name: u64,
-    pub name_len: u64,
-    pub vector: u64,
-    pub count: u64,
-    pub control: u64,
-    pub control_len: u64,
-    pub flags: u64,
-}
-
-fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
-    let mut bytes = (16 + data.len()).to_ne_bytes().to_vec();
-    bytes.extend(level.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(data);
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    bytes
-}
-
 fn send_with(fd: i32, ip: &str, port: u16, control: &[u8]) -> String {
     let to = address(ip, port);
     let vector = [p("text"), 4];
@@ -55,27 +34,19 @@ fn recv_with(fd: i32, room: usize, flags: i32) -> String {
     if n < 0 {
         return result(n);
     }
-    let mut rest = &bytes[..(header.control_len as usize).min(room)];
-    let mut found = Vec::new();
-    while rest.len() >= 16 {
-        let len = u64::from_ne_bytes(rest[..8].try_into().unwrap_or([0; 8])) as usize;
-        let level = i32::from_ne_bytes(rest[8..12].try_into().unwrap_or([0; 4]));
-        let kind = i32::from_ne_bytes(rest[12..16].try_into().unwrap_or([0; 4]));
-        let mut data = rest[16..len.clamp(16, rest.len())].to_vec();
+    let found = controls(&bytes[..(header.control_len as usize).min(room)]).into_iter().map(|mut c| {
         // An address in an error has a port and bytes behind it that nobody set.
-        if matches!((level, kind), (0, 11) | (41, 25)) {
-            data.truncate(if level == 0 { 24 } else { 40 });
+        if matches!((c.level, c.kind), (0, 11) | (41, 25)) {
+            c.data.truncate(if c.level == 0 { 24 } else { 40 });
         }
-        // lo has another index in the machine's own namespace only.
-        found.push(format!("{level}:{kind}:{len} {data:?}"));
-        rest = &rest[len.next_multiple_of(8).clamp(16, rest.len())..];
-    }
+        format!("{}:{}:{} {:?}", c.level, c.kind, c.len, c.data)
+    });
     format!(
         "{:?} from {} flags {:x} [{}]",
         String::from_utf8_lossy(&text[..n as usize]),
         show_address(&name, header.name_len as i32),
         header.flags as u32,
-        found.join(", ")
+        found.collect::<Vec<_>>().join(", ")
     )
 }
 
@@ -86,14 +57,14 @@ pub(super) fn packet_info(t: &mut T) {
     set_of(a, 0, libc::IP_PKTINFO, 1);
     let s = socket(V4, DGRAM);
     bind_to(s, "0.0.0.0", 7001);
-    let info = |index: i32, source: [u8; 4]| message(0, libc::IP_PKTINFO, &[&index.to_ne_bytes()[..], &source, &[0; 4]].concat());
+    let info = |index: i32, source: [u8; 4]| control(0, libc::IP_PKTINFO, &[&index.to_ne_bytes()[..], &source, &[0; 4]].concat());
     say!(t, "{} {}", send_to(s, "x", "127.0.0.1", 7000), recv_with(a, 64, 0));
     say!(t, "{} {}", send_to(s, "x", "127.2.3.4", 7000), recv_with(a, 64, 0));
     say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &info(0, [127, 0, 0, 9])), recv_with(a, 64, 0));
     say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &info(1, [0, 0, 0, 0])), recv_with(a, 64, 0));
     say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &info(0, [10, 0, 0, 9])), recv_with(a, 64, 0));
-    say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &message(0, 8, &[0; 8])), send_with(s, "127.0.0.1", 7000, &message(0, 99, &[0; 8])));
-    say!(t, "{}", send_with(s, "127.0.0.1", 7000, &message(77, 8, &[0; 8])));
+    say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &control(0, 8, &[0; 8])), send_with(s, "127.0.0.1", 7000, &control(0, 99, &[0; 8])));
+    say!(t, "{}", send_with(s, "127.0.0.1", 7000, &control(77, 8, &[0; 8])));
     say!(t, "short: {}", recv_with(a, 20, 0));
     let six = socket(V6, DGRAM);
     bind_to(six, "::", 7002);
@@ -103,9 +74,9 @@ pub(super) fn packet_info(t: &mut T) {
     say!(t, "{} {}", send_to(from, "x", "::ffff:127.0.0.5", 7002), recv_with(six, 64, 0));
     let mut data = "::1".parse::<std::net::Ipv6Addr>().expect("an address").octets().to_vec();
     data.extend([0; 4]);
-    say!(t, "{} {}", send_with(from, "::1", 7002, &message(41, libc::IPV6_PKTINFO, &data)), recv_with(six, 64, 0));
+    say!(t, "{} {}", send_with(from, "::1", 7002, &control(41, libc::IPV6_PKTINFO, &data)), recv_with(six, 64, 0));
     data[0] = 0x20;
-    say!(t, "{}", send_with(from, "::1", 7002, &message(41, libc::IPV6_PKTINFO, &data)));
+    say!(t, "{}", send_with(from, "::1", 7002, &control(41, libc::IPV6_PKTINFO, &data)));
 }
 
 pub(super) fn hops(t: &mut T) {
@@ -119,10 +90,10 @@ pub(super) fn hops(t: &mut T) {
     say!(t, "{} {}", set_of(s, 0, libc::IP_TTL, 9), set_of(s, 0, libc::IP_TOS, 16));
     say!(t, "{} {}", send_to(s, "x", "127.0.0.1", 7000), recv_with(a, 99, 0));
     for value in [0, 7, 255, 256] {
-        let sent = send_with(s, "127.0.0.1", 7000, &message(0, libc::IP_TTL, &i32::to_ne_bytes(value)));
+        let sent = send_with(s, "127.0.0.1", 7000, &control(0, libc::IP_TTL, &i32::to_ne_bytes(value)));
         say!(t, "{value}: {sent} {}", recv_with(a, 99, 0));
     }
-    say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &message(0, libc::IP_TOS, &[8])), recv_with(a, 99, 0));
+    say!(t, "{} {}", send_with(s, "127.0.0.1", 7000, &control(0, libc::IP_TOS, &[8])), recv_with(a, 99, 0));
     let (a, s) = (socket(V6, DGRAM), socket(V6, DGRAM));
     bind_to(a, "::1", 7000);
     bind_to(s, "::1", 7001);
@@ -132,7 +103,7 @@ pub(super) fn hops(t: &mut T) {
     say!(t, "{} {}", set_of(s, 41, libc::IPV6_UNICAST_HOPS, 9), set_of(s, 41, libc::IPV6_TCLASS, 16));
     say!(t, "{} {}", send_to(s, "x", "::1", 7000), recv_with(a, 99, 0));
     for value in [-2, -1, 0, 255, 256] {
-        let sent = send_with(s, "::1", 7000, &message(41, libc::IPV6_HOPLIMIT, &i32::to_ne_bytes(value)));
+        let sent = send_with(s, "::1", 7000, &control(41, libc::IPV6_HOPLIMIT, &i32::to_ne_bytes(value)));
         say!(t, "{value}: {sent} {}", recv_with(a, 99, 0));
     }
 }

@@ -202,14 +202,6 @@ pub(super) fn broadcasts(t: &mut T) {
     say!(t, "{}", error_of(s));
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct Many {
-    header: Header,
-    len: u32,
-    pad: u32,
-}
-
 pub(super) fn many_datagrams(t: &mut T) {
     network();
     let (a, b) = (socket(V4, DGRAM | NONBLOCK), socket(V4, DGRAM));

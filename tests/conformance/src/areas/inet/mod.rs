@@ -11,6 +11,7 @@ mod streams;
 use std::net::IpAddr;
 
 use crate::helpers::*;
+use crate::sockets::{self, *};
 use crate::test::Test;
 use bind::*;
 use control::*;
@@ -75,12 +76,8 @@ pub const TESTS: &[Test] = tests![
 
 const V4: i32 = libc::AF_INET;
 const V6: i32 = libc::AF_INET6;
-const STREAM: i32 = libc::SOCK_STREAM;
-const DGRAM: i32 = libc::SOCK_DGRAM;
 const NONBLOCK: i32 = libc::SOCK_NONBLOCK;
-const DONTWAIT: i32 = libc::MSG_DONTWAIT;
 const QUIET: i32 = libc::MSG_NOSIGNAL;
-const SOL: i32 = libc::SOL_SOCKET;
 const ALL: i16 = 0x2007;
 
 /// `struct ifreq` for `lo`, with the beginning of its second part.
@@ -113,39 +110,6 @@ fn address(ip: &str, port: u16) -> Vec<u8> {
     match ip.parse().expect("an address") {
         IpAddr::V4(ip) => [&family[..], &port.to_be_bytes(), &ip.octets(), &[0; 8]].concat(),
         IpAddr::V6(ip) => [&family[..], &port.to_be_bytes(), &[0; 4], &ip.octets(), &[0; 4]].concat(),
-    }
-}
-
-fn show_address(bytes: &[u8], len: i32) -> String {
-    if len == 0 {
-        return "nobody".to_owned();
-    }
-    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
-    // One that was not chosen differs.
-    let port = if port > 30_000 { "some".to_owned() } else { port.to_string() };
-    match i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) {
-        V4 => format!("{}.{}.{}.{}:{port} ({len})", bytes[4], bytes[5], bytes[6], bytes[7]),
-        V6 => {
-            let ip: [u8; 16] = bytes[8..24].try_into().expect("16 bytes");
-            format!("[{}]:{port} ({len})", std::net::Ipv6Addr::from(ip))
-        }
-        other => format!("family {other} ({len})"),
-    }
-}
-
-fn name_of(fd: i32) -> String {
-    let (mut bytes, mut len) = ([0u8; 128], 128i32);
-    match call!(getsockname, fd, out(&mut bytes), out(&mut len)) {
-        0 => show_address(&bytes, len),
-        error => result(error),
-    }
-}
-
-fn peer_of(fd: i32) -> String {
-    let (mut bytes, mut len) = ([0u8; 128], 128i32);
-    match call!(getpeername, fd, out(&mut bytes), out(&mut len)) {
-        0 => show_address(&bytes, len),
-        error => result(error),
     }
 }
 
@@ -185,8 +149,9 @@ fn connected(ip: &str) -> [i32; 2] {
     [client, server]
 }
 
+/// Sends without a SIGPIPE.
 fn send(fd: i32, text: &str, flags: i32) -> String {
-    result(call!(sendto, fd, p(text.as_bytes()), text.len(), flags | QUIET, 0, 0))
+    sockets::send(fd, text, flags | QUIET)
 }
 
 fn send_to(fd: i32, text: &str, ip: &str, port: u16) -> String {
@@ -194,51 +159,11 @@ fn send_to(fd: i32, text: &str, ip: &str, port: u16) -> String {
     result(call!(sendto, fd, p(text.as_bytes()), text.len(), DONTWAIT, p(&a[..]), a.len()))
 }
 
-fn recv(fd: i32, max: usize, flags: i32) -> String {
-    let mut buffer = [0u8; 8192];
-    match call!(recvfrom, fd, out(&mut buffer), max, flags, 0, 0) {
-        n if n >= 0 => format!("{n} {:?}", String::from_utf8_lossy(&buffer[..(n as usize).min(max)])),
-        error => result(error),
-    }
-}
-
-/// Receives, and says who it is from.
-fn recv_from(fd: i32) -> String {
-    let (mut buffer, mut bytes, mut len) = ([0u8; 64], [0u8; 128], 128i32);
-    match call!(recvfrom, fd, out(&mut buffer), 64, DONTWAIT, out(&mut bytes), out(&mut len)) {
-        n if n >= 0 => {
-            format!("{:?} from {}", String::from_utf8_lossy(&buffer[..n as usize]), show_address(&bytes, len))
-        }
-        error => result(error),
-    }
-}
-
-fn get_of(fd: i32, level: i32, name: i32) -> String {
-    let (mut value, mut len) = ([0u8; 64], 64i32);
-    match call!(getsockopt, fd, level, name, out(&mut value), out(&mut len)) {
-        0 if len == 4 => i32::from_ne_bytes([value[0], value[1], value[2], value[3]]).to_string(),
-        0 => format!("{len} {:?}", String::from_utf8_lossy(&value[..len as usize])),
-        error => result(error),
-    }
-}
-
-fn get(fd: i32, name: i32) -> String {
-    get_of(fd, SOL, name)
-}
-
 fn error_of(fd: i32) -> String {
     match get(fd, libc::SO_ERROR).as_str() {
         "0" => "none".to_owned(),
         number => number.parse().map_or("?".to_owned(), |n: i64| result(-n)),
     }
-}
-
-fn set_of(fd: i32, level: i32, name: i32, value: i32) -> String {
-    result(call!(setsockopt, fd, level, name, p(&value), 4))
-}
-
-fn set(fd: i32, name: i32, value: i32) -> String {
-    set_of(fd, SOL, name, value)
 }
 
 fn bytes_in(fd: i32, command: u64) -> String {

@@ -65,14 +65,6 @@ pub(super) fn timestamps(t: &mut T) {
     say!(t, "stream: {}", recv_with(s[1], 9, 64, 0).0);
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct Many {
-    header: Header,
-    len: u32,
-    pad: u32,
-}
-
 /// Several messages at once, until one cannot be sent or received.
 pub(super) fn many_messages(t: &mut T) {
     for kind in [DGRAM, SEQ, STREAM] {

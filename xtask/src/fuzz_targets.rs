@@ -24,7 +24,7 @@ pub struct Options {
 }
 
 /// Seconds of a processor that CI gives to all targets together.
-const CI_SECONDS: u64 = 200;
+const CI_SECONDS: u64 = 300;
 
 const PACKAGE: &str = "ringfence-fuzz";
 /// Build scripts are not instrumented if the target is named.

@@ -94,7 +94,7 @@ enum Suite {
     Lab,
     /// Server programs and Python's own tests, in the lab: long, and run only when asked for
     Programs,
-    /// kill -9 of each process of a sandbox at 200 random moments, 64 sandboxes at once, 500 one after another: half an hour, and
+    /// kill -9 of each process of a sandbox at 200 random moments, 64 sandboxes at once, 500 one after another: an hour, and
     /// run only when asked for
     JailSoak,
 }

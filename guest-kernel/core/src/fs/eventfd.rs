@@ -18,9 +18,6 @@ const MAX: u64 = u64::MAX - 1;
 /// `EFD_SEMAPHORE`.
 const SEMAPHORE: u32 = 1;
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
-
 struct EventFd {
     count: SpinLock<u64>,
     semaphore: bool,
@@ -60,7 +57,7 @@ impl File for EventFd {
             None if file.nonblocking() => return Err(Errno::EAGAIN),
             None => wait_event(task, &self.queue, Interruptible::Yes, None, || self.take())?,
         };
-        self.queue.wake_all(WRITABLE);
+        self.queue.wake_all(PollEvents::WRITABLE);
         sink.put(&n.to_ne_bytes())?;
         Ok(8)
     }
@@ -80,7 +77,7 @@ impl File for EventFd {
             None if file.nonblocking() => return Err(Errno::EAGAIN),
             None => wait_event(task, &self.queue, Interruptible::Yes, None, || self.add(n))?,
         }
-        self.queue.wake_all(READABLE);
+        self.queue.wake_all(PollEvents::READABLE);
         Ok(8)
     }
 
@@ -90,8 +87,8 @@ impl File for EventFd {
         }
         let count = *self.count.lock();
         let mut events = PollEvents::empty();
-        events.set(READABLE, count > 0);
-        events.set(WRITABLE, count < MAX);
+        events.set(PollEvents::READABLE, count > 0);
+        events.set(PollEvents::WRITABLE, count < MAX);
         events
     }
 
@@ -114,7 +111,7 @@ pub(super) fn signal(file: &OpenFile) {
     if let Some(eventfd) = file.downcast::<EventFd>()
         && eventfd.add(1).is_some()
     {
-        eventfd.queue.wake_all(READABLE);
+        eventfd.queue.wake_all(PollEvents::READABLE);
     }
 }
 
@@ -171,6 +168,6 @@ mod tests {
         let e = new(1, false);
         assert_eq!(e.add(MAX), None);
         assert_eq!(e.add(MAX - 1), Some(()));
-        assert_eq!(e.poll(None), READABLE);
+        assert_eq!(e.poll(None), PollEvents::READABLE);
     }
 }

@@ -216,9 +216,9 @@ struct Notify {
 impl Wake for Notify {
     fn wake(self: Arc<Self>, _events: PollEvents) {
         match self.output {
-            false => self.owner.send(POLL_IN, (PollEvents::IN | PollEvents::RDNORM).bits()),
+            false => self.owner.send(POLL_IN, (PollEvents::READABLE).bits()),
             true => {
-                let band = PollEvents::OUT | PollEvents::WRNORM | PollEvents::WRBAND;
+                let band = PollEvents::WRITABLE | PollEvents::WRBAND;
                 self.owner.send(POLL_OUT, band.bits());
             }
         }

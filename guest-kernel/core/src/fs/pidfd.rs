@@ -26,7 +26,7 @@ impl File for PidFd {
             table.register(&self.process.exit_events);
         }
         let running = *self.process.state.lock() == State::Running;
-        if running { PollEvents::empty() } else { PollEvents::IN | PollEvents::RDNORM }
+        if running { PollEvents::empty() } else { PollEvents::READABLE }
     }
 }
 

@@ -109,7 +109,7 @@ impl File for SignalFd {
             }
             let pending = task.signals.pending.set().union(task.process().shared_pending.set());
             let some = !pending.and(*self.mask.lock()).is_empty();
-            if some { PollEvents::IN | PollEvents::RDNORM } else { PollEvents::empty() }
+            if some { PollEvents::READABLE } else { PollEvents::empty() }
         })
     }
 

@@ -29,7 +29,6 @@ use crate::{
     time::{TimeSpec, realtime_to_monotonic},
 };
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
 const CLOCK_REALTIME: i32 = 0;
 /// `TFD_TIMER_ABSTIME` and `TFD_TIMER_CANCEL_ON_SET`.
 const ABSTIME: u32 = 1;
@@ -91,7 +90,7 @@ const NOT_WATCHED: u64 = u64::MAX;
 pub fn clock_was_set() {
     CLOCK_SET.fetch_add(1, Ordering::SeqCst);
     let watchers = core::mem::take(&mut *WATCHERS.lock());
-    watchers.iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake_all(READABLE));
+    watchers.iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake_all(PollEvents::READABLE));
 }
 
 /// `TFD_IOC_SET_TICKS`.
@@ -114,7 +113,7 @@ struct Alarm(Queue);
 
 impl TimerTarget for Alarm {
     fn expired(self: Arc<Self>) {
-        self.0.wake_all(READABLE);
+        self.0.wake_all(PollEvents::READABLE);
     }
 }
 
@@ -183,7 +182,7 @@ impl File for TimerFd {
             table.register(&self.queue);
         }
         let due = self.schedule.lock().expirations(hal::time::now()).0 > 0;
-        if due || self.is_cancelled() { READABLE } else { PollEvents::empty() }
+        if due || self.is_cancelled() { PollEvents::READABLE } else { PollEvents::empty() }
     }
 
     fn seek_ignored(&self) -> bool {
@@ -202,7 +201,7 @@ impl File for TimerFd {
             return Err(Errno::ECANCELED);
         }
         self.schedule.lock().ticks = ticks;
-        self.queue.wake_all(READABLE);
+        self.queue.wake_all(PollEvents::READABLE);
         Ok(0)
     }
 

@@ -35,7 +35,8 @@ mod sys;
 mod transfer;
 mod unix;
 
-pub use inet::{Stack, show_file};
+pub use inet::Stack;
+pub(crate) use inet::proc;
 pub(crate) use socket::SocketFile;
 pub use unix::show_sockets;
 

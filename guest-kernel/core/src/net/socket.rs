@@ -289,7 +289,7 @@ impl File for SocketFile {
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
-        let events = PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP;
+        let events = PollEvents::READABLE | PollEvents::HUP;
         self.0.queue().map(|queue| alloc::vec![(queue.clone(), events)])
     }
 

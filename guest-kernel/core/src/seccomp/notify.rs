@@ -269,8 +269,8 @@ impl File for ListenerFile {
         let s = self.0.state.lock();
         let mut events = PollEvents::empty();
         let any = |phase| s.calls.iter().any(|c| c.phase == phase);
-        events.set(PollEvents::IN | PollEvents::RDNORM, any(Phase::Waiting));
-        events.set(PollEvents::OUT | PollEvents::WRNORM, any(Phase::Received));
+        events.set(PollEvents::READABLE, any(Phase::Waiting));
+        events.set(PollEvents::WRITABLE, any(Phase::Received));
         events.set(PollEvents::HUP, s.nobody);
         events
     }

@@ -48,6 +48,13 @@ bitflags! {
     }
 }
 
+impl PollEvents {
+    /// There is something to read.
+    pub const READABLE: Self = Self::IN.union(Self::RDNORM);
+    /// There is room to write.
+    pub const WRITABLE: Self = Self::OUT.union(Self::WRNORM);
+}
+
 /// Something a wait queue can wake: a task, an epoll item, a completion.
 pub trait Wake: Send + Sync {
     /// Called under the queue's lock: must not block and must not touch the same queue.

@@ -69,9 +69,9 @@ impl File for StreamFile {
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         let relevant = if self.output {
-            PollEvents::OUT | PollEvents::WRNORM | PollEvents::ERR
+            PollEvents::WRITABLE | PollEvents::ERR
         } else {
-            PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP
+            PollEvents::READABLE | PollEvents::HUP
         };
         self.stream.poll(table) & relevant
     }

@@ -302,7 +302,7 @@ impl Stream {
         let s = self.state.lock();
         let mut events = PollEvents::empty();
         if !s.received.is_empty() {
-            events |= PollEvents::IN | PollEvents::RDNORM;
+            events |= PollEvents::READABLE;
         }
         if s.peer_finished {
             events |= PollEvents::HUP;
@@ -311,7 +311,7 @@ impl Stream {
             events |= PollEvents::ERR;
         }
         if s.peer_deaf || (s.phase == Phase::Up && s.credit() > 0) {
-            events |= PollEvents::OUT | PollEvents::WRNORM;
+            events |= PollEvents::WRITABLE;
         }
         events
     }

@@ -48,13 +48,11 @@ struct Ready {
     queue: Queue,
 }
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-
 impl Ready {
     /// Puts an item on the list, unless it is there, and wakes one who waits.
     fn add(&self, item: &Arc<Item>) {
         if self.put_back(item) {
-            self.queue.wake(READABLE, 1);
+            self.queue.wake(PollEvents::READABLE, 1);
         }
     }
 
@@ -88,7 +86,7 @@ impl Ready {
     /// Wakes another waiter if something is left for it. To who polls the instance that is nothing new.
     fn pass_on(&self) {
         if self.len() > 0 {
-            self.queue.pass_on(READABLE);
+            self.queue.pass_on(PollEvents::READABLE);
         }
     }
 }
@@ -254,7 +252,7 @@ impl File for Epoll {
         }
         let candidates = self.ready.list.lock().clone().unwrap_or_default();
         let ready = |item: &Arc<Item>| item.file().is_some_and(|f| f.poll(None).intersects(item.interest()));
-        if candidates.iter().any(ready) { READABLE } else { PollEvents::empty() }
+        if candidates.iter().any(ready) { PollEvents::READABLE } else { PollEvents::empty() }
     }
 
     fn seek_ignored(&self) -> bool {

@@ -25,8 +25,6 @@ use crate::{
     syscall::UserPtr,
 };
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-
 /// `/proc/sys/fs/inotify`.
 pub struct Limits {
     /// Events an instance queues.
@@ -197,7 +195,7 @@ impl Inotify {
     fn push(&self, event: Event) {
         let max = limits().queued_events.load(Ordering::Relaxed);
         if self.state.lock().queue.push(event, max) {
-            self.waiters.wake_all(READABLE);
+            self.waiters.wake_all(PollEvents::READABLE);
         }
     }
 }
@@ -342,14 +340,14 @@ impl File for InotifyFile {
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
-        Some(alloc::vec![(self.0.waiters.clone(), PollEvents::IN | PollEvents::RDNORM)])
+        Some(alloc::vec![(self.0.waiters.clone(), PollEvents::READABLE)])
     }
 
     fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
         if let Some(table) = table {
             table.register(&self.0.waiters);
         }
-        if self.0.state.lock().queue.is_empty() { PollEvents::empty() } else { READABLE }
+        if self.0.state.lock().queue.is_empty() { PollEvents::empty() } else { PollEvents::READABLE }
     }
 
     fn ioctl(&self, _file: &OpenFile, _task: &TaskRef, command: u32, arg: u64) -> Result {

@@ -42,9 +42,6 @@ const DEFAULT_SLOTS: usize = 16;
 /// `/proc/sys/fs/pipe-max-size`, in bytes.
 pub const MAX_SIZE: usize = 1 << 20;
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
-
 /// What both ends share.
 struct Pipe {
     ring: Mutex<Ring>,
@@ -109,7 +106,7 @@ impl Pipe {
         let wake = was_full && !ring.is_full() || n > 0 && self.signalled.load(Ordering::Relaxed);
         drop(ring);
         if wake {
-            self.write_queue.wake_all(WRITABLE);
+            self.write_queue.wake_all(PollEvents::WRITABLE);
         }
         Ok(n)
     }
@@ -122,7 +119,7 @@ impl Pipe {
         self.used.store(ring.used(), Ordering::Release);
         drop(ring);
         if n > 0 && (was_empty || self.polled.load(Ordering::Relaxed)) {
-            self.read_queue.wake_all(READABLE);
+            self.read_queue.wake_all(PollEvents::READABLE);
         }
         Ok(n)
     }
@@ -137,10 +134,10 @@ impl Pipe {
         drop(ring);
         let polled = self.polled.load(Ordering::Relaxed);
         if was_full && !full || polled {
-            self.write_queue.wake_all(WRITABLE);
+            self.write_queue.wake_all(PollEvents::WRITABLE);
         }
         if was_empty && !empty || polled {
-            self.read_queue.wake_all(READABLE);
+            self.read_queue.wake_all(PollEvents::READABLE);
         }
         result
     }
@@ -191,7 +188,7 @@ impl Pipe {
         ring.set_capacity(slots)?;
         self.capacity.store(slots, Ordering::Release);
         drop(ring);
-        self.write_queue.wake_all(WRITABLE);
+        self.write_queue.wake_all(PollEvents::WRITABLE);
         Ok(slots * PAGE_SIZE)
     }
 }
@@ -302,11 +299,11 @@ impl File for PipeEnd {
         if self.reads {
             let hung_up =
                 !pipe.has_writers() && pipe.writer_opens.load(Ordering::Relaxed) != self.seen_writers;
-            events.set(READABLE, !pipe.is_empty());
+            events.set(PollEvents::READABLE, !pipe.is_empty());
             events.set(PollEvents::HUP, hung_up);
         }
         if self.writes {
-            events.set(WRITABLE, !pipe.is_full());
+            events.set(PollEvents::WRITABLE, !pipe.is_full());
             events.set(PollEvents::ERR, !pipe.has_readers());
         }
         events
@@ -325,8 +322,8 @@ impl File for PipeEnd {
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
         self.pipe.polled.store(true, Ordering::Relaxed);
         self.pipe.signalled.store(true, Ordering::Relaxed);
-        let read = self.reads.then(|| (self.pipe.read_queue.clone(), READABLE));
-        let write = self.writes.then(|| (self.pipe.write_queue.clone(), WRITABLE));
+        let read = self.reads.then(|| (self.pipe.read_queue.clone(), PollEvents::READABLE));
+        let write = self.writes.then(|| (self.pipe.write_queue.clone(), PollEvents::WRITABLE));
         Some(read.into_iter().chain(write).collect())
     }
 

@@ -62,31 +62,30 @@ macro_rules! common_entries {
     };
 }
 
-/// A file of `/proc/net`.
+/// A file of `/proc/net` about the network namespace of the task.
 macro_rules! net_file {
-    ($name:literal) => {
-        file($name, |s, out| {
+    ($name:ident) => {
+        file(stringify!($name), |s, out| {
             let namespaces = s.target()?.task()?.namespaces();
-            let _ = net::show_file($name, namespaces.net.stack(), out); // writing to a text does not fail
+            let _ = net::proc::$name(namespaces.net.stack(), out); // writing to a text does not fail
             Ok(())
         })
     };
 }
 
-/// What the network namespace of the task has.
 const NET: &[Entry] = &[
-    net_file!("arp"),
-    net_file!("dev"),
-    net_file!("icmp"),
-    net_file!("icmp6"),
-    net_file!("if_inet6"),
-    net_file!("route"),
-    net_file!("sockstat"),
-    net_file!("sockstat6"),
-    net_file!("tcp"),
-    net_file!("tcp6"),
-    net_file!("udp"),
-    net_file!("udp6"),
+    net_file!(arp),
+    net_file!(dev),
+    net_file!(icmp),
+    net_file!(icmp6),
+    net_file!(if_inet6),
+    net_file!(route),
+    net_file!(sockstat),
+    net_file!(sockstat6),
+    net_file!(tcp),
+    net_file!(tcp6),
+    net_file!(udp),
+    net_file!(udp6),
     file("unix", |s, out| {
         let net_ns = s.target()?.task()?.namespaces().net.id();
         let _ = net::show_sockets(out, net_ns); // as above

@@ -174,7 +174,7 @@ impl File for Master {
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
-        Some(alloc::vec![(self.pair.master_queue.clone(), PollEvents::IN | PollEvents::RDNORM)])
+        Some(alloc::vec![(self.pair.master_queue.clone(), PollEvents::READABLE)])
     }
 
     fn ioctl(&self, file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {

@@ -16,9 +16,6 @@ use crate::{
     task::{Pid, ProcessGroup, Session},
 };
 
-pub(super) const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-pub(super) const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
-
 /// What the lock of a [`Pair`] guards.
 pub(super) struct State {
     pub discipline: Discipline,
@@ -181,9 +178,9 @@ impl Pair {
             self.signal_foreground(*signal);
         }
         // Flow control may have let writers go on: they wait on the slave's queue, too.
-        self.slave_queue.wake_all(if ready { PollEvents::empty() } else { WRITABLE });
+        self.slave_queue.wake_all(if ready { PollEvents::empty() } else { PollEvents::WRITABLE });
         if echoed {
-            self.master_queue.wake_all(READABLE);
+            self.master_queue.wake_all(PollEvents::READABLE);
         }
         taken
     }
@@ -206,7 +203,7 @@ impl Pair {
     pub fn take_output(&self, out: &mut [u8]) -> usize {
         let n = self.with(|s| s.discipline.take_output(out));
         if n > 0 {
-            self.slave_queue.wake_all(WRITABLE);
+            self.slave_queue.wake_all(PollEvents::WRITABLE);
         }
         n
     }
@@ -219,7 +216,7 @@ impl Pair {
             false => Found::Nothing,
         });
         if let Found::Bytes(_) = found {
-            self.master_queue.wake_all(WRITABLE);
+            self.master_queue.wake_all(PollEvents::WRITABLE);
         }
         found
     }
@@ -232,7 +229,7 @@ impl Pair {
     /// A program writes `bytes`, at most what [`Pair::write_room`] said.
     pub fn write(&self, bytes: &[u8]) {
         self.with(|s| s.discipline.write(bytes));
-        self.master_queue.wake_all(READABLE);
+        self.master_queue.wake_all(PollEvents::READABLE);
     }
 
     /// Bytes a program can write now; `None` if it is hung up.
@@ -246,11 +243,11 @@ impl Pair {
         }
         self.with(|s| {
             if s.is_hung_up(hangups) {
-                return READABLE | WRITABLE | PollEvents::ERR | PollEvents::HUP;
+                return PollEvents::READABLE | PollEvents::WRITABLE | PollEvents::ERR | PollEvents::HUP;
             }
             let mut events = PollEvents::empty();
-            events.set(READABLE, s.discipline.is_ready(poll_minimum(s.discipline.termios())));
-            events.set(WRITABLE, s.discipline.write_room() > 0);
+            events.set(PollEvents::READABLE, s.discipline.is_ready(poll_minimum(s.discipline.termios())));
+            events.set(PollEvents::WRITABLE, s.discipline.write_room() > 0);
             events
         })
     }
@@ -261,11 +258,11 @@ impl Pair {
         }
         self.with(|s| {
             let mut events = PollEvents::empty();
-            events.set(READABLE, s.discipline.pending_output() > 0);
+            events.set(PollEvents::READABLE, s.discipline.pending_output() > 0);
             if s.packet.is_some_and(|packet| !packet.is_empty()) {
-                events |= READABLE | PollEvents::PRI;
+                events |= PollEvents::READABLE | PollEvents::PRI;
             }
-            events.set(WRITABLE, s.discipline.room() > 0);
+            events.set(PollEvents::WRITABLE, s.discipline.room() > 0);
             events.set(PollEvents::HUP, s.slave_seen && s.slaves == 0);
             events
         })

@@ -173,7 +173,7 @@ impl File for Slave {
     }
 
     fn async_queues(&self) -> Option<Vec<(Queue, PollEvents)>> {
-        Some(alloc::vec![(self.pair.slave_queue.clone(), PollEvents::IN | PollEvents::RDNORM)])
+        Some(alloc::vec![(self.pair.slave_queue.clone(), PollEvents::READABLE)])
     }
 
     fn ioctl(&self, _file: &OpenFile, task: &TaskRef, command: u32, arg: u64) -> Result {

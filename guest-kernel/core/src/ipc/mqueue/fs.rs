@@ -138,8 +138,8 @@ impl File for QueueFile {
         }
         let count = self.0.queue.count();
         let mut events = PollEvents::empty();
-        events.set(PollEvents::IN | PollEvents::RDNORM, count > 0);
-        events.set(PollEvents::OUT | PollEvents::WRNORM, count < self.0.queue.max_messages);
+        events.set(PollEvents::READABLE, count > 0);
+        events.set(PollEvents::WRITABLE, count < self.0.queue.max_messages);
         events
     }
 }

@@ -135,7 +135,7 @@ impl MessageQueue {
             None if nonblocking => return Err(Errno::EAGAIN),
             None => wait_event(task, &self.waiters, Interruptible::Yes, deadline, put).map_err(waited)?,
         }
-        self.wake(PollEvents::IN | PollEvents::RDNORM);
+        self.wake(PollEvents::READABLE);
         if let Some(notify) = notify
             && let (Some(process), Some(signal)) = (notify.process.upgrade(), notify.signal)
         {
@@ -166,7 +166,7 @@ impl MessageQueue {
                 result.map_err(waited)?
             }
         };
-        self.wake(PollEvents::OUT | PollEvents::WRNORM);
+        self.wake(PollEvents::WRITABLE);
         Ok(message)
     }
 

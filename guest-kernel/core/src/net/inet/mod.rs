@@ -42,7 +42,7 @@ mod interface;
 mod ioctl;
 mod options;
 mod ports;
-mod proc;
+pub(crate) mod proc;
 mod route;
 mod stack;
 mod tcp;
@@ -52,7 +52,6 @@ use alloc::sync::Arc;
 use address::Version;
 pub(super) use interface::{Address, IFF_UP, Interface, Interfaces};
 pub(super) use ioctl::interfaces as interface_ioctl;
-pub use proc::show as show_file;
 pub use stack::Stack;
 
 use super::{family::Family, socket::Socket};

@@ -10,30 +10,6 @@ use super::{
     address::{Endpoint, Version, mapped},
 };
 
-/// A file: its name, and what writes its text.
-type File = (&'static str, fn(&Stack, &mut dyn Write) -> Result);
-
-/// All.
-const FILES: &[File] = &[
-    ("arp", |_, out| out.write_str(ARP)),
-    ("dev", dev),
-    ("if_inet6", if_inet6),
-    ("route", |_, out| line(out, 127, ROUTE)),
-    ("sockstat", sockstat),
-    ("sockstat6", sockstat6),
-    ("tcp", |stack, out| tcp(stack, out, Version::V4)),
-    ("tcp6", |stack, out| tcp(stack, out, Version::V6)),
-    ("udp", |stack, out| udp(stack, out, Version::V4, false)),
-    ("udp6", |stack, out| udp(stack, out, Version::V6, false)),
-    ("icmp", |stack, out| udp(stack, out, Version::V4, true)),
-    ("icmp6", |stack, out| udp(stack, out, Version::V6, true)),
-];
-
-/// The text of `/proc/net/NAME`.
-pub fn show(name: &str, stack: &Stack, out: &mut dyn Write) -> Result {
-    FILES.iter().find(|(n, _)| *n == name).map_or(Ok(()), |(_, show)| show(stack, out))
-}
-
 const ARP: &str = "IP address       HW type     Flags       HW address            Mask     Device\n";
 const ROUTE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
 const SOCKETS4: &str =
@@ -64,7 +40,39 @@ fn endpoint(version: Version, at: Endpoint) -> alloc::string::String {
     alloc::format!("{address}:{:04X}", at.port)
 }
 
-fn tcp(stack: &Stack, out: &mut dyn Write, version: Version) -> Result {
+pub(crate) fn arp(_stack: &Stack, out: &mut dyn Write) -> Result {
+    out.write_str(ARP)
+}
+
+pub(crate) fn route(_stack: &Stack, out: &mut dyn Write) -> Result {
+    line(out, 127, ROUTE)
+}
+
+pub(crate) fn tcp(stack: &Stack, out: &mut dyn Write) -> Result {
+    tcp_of(Version::V4, stack, out)
+}
+
+pub(crate) fn tcp6(stack: &Stack, out: &mut dyn Write) -> Result {
+    tcp_of(Version::V6, stack, out)
+}
+
+pub(crate) fn udp(stack: &Stack, out: &mut dyn Write) -> Result {
+    datagrams_of(Version::V4, false, stack, out)
+}
+
+pub(crate) fn udp6(stack: &Stack, out: &mut dyn Write) -> Result {
+    datagrams_of(Version::V6, false, stack, out)
+}
+
+pub(crate) fn icmp(stack: &Stack, out: &mut dyn Write) -> Result {
+    datagrams_of(Version::V4, true, stack, out)
+}
+
+pub(crate) fn icmp6(stack: &Stack, out: &mut dyn Write) -> Result {
+    datagrams_of(Version::V6, true, stack, out)
+}
+
+fn tcp_of(version: Version, stack: &Stack, out: &mut dyn Write) -> Result {
     match version {
         Version::V4 => line(out, 149, &alloc::format!("  sl  {SOCKETS4}"))?,
         Version::V6 => writeln!(out, "  sl  {SOCKETS6}")?,
@@ -93,7 +101,7 @@ fn tcp(stack: &Stack, out: &mut dyn Write, version: Version) -> Result {
     Ok(())
 }
 
-fn udp(stack: &Stack, out: &mut dyn Write, version: Version, ping: bool) -> Result {
+fn datagrams_of(version: Version, ping: bool, stack: &Stack, out: &mut dyn Write) -> Result {
     match version {
         Version::V4 => line(out, 127, &alloc::format!("   sl  {SOCKETS4} ref pointer drops"))?,
         Version::V6 => writeln!(out, "  sl  {SOCKETS6} ref pointer drops")?,
@@ -123,7 +131,7 @@ fn udp(stack: &Stack, out: &mut dyn Write, version: Version, ping: bool) -> Resu
 }
 
 /// Nothing is counted for the loopback: no packet goes through it.
-fn dev(stack: &Stack, out: &mut dyn Write) -> Result {
+pub(crate) fn dev(stack: &Stack, out: &mut dyn Write) -> Result {
     out.write_str(
         "Inter-|   Receive                                                |  Transmit\n \
          face |bytes    packets errs drop fifo frame compressed multicast|\
@@ -139,7 +147,7 @@ fn dev(stack: &Stack, out: &mut dyn Write) -> Result {
     Ok(())
 }
 
-fn if_inet6(stack: &Stack, out: &mut dyn Write) -> Result {
+pub(crate) fn if_inet6(stack: &Stack, out: &mut dyn Write) -> Result {
     for i in stack.interfaces().iter() {
         for a in &i.addresses {
             let IpAddr::V6(ip) = a.ip else { continue };
@@ -157,7 +165,7 @@ fn if_inet6(stack: &Stack, out: &mut dyn Write) -> Result {
     Ok(())
 }
 
-fn sockstat(stack: &Stack, out: &mut dyn Write) -> Result {
+pub(crate) fn sockstat(stack: &Stack, out: &mut dyn Write) -> Result {
     let tcp = stack.tcp.lock().all();
     let udp = stack.udp.lock().all();
     let inuse = tcp.iter().filter(|s| s.report().version == Version::V4).count();
@@ -168,7 +176,7 @@ fn sockstat(stack: &Stack, out: &mut dyn Write) -> Result {
     out.write_str("UDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n")
 }
 
-fn sockstat6(stack: &Stack, out: &mut dyn Write) -> Result {
+pub(crate) fn sockstat6(stack: &Stack, out: &mut dyn Write) -> Result {
     let tcp = stack.tcp.lock().all().iter().filter(|s| s.report().version == Version::V6).count();
     let udp = stack.udp.lock().all().iter().filter(|s| s.report().version == Version::V6).count();
     writeln!(
@@ -186,15 +194,15 @@ mod tests {
     #[test]
     fn files_have_the_columns_of_linux() {
         let stack = Stack::new(true);
-        let text = |name| {
+        let text = |show: fn(&Stack, &mut dyn Write) -> Result| {
             let mut out = String::new();
-            show(name, &stack, &mut out).unwrap();
+            show(&stack, &mut out).unwrap();
             out
         };
-        assert_eq!(text("tcp").len(), 150);
-        assert_eq!(text("udp").len(), 128);
-        assert_eq!(text("if_inet6"), "00000000000000000000000000000001 01 80 10 80       lo\n");
-        assert!(text("dev").ends_with("    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n"));
+        assert_eq!(text(tcp).len(), 150);
+        assert_eq!(text(udp).len(), 128);
+        assert_eq!(text(if_inet6), "00000000000000000000000000000001 01 80 10 80       lo\n");
+        assert!(text(dev).ends_with("    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n"));
         let at = Endpoint { ip: "127.0.0.1".parse().unwrap(), port: 80 };
         assert_eq!(endpoint(Version::V4, at), "0100007F:0050");
         assert_eq!(endpoint(Version::V6, at), "0000000000000000FFFF00000100007F:0050");

@@ -132,7 +132,7 @@ impl NetlinkSocket {
                 let _ = self.with(|s| s.inbox.push(Letter { bytes, about: () }, limit));
             }
         }
-        self.queue.wake_all(PollEvents::IN | PollEvents::RDNORM);
+        self.queue.wake_all(PollEvents::READABLE);
     }
 }
 
@@ -252,8 +252,8 @@ impl Socket for NetlinkSocket {
         if let Some(table) = table {
             table.register(&self.queue);
         }
-        let mut events = PollEvents::OUT | PollEvents::WRNORM | PollEvents::WRBAND;
-        events.set(PollEvents::IN | PollEvents::RDNORM, self.with(|s| !s.inbox.is_empty()));
+        let mut events = PollEvents::WRITABLE | PollEvents::WRBAND;
+        events.set(PollEvents::READABLE, self.with(|s| !s.inbox.is_empty()));
         events
     }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::socket::{UnixSocket, WRITABLE};
+use super::socket::UnixSocket;
 use crate::{
     TaskRef,
     errno::{Errno, Result},
@@ -11,7 +11,7 @@ use crate::{
         common::BUFFER_DEFAULT,
         socket::{How, Kind, Received, wait_error},
     },
-    sync::{Interruptible, wait_event},
+    sync::{Interruptible, PollEvents, wait_event},
 };
 
 impl UnixSocket {
@@ -34,7 +34,7 @@ impl UnixSocket {
             };
             if !first {
                 // There may be room for senders now: they wait here, too.
-                self.queue.wake_all(WRITABLE);
+                self.queue.wake_all(PollEvents::WRITABLE);
             }
             if !more || got.count >= target.max(1) {
                 return Ok(got);
@@ -137,7 +137,7 @@ impl UnixSocket {
             self.with(|s| s.inbox.put_back(message));
         } else {
             got.files = message.files.take();
-            self.queue.wake_all(WRITABLE);
+            self.queue.wake_all(PollEvents::WRITABLE);
         }
         got.count = copied?;
         Ok(got)

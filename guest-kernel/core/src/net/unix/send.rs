@@ -10,7 +10,7 @@ use super::{
     address::{self, Address},
     flight::{self, InFlight},
     inbox::Message,
-    socket::{DATAGRAMS_MAX, READABLE, State, UnixSocket},
+    socket::{DATAGRAMS_MAX, State, UnixSocket},
 };
 use crate::{
     TaskRef,
@@ -20,7 +20,7 @@ use crate::{
         message::Credentials,
         socket::{How, Kind, Outgoing, wait_error},
     },
-    sync::{Interruptible, wait_event},
+    sync::{Interruptible, PollEvents, wait_event},
     time,
 };
 
@@ -223,6 +223,6 @@ fn deliver(target: &Arc<UnixSocket>, message: Message) -> Result<()> {
     if sockets {
         flight::holds_sockets(target);
     }
-    target.queue.wake_all(READABLE);
+    target.queue.wake_all(PollEvents::READABLE);
     Ok(())
 }

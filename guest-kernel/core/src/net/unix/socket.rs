@@ -27,9 +27,6 @@ use crate::{
     syscall::UserPtr,
 };
 
-pub(super) const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-pub(super) const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
-
 /// Messages a datagram socket holds for senders it is not connected to (`net.unix.max_dgram_qlen`).
 pub(super) const DATAGRAMS_MAX: usize = 10;
 
@@ -139,7 +136,7 @@ impl UnixSocket {
 
     /// What concerns this side's own doing, and those who wait to send here.
     pub(super) fn wake_others(&self) {
-        self.queue.wake_all(WRITABLE);
+        self.queue.wake_all(PollEvents::WRITABLE);
     }
 
     /// The socket at the other end, if it is still there.
@@ -225,7 +222,7 @@ impl Socket for UnixSocket {
         });
         if connectionless {
             // Nothing changes for who polls the other end; who waits to send here is woken.
-            self.queue.wake_all(READABLE);
+            self.queue.wake_all(PollEvents::READABLE);
             return Ok(());
         }
         self.wake();
@@ -291,7 +288,7 @@ impl Socket for UnixSocket {
         if let Some(table) = table {
             table.register(&self.queue);
             if let Some(peer) = &peer {
-                table.register_for(&peer.queue, WRITABLE); // for room there
+                table.register_for(&peer.queue, PollEvents::WRITABLE); // for room there
             }
         }
         // A stream is writable while a third of the peer's inbox is free, as on Linux.
@@ -307,12 +304,12 @@ impl Socket for UnixSocket {
         self.with(|s| {
             let mut events = PollEvents::empty();
             let waiting = s.backlog.as_ref().is_some_and(|b| !b.waiting.is_empty());
-            events.set(READABLE, !s.inbox.is_empty() || waiting || s.read_shut);
+            events.set(PollEvents::READABLE, !s.inbox.is_empty() || waiting || s.read_shut);
             events.set(PollEvents::RDHUP, s.read_shut);
             let hung_up = s.read_shut && s.write_shut;
             let unconnected = !connectionless && s.peer.is_none() && s.backlog.is_none();
             events.set(PollEvents::HUP, hung_up || unconnected);
-            events.set(WRITABLE, s.backlog.is_none() && (room || s.write_shut));
+            events.set(PollEvents::WRITABLE, s.backlog.is_none() && (room || s.write_shut));
             events.set(PollEvents::ERR, s.reset);
             events
         })
@@ -360,7 +357,7 @@ impl UnixSocket {
             peer.wake();
         }
         if self.kind == Kind::Datagram && !was_full {
-            self.queue.wake_all(READABLE); // who polls for room here has been told of it
+            self.queue.wake_all(PollEvents::READABLE); // who polls for room here has been told of it
         } else {
             self.wake();
         }

@@ -173,7 +173,7 @@ impl DatagramSocket {
         let limit = self.common.receive_buffer.load(core::sync::atomic::Ordering::Relaxed);
         let there = self.with(|s| !s.closed && s.inbox.push(Letter { bytes, about }, limit).is_ok());
         if there {
-            self.queue.wake_all(PollEvents::IN | PollEvents::RDNORM);
+            self.queue.wake_all(PollEvents::READABLE);
         }
     }
 

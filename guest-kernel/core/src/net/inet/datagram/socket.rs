@@ -102,8 +102,7 @@ pub(in super::super) struct Report {
     pub ino: u64,
 }
 
-const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM).union(PollEvents::WRBAND);
+const WRITABLE: PollEvents = PollEvents::WRITABLE.union(PollEvents::WRBAND);
 
 impl Holder for DatagramSocket {
     fn reuses_address(&self) -> bool {
@@ -379,7 +378,7 @@ impl Socket for DatagramSocket {
         }
         self.with(|s| {
             let mut events = WRITABLE;
-            events.set(READABLE, !s.inbox.is_empty() || s.read_shut);
+            events.set(PollEvents::READABLE, !s.inbox.is_empty() || s.read_shut);
             events.set(PollEvents::RDHUP, s.read_shut);
             events.set(PollEvents::HUP, s.read_shut && s.write_shut);
             events.set(PollEvents::ERR, s.error.is_some() || !s.errors.is_empty());

@@ -12,7 +12,7 @@ use super::{
         ports::Bound,
         route::{Route, meant},
     },
-    link::{Link, READABLE},
+    link::Link,
     socket::{Backlog, Phase, TcpSocket},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     errno::{Errno, Result},
     net::socket::wait_error,
     random,
-    sync::{Interruptible, WaitError, wait_event},
+    sync::{Interruptible, PollEvents, WaitError, wait_event},
     time::deadline_after,
 };
 
@@ -292,7 +292,7 @@ impl TcpSocket {
             });
         if queued {
             self.wake();
-            listener.queue.wake_all(READABLE);
+            listener.queue.wake_all(PollEvents::READABLE);
         } else {
             server.end(true);
             if !connected {

@@ -23,9 +23,6 @@ use crate::{
     sync::{Mutex, PollEvents, Queue, SpinLock},
 };
 
-pub(super) const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
-pub(super) const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
-
 /// Bytes moved at a time: no longer is a stream locked.
 const BURST: usize = 64 * 1024;
 
@@ -151,8 +148,8 @@ impl Handle {
             mine.send_buffer = now.send_buffer;
             mine.receive_buffer = now.receive_buffer;
         });
-        self.ends().0.queue.wake_all(WRITABLE);
-        self.wake_other(WRITABLE);
+        self.ends().0.queue.wake_all(PollEvents::WRITABLE);
+        self.wake_other(PollEvents::WRITABLE);
     }
 
     fn wake_other(&self, events: PollEvents) {
@@ -203,7 +200,7 @@ impl Handle {
         let n = stream.fill(source, max)?;
         self.with(|_, theirs| theirs.queued += n);
         drop(stream);
-        self.wake_other(READABLE);
+        self.wake_other(PollEvents::READABLE);
         Ok(Sent::Bytes(n))
     }
 
@@ -223,7 +220,7 @@ impl Handle {
         });
         drop(stream);
         if room {
-            self.wake_other(WRITABLE);
+            self.wake_other(PollEvents::WRITABLE);
         }
         Ok(n)
     }

@@ -16,7 +16,7 @@ use super::{
         stack::Stack,
     },
     info,
-    link::{Handle, READABLE, Side, WRITABLE, writable},
+    link::{Handle, Side, writable},
 };
 use crate::{
     TaskRef,
@@ -197,11 +197,11 @@ impl TcpSocket {
         let mut events = PollEvents::empty();
         events.set(PollEvents::ERR, s.error.is_some());
         match &s.phase {
-            Phase::Listening(b) => events.set(READABLE, !b.ready.is_empty()),
+            Phase::Listening(b) => events.set(PollEvents::READABLE, !b.ready.is_empty()),
             Phase::Waiting(_) => {}
             _ => {
-                events |= PollEvents::HUP | WRITABLE;
-                events.set(READABLE | PollEvents::RDHUP, s.read_shut);
+                events |= PollEvents::HUP | PollEvents::WRITABLE;
+                events.set(PollEvents::READABLE | PollEvents::RDHUP, s.read_shut);
             }
         }
         events
@@ -378,9 +378,9 @@ impl Socket for TcpSocket {
             let room = write_end || writable(mine, theirs);
             mine.starved |= !room;
             let limit = mine.receive_buffer + theirs.send_buffer;
-            events.set(READABLE, read_end || mine.queued >= low_water.min(limit));
+            events.set(PollEvents::READABLE, read_end || mine.queued >= low_water.min(limit));
             events.set(PollEvents::RDHUP, read_end);
-            events.set(WRITABLE, room);
+            events.set(PollEvents::WRITABLE, room);
             events.set(PollEvents::HUP, read_end && write_end);
             events.set(PollEvents::ERR, mine.error.is_some());
             events

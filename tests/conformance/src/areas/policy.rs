@@ -289,7 +289,8 @@ fn bounds(t: &mut T) {
     }
     let mut interval = [0i64; 2];
     must!(sched_rr_get_interval, 0, out(&mut interval));
-    say!(t, "{}", interval[0] == 0 && interval[1] > 0);
+    // Natively a share of a CPU that others want, too, can be less than a tick, and is said to be nothing.
+    say!(t, "{}", interval[0] == 0 && interval[1] < 1_000_000_000);
     must!(sched_setscheduler, 0, RR, p(&1i32));
     show!(t, sched_rr_get_interval, 0, out(&mut interval));
     say!(t, "{interval:?}");

@@ -24,16 +24,15 @@
 mod device;
 mod disk;
 mod event_handler;
-mod limits;
 mod metrics;
 mod persist;
 mod request;
 #[cfg(test)]
 mod tests;
 
+pub use crate::limits::Limits;
 pub use device::Block;
 pub use disk::{Disk, DiskError};
-pub use limits::Limits;
 pub use metrics::BlockMetrics;
 pub use persist::BlockState;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::Interrupt;
@@ -59,6 +59,8 @@ pub struct Virtqueue {
     interrupt: Arc<Interrupt>,
     /// Something was put in the used ring since the driver was last notified.
     used_since_notify: bool,
+    /// And the driver is told whether it has asked for that or not.
+    notify_always: bool,
 }
 
 impl Virtqueue {
@@ -85,7 +87,7 @@ impl Virtqueue {
         if !queue.is_valid(&*mem) {
             return Err(QueueError::Ring(virtio_queue::Error::QueueNotReady));
         }
-        Ok(Self { queue, mem, interrupt, used_since_notify: false })
+        Ok(Self { queue, mem, interrupt, used_since_notify: false, notify_always: false })
     }
 
     /// The guest's RAM, for the cursors of a [`Chain`].
@@ -144,9 +146,30 @@ impl Virtqueue {
         self.queue.add_used(&*self.mem, head, len).map_err(QueueError::Ring)
     }
 
+    /// Answers several requests at once: the driver sees all of them or none (a frame in several buffers).
+    pub fn push_together(&mut self, answers: &[(u16, u32)]) -> Result<(), QueueError> {
+        let Some((&(head, len), before)) = answers.split_last() else { return Ok(()) };
+        // The ring's entries first; the last `push` stores the index, once.
+        let mut next = self.queue.next_used();
+        for &(head, len) in before {
+            let slot = u64::from(next % self.queue.size());
+            let at = GuestAddress(self.queue.used_ring()).checked_add(4 + 8 * slot);
+            let at = at.ok_or(QueueError::Ring(virtio_queue::Error::AddressOverflow))?;
+            // `struct virtq_used_elem`: index and length, four bytes each.
+            let written = self.mem.write_obj((u64::from(head) | u64::from(len) << 32).to_le(), at);
+            written.map_err(|e| QueueError::Ring(virtio_queue::Error::GuestMemory(e)))?;
+            next = next.wrapping_add(1);
+        }
+        self.queue.set_next_used(next);
+        // Whether the driver waits for one of these is not asked; one interrupt too many does no harm.
+        self.notify_always |= !before.is_empty();
+        self.push(head, len)
+    }
+
     /// Notifies the driver of what was pushed since the last call, unless it has asked not to be.
     pub fn notify(&mut self) -> Result<(), QueueError> {
-        if std::mem::take(&mut self.used_since_notify) && self.wants_interrupt()? {
+        let always = std::mem::take(&mut self.notify_always);
+        if std::mem::take(&mut self.used_since_notify) && (self.wants_interrupt()? || always) {
             self.interrupt.signal_used();
         }
         Ok(())

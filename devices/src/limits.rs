@@ -1,4 +1,4 @@
-//! How much of the host's storage a guest may use: bytes and requests a second.
+//! How much of the host a device may use: bytes and requests (or frames) a second.
 //!
 //! The request at the head of the queue is paid for before it is carried out, bytes in instalments of a bucket's
 //! capacity (a second's worth), so that a request that is larger than the bucket waits as long as it should. What was
@@ -32,7 +32,7 @@ impl Limits {
     }
 
     /// Sets other ones, with full buckets. What was paid stays paid.
-    pub(super) fn set(&mut self, bandwidth: Option<u64>, requests: Option<u64>) {
+    pub(crate) fn set(&mut self, bandwidth: Option<u64>, requests: Option<u64>) {
         let now = Instant::now();
         let bucket = |rate: u64| TokenBucket::new(rate, rate, now);
         self.bandwidth = bandwidth.map(bucket);
@@ -40,7 +40,7 @@ impl Limits {
     }
 
     /// Pays for the request at the head, of `bytes`; `false` if it has to wait, then the timer is set.
-    pub(super) fn pay(&mut self, bytes: u64) -> bool {
+    pub(crate) fn pay(&mut self, bytes: u64) -> bool {
         match self.take(bytes, Instant::now()) {
             Ok(()) => {
                 self.paid = (0, false);
@@ -71,15 +71,15 @@ impl Limits {
     }
 
     /// Another driver owes nothing and has paid nothing.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.paid = (0, false);
     }
 
-    pub(super) fn timer(&self) -> Option<&TimerFd> {
+    pub(crate) fn timer(&self) -> Option<&TimerFd> {
         self.timer.as_ref()
     }
 
-    pub(super) fn timer_mut(&mut self) -> Option<&mut TimerFd> {
+    pub(crate) fn timer_mut(&mut self) -> Option<&mut TimerFd> {
         self.timer.as_mut()
     }
 }

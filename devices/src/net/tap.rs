@@ -1,6 +1,6 @@
 //! TAP interfaces (Linux's Documentation/networking/tuntap.rst). Opened by whoever may; the device gets the descriptor.
 
-use std::ffi::{c_int, c_short, c_uint, c_ulong};
+use std::ffi::{c_int, c_short, c_ulong};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use super::header;
 
 /// `_IOW('T', 202, int)` and so on, from `linux/if_tun.h`.
-const TUNSETIFF: c_ulong = 0x4004_54ca;
-const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
-const TUNSETVNETHDRSZ: c_ulong = 0x4004_54d8;
-const TUNSETVNETLE: c_ulong = 0x4004_54dc;
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
+const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
 
 const IFF_TAP: c_short = 0x2;
 const IFF_NO_PI: c_short = 0x1000;
@@ -98,7 +98,7 @@ pub fn open(name: &str) -> Result<OwnedFd, TapError> {
 /// Which frames may come unfinished ([`offload`]).
 pub(super) fn set_offload(fd: RawFd, offload: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
-    checked(unsafe { libc::ioctl(fd, TUNSETOFFLOAD, c_ulong::from(offload as c_uint)) })
+    checked(unsafe { libc::ioctl(fd, TUNSETOFFLOAD, c_ulong::from(offload)) })
 }
 
 fn checked(result: c_int) -> io::Result<()> {

@@ -19,7 +19,7 @@ use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Endpoint, Vsock};
 use ringfence_protocol::ports;
 
-use super::{Failure, disk, units};
+use super::{Failure, disk, net, units};
 use crate::machine::vcpu::{Shared, Stop};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, VirtioSlot};
 use crate::order::carry_out;
@@ -49,6 +49,9 @@ pub struct Args {
     /// A disk, as of `run`
     #[arg(long, value_name = "PATH[,ro][,id=NAME][,bandwidth=SIZE][,ops=N]", value_parser = disk::parse)]
     disk: Vec<crate::api::config::Disk>,
+    /// A network interface
+    #[arg(long, value_name = net::SYNTAX, value_parser = net::parse)]
+    net: Vec<net::Wanted>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: u8,
@@ -78,6 +81,9 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
             ));
         }
         devices.push(VirtioSlot::new(Arc::new(Mutex::new(carry_out::disk(disk)?))));
+    }
+    for wanted in &args.net {
+        devices.push(VirtioSlot::new(Arc::new(Mutex::new(wanted.open()?))));
     }
     let config = MachineConfig {
         kvm,

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod doctor;
 mod gofer;
 pub mod image;
+mod net;
 mod progress;
 pub mod run;
 pub mod sandbox;

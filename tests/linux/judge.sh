@@ -51,7 +51,7 @@ import shutil, socket, sys
 with socket.create_server(("192.0.2.1", 8002)) as server:
     while True:
         connection, _ = server.accept()
-        with connection.makefile("rb") as source, open(sys.argv[1], "wb") as to:
+        with connection, connection.makefile("rb") as source, open(sys.argv[1], "wb") as to:
             shutil.copyfileobj(source, to)
 PYTHON
 cat > "$work/egress" << 'JSON'
@@ -95,9 +95,10 @@ umount /mnt
 ip link set lo up
 for n in 0 1; do
 	ip addr add 192.0.\$((n + 2)).2/24 dev eth\$n
+	echo 0 > /proc/sys/net/ipv6/conf/eth\$n/accept_dad
 	ip link set eth\$n up
 done
-ip addr add 2001:db8::2/64 dev eth0 nodad
+ip addr add 2001:db8::2/64 dev eth0
 check test "\$(cat /sys/class/net/eth0/address) \$(cat /sys/class/net/eth0/mtu)" = "02:00:00:00:00:0a 1500"
 check ping -c 2 -s 1400 192.0.2.1
 check ping -c 2 2001:db8::1

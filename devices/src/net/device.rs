@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Backend, Limits, MAX_FRAME, MIN_FRAME, NetMetrics, PASS_BYTES, Policy, frame, header, tap};
+use super::{
+    Backend, Limits, MAX_FRAME, MIN_FRAME, NetMetrics, PASS_BYTES, Policy, flows::Flows, frame, header, tap,
+};
 use crate::virtio::device::read_config_from;
 use crate::virtio::queue::QueuePosition;
 use crate::virtio::{
@@ -118,6 +120,8 @@ pub struct Net {
     pub(super) kicks: [EventFd; 2],
     pub(super) rx_limits: Limits,
     pub(super) tx_limits: Limits,
+    /// Who may be answered, whatever the policy says.
+    flows: Flows,
     link_is_up: bool,
     active: Option<Active>,
     metrics: Arc<NetMetrics>,
@@ -147,7 +151,8 @@ impl Net {
         let kick = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let kicks = [kick()?, kick()?];
         let metrics = Arc::default();
-        Ok(Self { config, backend, kicks, rx_limits, tx_limits, link_is_up: true, active: None, metrics })
+        let (flows, link_is_up) = (Flows::default(), true);
+        Ok(Self { config, backend, kicks, rx_limits, tx_limits, flows, link_is_up, active: None, metrics })
     }
 
     /// Counters.
@@ -193,6 +198,7 @@ impl Net {
         self.active = None;
         self.rx_limits.forget();
         self.tx_limits.forget();
+        self.flows.forget();
     }
 
     fn receive(&mut self) -> Result<Pass, QueueError> {
@@ -237,6 +243,9 @@ impl Net {
                 buffers.iter().for_each(|_| queue.unpop());
                 pass = Pass::Waits;
                 break;
+            }
+            if let Some(policy) = &self.config.egress {
+                self.flows.arrived(policy, &received.frame[..length.min(frame::HEAD)]);
             }
             deliver(queue, &buffers, received.header, received.frame)?;
             self.backend.take();
@@ -298,12 +307,20 @@ impl Net {
             reader.read_exact(room)?;
             bytes += length;
             let head = &room[..length.min(frame::HEAD)];
-            if self.config.egress.as_ref().is_some_and(|policy| !policy.allows(head)) {
+            let denies = |policy: &Policy| !policy.allows(head) && !self.flows.is_answer(head);
+            if self.config.egress.as_ref().is_some_and(denies) {
                 self.metrics.tx_denied.inc();
                 queue.push(chain.head(), 0)?;
                 continue;
             }
-            let Some(header) = header::checked(&asked, length, active.features) else {
+            let in_order = |header: &[u8; header::LENGTH]| match header::will_write(header) {
+                // The host's kernel writes into the frame, and the policy has to be true of what leaves.
+                Some((checksum, cut)) if self.config.egress.is_some() => {
+                    frame::keeps_its_meaning(head, checksum, cut)
+                }
+                _ => true,
+            };
+            let Some(header) = header::checked(&asked, length, active.features).filter(in_order) else {
                 self.metrics.tx_malformed.inc();
                 queue.push(chain.head(), 0)?;
                 continue;

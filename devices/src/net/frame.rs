@@ -10,7 +10,7 @@ pub const HEAD: usize = 256;
 /// IPv6 extension headers that are followed. Linux sends two at most.
 const MAX_EXTENSIONS: usize = 8;
 
-/// Where a frame goes.
+/// Where a frame goes, and what an answer to it would be known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
     /// Its address.
@@ -21,6 +21,10 @@ pub struct Destination {
     pub port: Option<u16>,
     /// The transport has ports, whether or not it is in this frame.
     pub may_have_ports: bool,
+    /// Where it says it comes from.
+    pub source: IpAddr,
+    /// Its port there, if it is in this frame.
+    pub source_port: Option<u16>,
 }
 
 impl Destination {
@@ -47,17 +51,38 @@ pub enum Understood {
 
 /// Looks at the beginning of a frame.
 pub fn understand(head: &[u8]) -> Understood {
-    let understood = match bytes(head, 12).map(u16::from_be_bytes) {
-        Some(0x0800) => ipv4(head.get(14..).unwrap_or_default()),
-        Some(0x86dd) => ipv6(head.get(14..).unwrap_or_default()),
-        Some(0x0806) => Some(Understood::Link),
+    look(head).map_or(Understood::Not, |(understood, _)| understood)
+}
+
+/// Whether the host may fill in the checksum at `start + offset`, and with `segments` cut the frame by the header at `start`,
+/// without changing what was understood: it writes there after we have looked.
+pub fn keeps_its_meaning(head: &[u8], (start, offset): (usize, usize), segments: bool) -> bool {
+    let Some((_, Some(transport))) = look(head) else { return false };
+    match segments {
+        // Where TCP's header is said to be, sequence numbers and flags are written, too.
+        true => start == ETHERNET + transport && offset == TCP_CHECKSUM,
+        // Behind the ports.
+        false => start + offset >= ETHERNET + transport + 4,
+    }
+}
+
+const ETHERNET: usize = 14;
+/// Where it is in TCP's header.
+const TCP_CHECKSUM: usize = 16;
+
+/// And where in the packet the transport's header is. `None`: not understood.
+fn look(head: &[u8]) -> Option<(Understood, Option<usize>)> {
+    let packet = head.get(ETHERNET..).unwrap_or_default();
+    match bytes(head, 12).map(u16::from_be_bytes) {
+        Some(0x0800) => ipv4(packet),
+        Some(0x86dd) => ipv6(packet),
+        Some(0x0806) => Some((Understood::Link, None)),
         _ => None,
-    };
-    understood.unwrap_or(Understood::Not)
+    }
 }
 
 /// RFC 791. `None`: cut off or malformed.
-fn ipv4(packet: &[u8]) -> Option<Understood> {
+fn ipv4(packet: &[u8]) -> Option<(Understood, Option<usize>)> {
     let [first, ..] = *packet else { return None };
     let header = usize::from(first & 15) * 4;
     let total = usize::from(u16::from_be_bytes(bytes(packet, 2)?));
@@ -73,16 +98,18 @@ fn ipv4(packet: &[u8]) -> Option<Understood> {
     let address = Ipv4Addr::from(bytes(packet, 16)?);
     let is_first = u16::from_be_bytes(bytes(packet, 6)?) & 0x1fff == 0;
     let transport = packet.get(header..total.min(packet.len()))?;
-    let destination = destination(address.into(), protocol, transport, is_first);
+    let source = Ipv4Addr::from(bytes(packet, 12)?);
+    let destination = destination(source.into(), address.into(), protocol, transport, is_first);
     let is_dhcp = address == Ipv4Addr::BROADCAST && (protocol, destination.port) == (Protocol::UDP, Some(67));
-    Some(if is_dhcp { Understood::Link } else { Understood::To(destination) })
+    Some((if is_dhcp { Understood::Link } else { Understood::To(destination) }, Some(header)))
 }
 
 /// RFC 8200.
-fn ipv6(packet: &[u8]) -> Option<Understood> {
+fn ipv6(packet: &[u8]) -> Option<(Understood, Option<usize>)> {
     if packet.first()? >> 4 != 6 {
         return None;
     }
+    let source = IpAddr::from(bytes::<16>(packet, 8)?);
     let address = Ipv6Addr::from(bytes::<16>(packet, 24)?);
     let end = 40 + usize::from(u16::from_be_bytes(bytes(packet, 4)?));
     let packet = packet.get(..end.min(packet.len()))?;
@@ -112,10 +139,14 @@ fn ipv6(packet: &[u8]) -> Option<Understood> {
             }
             _ => {
                 let transport = packet.get(at..)?;
-                return Some(match is_link6(address, next, transport, *packet.get(7)?) {
+                let understood = match is_link6(address, next, transport, *packet.get(7)?) {
                     true => Understood::Link,
-                    false => Understood::To(destination(address.into(), Protocol(next), transport, is_first)),
-                });
+                    false => {
+                        let address = address.into();
+                        Understood::To(destination(source, address, Protocol(next), transport, is_first))
+                    }
+                };
+                return Some((understood, Some(at)));
             }
         }
     }
@@ -123,9 +154,9 @@ fn ipv6(packet: &[u8]) -> Option<Understood> {
     if is_first {
         return None;
     }
-    let mut unknown = destination(address.into(), Protocol(next), &[], false);
+    let mut unknown = destination(source, address.into(), Protocol(next), &[], false);
     unknown.may_have_ports = true;
-    Some(Understood::To(unknown))
+    Some((Understood::To(unknown), Some(at)))
 }
 
 /// Solicitations and advertisements of neighbours and of routers (RFC 4861: hop limit 255, so they come from this link and stay on it), reports of
@@ -146,9 +177,16 @@ fn is_link6(to: Ipv6Addr, protocol: u8, transport: &[u8], hops: u8) -> bool {
     }
 }
 
-fn destination(address: IpAddr, protocol: Protocol, transport: &[u8], is_first: bool) -> Destination {
-    let port = bytes(transport, 2).map(u16::from_be_bytes).filter(|_| is_first && protocol.has_ports());
-    Destination { address, protocol, port, may_have_ports: protocol.has_ports() }
+fn destination(
+    source: IpAddr,
+    address: IpAddr,
+    protocol: Protocol,
+    transport: &[u8],
+    is_first: bool,
+) -> Destination {
+    let may_have_ports = protocol.has_ports();
+    let at = |at| bytes(transport, at).map(u16::from_be_bytes).filter(|_| is_first && may_have_ports);
+    Destination { address, protocol, port: at(2), may_have_ports, source, source_port: at(0) }
 }
 
 fn bytes<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {

@@ -43,3 +43,11 @@ pub fn checked(header: &[u8; LENGTH], frame: usize, features: u64) -> Option<[u8
         out
     })
 }
+
+/// What the host's kernel will write in a frame with this header, if anything: where the header that is checksummed starts and where in it the
+/// checksum is; and whether the frame is cut.
+pub fn will_write(checked: &[u8; LENGTH]) -> Option<((usize, usize), bool)> {
+    let &[flags, gso, _, _, _, _, a, b, c, d, ..] = checked;
+    let half = |low, high| usize::from(u16::from_le_bytes([low, high]));
+    (flags & NEEDS_CSUM != 0).then(|| ((half(a, b), half(c, d)), gso != GSO_NONE))
+}

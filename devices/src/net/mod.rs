@@ -15,12 +15,13 @@
 //!
 //! A TAP interface takes and gives frames whose checksum or segmentation is still to be done, described by
 //! `struct virtio_net_hdr`, as the guest's features say. That header goes to the host's kernel, so one that the features do
-//! not allow, or that does not lie within its frame, is not passed on. `passt` knows no such header: nothing is offered, and a large
+//! not allow, or that does not lie within its frame, is not passed on; nor, with a policy, one by which that kernel would write over what
+//! the policy has looked at. `passt` knows no such header: nothing is offered, and a large
 //! MTU does the same for throughput.
 //!
 //! # Invariants
 //!
-//! - A frame that the policy denies, or that cannot be understood, never reaches the backend.
+//! - With a policy, a frame that it denies and that answers nobody, or that cannot be understood, never reaches the backend.
 //! - A frame to the guest lies in as many buffers as it needs, all of them the driver's by then, or waits; it is never cut.
 //! - One pass over a queue ends after a queue's worth of frames or [`PASS_BYTES`].
 //! - When the backend is gone the link is down, frames are dropped and counted, and the sandbox goes on.
@@ -28,6 +29,7 @@
 mod backend;
 mod device;
 mod event_handler;
+mod flows;
 pub mod frame;
 mod header;
 mod metrics;

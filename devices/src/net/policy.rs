@@ -10,6 +10,8 @@
 //!
 //! An address that stands for an IPv4 address (`::ffff:0:0/96`, NAT64's `64:ff9b::/96`) has to pass as both.
 //!
+//! Who reaches the guest gets its answers wherever they are ([`super::flows`]).
+//!
 //! Not asked are ARP, neighbour discovery (RFC 4861), multicast listener reports, and DHCP to the link's own servers:
 //! without them there is no link.
 
@@ -304,16 +306,22 @@ const NOT_PUBLIC: [Range; 19] = [
 ];
 
 impl Policy {
-    /// The public Internet, and the name server `dns`, if there is one: the default of a network that the user has not set up.
-    pub fn public(dns: &[IpAddr]) -> Self {
+    /// The public Internet, and the name servers `dns`, without the addresses of the `host` itself: the default of a network that the
+    /// user has not set up.
+    pub fn public(dns: &[IpAddr], host: &[IpAddr]) -> Self {
         let port = Ports { first: 53, last: 53 };
-        let server = |&address: &IpAddr| Rule {
+        let alone = |&address: &IpAddr| Range { address, bits: if address.is_ipv4() { 32 } else { 128 } };
+        let server = |address: &IpAddr| Rule {
             action: Action::Allow,
-            to: Some(Range { address, bits: if address.is_ipv4() { 32 } else { 128 } }),
+            to: Some(alone(address)),
             protocol: None,
             ports: Some(port),
         };
-        let rules = dns.iter().map(server).chain(NOT_PUBLIC.map(Rule::deny)).collect();
+        // Those of a host with many are cut to what there is room for; most are not public in any case.
+        let room = MAX_RULES - NOT_PUBLIC.len();
+        let denied = |range: Range| NOT_PUBLIC.iter().any(|known| known.contains(range.address));
+        let own = host.iter().map(alone).filter(|range| !denied(*range)).map(Rule::deny);
+        let rules = dns.iter().map(server).chain(own).take(room).chain(NOT_PUBLIC.map(Rule::deny)).collect();
         Self { rules, default: Action::Allow }
     }
 
@@ -331,14 +339,15 @@ impl Policy {
     pub fn allows(&self, head: &[u8]) -> bool {
         match understand(head) {
             Understood::Link => true,
-            Understood::To(it) => {
-                self.allows_to(&it)
-                    && it
-                        .embedded()
-                        .is_none_or(|v4| self.allows_to(&Destination { address: v4.into(), ..it }))
-            }
+            Understood::To(it) => self.allows_understood(&it),
             Understood::Not => false,
         }
+    }
+
+    /// The same of what was understood.
+    pub fn allows_understood(&self, it: &Destination) -> bool {
+        let embedded = it.embedded().map(|v4| Destination { address: v4.into(), ..*it });
+        self.allows_to(it) && embedded.is_none_or(|embedded| self.allows_to(&embedded))
     }
 
     fn allows_to(&self, it: &Destination) -> bool {

@@ -10,6 +10,7 @@ use super::device::feature;
 use super::frame::{Understood, understand};
 use super::policy::{Action, Policy, PolicyError, Range, Rule};
 use super::*;
+use crate::virtio::VirtioDevice;
 use crate::virtio::mock::*;
 
 const NONE: [u8; header::LENGTH] = [0; header::LENGTH];
@@ -351,7 +352,7 @@ fn the_first_rule_that_matches_decides() {
 
 #[test]
 fn a_denied_frame_does_not_leave_and_the_next_one_does() {
-    let mut guest = Guest::new(tap(), Some(Policy::public(&[])));
+    let mut guest = Guest::new(tap(), Some(Policy::public(&[], &[])));
     guest.send(&ip4([169, 254, 169, 254], 6, 0, &ports(80)));
     assert!(guest.at_host().is_empty());
     assert_eq!(guest.metrics().tx_denied.get(), 1);
@@ -362,7 +363,7 @@ fn a_denied_frame_does_not_leave_and_the_next_one_does() {
 #[test]
 fn the_public_policy_keeps_what_is_near_the_host_from_the_guest() {
     let server: IpAddr = Ipv4Addr::new(10, 0, 2, 3).into();
-    let policy = Policy::public(&[server]);
+    let policy = Policy::public(&[server], &[Ipv4Addr::new(203, 0, 113, 7).into(), server]);
     policy.check().unwrap();
     let near = [
         [10, 0, 0, 1],
@@ -411,6 +412,99 @@ fn the_public_policy_keeps_what_is_near_the_host_from_the_guest() {
     assert!(policy.allows(&ip4([10, 0, 2, 3], 17, 0, &ports(53))));
     assert!(policy.allows(&ip4([10, 0, 2, 3], 6, 0, &ports(53))));
     assert!(!policy.allows(&ip4([10, 0, 2, 3], 6, 0, &ports(22))));
+    // The host itself, by whatever address.
+    assert!(!policy.allows(&ip4([203, 0, 113, 7], 6, 0, &ports(22))));
+    let many: Vec<IpAddr> = (0..1000).map(|n| Ipv4Addr::from_bits(0x2d00_0000 + n).into()).collect();
+    Policy::public(&[server], &many).check().unwrap();
+}
+
+#[test]
+fn who_reaches_the_guest_is_answered_and_nobody_else() {
+    let mut guest = Guest::new(tap(), Some(Policy::public(&[], &[])));
+    let segment = |from: u16, to: u16| [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 16]].concat();
+    // 10.0.0.2 is the source of `ip4`'s frames: the neighbour here, then the guest.
+    let asked = ip4([192, 0, 2, 9], 6, 0, &segment(4000, 80));
+    let answer = |protocol, fragment, from, to| ip4([10, 0, 0, 2], protocol, fragment, &segment(from, to));
+    guest.send(&answer(6, 0, 80, 4000));
+    assert_eq!(guest.metrics().tx_denied.get(), 1, "nobody has asked yet");
+    guest.driver.add(device::RX, &[(BUFFERS, 2048, true)]);
+    guest.give(&[&NONE, &asked]);
+    guest.process_rx();
+    assert!(guest.driver.take_used(device::RX).is_some());
+    guest.send(&answer(6, 0, 80, 4000));
+    assert!(!guest.at_host().is_empty());
+    for other in [
+        answer(6, 0, 80, 4001),
+        answer(6, 0, 81, 4000),
+        answer(17, 0, 80, 4000),
+        answer(6, 7, 80, 4000),
+        ip4([10, 0, 0, 3], 6, 0, &segment(80, 4000)),
+    ] {
+        guest.send(&other);
+        assert!(guest.at_host().is_empty(), "{other:?}");
+    }
+    guest.driver.device.lock().unwrap().reset();
+    assert_eq!(guest.metrics().tx_denied.get(), 6);
+}
+
+#[test]
+fn the_table_of_who_may_be_answered_is_bounded() {
+    let policy = Policy { rules: Vec::new(), default: Action::Deny };
+    let mut flows = flows::Flows::default();
+    let frame =
+        |from: u16| ip4([192, 0, 2, 9], 17, 0, &[&from.to_be_bytes()[..], &[0, 80, 0, 0, 0, 0]].concat());
+    let answer = |to: u16| ip4([10, 0, 0, 2], 17, 0, &[&[0, 80][..], &to.to_be_bytes(), &[0; 4]].concat());
+    for from in 0..=flows::MAX as u16 {
+        flows.arrived(&policy, &frame(from));
+        flows.arrived(&policy, &frame(from));
+    }
+    assert!(!flows.is_answer(&answer(0)), "the oldest has gone");
+    assert!(flows.is_answer(&answer(1)) && flows.is_answer(&answer(flows::MAX as u16)));
+    flows.forget();
+    assert!(!flows.is_answer(&answer(1)));
+    // What may be sent in any case is not remembered.
+    flows.arrived(&Policy { rules: Vec::new(), default: Action::Allow }, &frame(1));
+    assert!(!flows.is_answer(&answer(1)));
+}
+
+#[test]
+fn the_host_writes_no_other_destination_into_a_frame() {
+    let header = |flags: u8, gso: u8, start: u16, offset: u16| {
+        let mut header = NONE;
+        (header[0], header[1]) = (flags, gso);
+        header[2..4].copy_from_slice(&54u16.to_le_bytes());
+        header[4..6].copy_from_slice(&100u16.to_le_bytes());
+        header[6..8].copy_from_slice(&start.to_le_bytes());
+        header[8..10].copy_from_slice(&offset.to_le_bytes());
+        header
+    };
+    let frame = ip4([9, 9, 9, 9], 6, 0, &[&ports(80)[..], &[0; 400]].concat());
+    let cases = [
+        (header(1, 0, 34, 16), true),
+        // Into the destination's address, or its port.
+        (header(1, 0, 14, 16), false),
+        (header(1, 0, 34, 2), false),
+        (header(1, 0, 0, 30), false),
+        // Segments, by TCP's header and by what is none: the sequence number would be written over the address.
+        (header(1, 1, 34, 16), true),
+        (header(1, 1, 26, 16), false),
+        (header(1, 1, 34, 4), false),
+    ];
+    let offloads = feature::MRG_RXBUF | feature::CSUM | feature::HOST_TSO4;
+    for (number, (header, sent)) in cases.into_iter().enumerate() {
+        for policy in [Some(Policy::public(&[], &[])), None] {
+            let sent = sent || policy.is_none();
+            let (backend, host) = tap();
+            let mut guest =
+                Guest { driver: MockDriver::running(device(backend, policy, None), 64, offloads), host };
+            guest.queue(BUFFERS, header, &frame);
+            guest.process_tx();
+            assert_eq!(!guest.at_host().is_empty(), sent, "case {number}");
+            assert_eq!(guest.metrics().tx_malformed.get(), u64::from(!sent));
+        }
+    }
+    // By nothing into what belongs to the link.
+    assert!(!frame::keeps_its_meaning(&ethernet(0x0806, &[0; 28]), (34, 16), false));
 }
 
 #[test]
@@ -513,7 +607,7 @@ fn policies_that_say_nothing_sensible_are_refused() {
     let many = Policy { rules: vec![one; policy::MAX_RULES + 1], default: Action::Allow };
     assert_eq!(many.check(), Err(PolicyError::TooMany));
     // What is written is what is read.
-    let policy = Policy::public(&[Ipv4Addr::new(10, 0, 2, 3).into()]);
+    let policy = Policy::public(&[Ipv4Addr::new(10, 0, 2, 3).into()], &[]);
     let text = serde_json::to_string(&policy).unwrap();
     assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
 }

@@ -98,7 +98,7 @@ impl Wanted {
         };
         let egress = match &self.egress {
             Egress::Everywhere => None,
-            Egress::Public => Some(Policy::public(&[])),
+            Egress::Public => Some(Policy::public(&[], &[])),
             Egress::File(path) => Some(policy(path).map_err(|e| {
                 Failure::setup(format!("cannot use the egress policy {}: {e}", path.display()))
             })?),

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::Failure;
 use super::launch::{self, Ends, ending, enter_raw, last_resort};
 use crate::api::config::Config;
-use crate::api::listen::Name;
+use crate::api::listen::{ListenError, Name};
 use crate::api::server::{Server, Wanted};
 use crate::api::state::{Event, State};
 use crate::cli::report;
@@ -166,9 +166,12 @@ fn prepare(
     // Only a courtesy to others; what cannot be removed now is tried again by the next.
     let _ = runtime::sweep_now_and_then(&runtime::base(), STALE);
     if let Some(described) = named {
-        // A VMM that has ended already has taken its directory along; we hear of that.
-        let name = Name::bind(&api::socket_of(&id)).map_err(Failure::setup)?;
-        *server = Some(launch::server(name, State::Starting, described)?);
+        match Name::bind(&api::socket_of(&id)) {
+            Ok(name) => *server = Some(launch::server(name, State::Starting, described)?),
+            // A VMM that has ended already has taken its directory along; we hear of that.
+            Err(ListenError::Io(_, e)) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(Failure::setup(e)),
+        }
     }
     if let (Some(server), Some(Ends { link, log, copy })) = (server, ends) {
         server.connect(link, log, copy).map_err(|e| Failure::setup(format!("cannot serve the API: {e}")))?;

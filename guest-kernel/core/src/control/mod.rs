@@ -17,7 +17,7 @@ mod channel;
 mod requests;
 mod stats;
 
-use alloc::{boxed::Box, format, string::String, sync::Arc};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 
 use ringfence_hal as hal;
 use ringfence_hal::BootInfo;
@@ -34,6 +34,8 @@ use crate::{
     },
     errno::Errno,
     fs::fuse,
+    net::{self, device::Device},
+    ns::Namespaces,
     random, strace, syscall,
 };
 use channel::Channel;
@@ -72,6 +74,7 @@ struct Devices {
     rng: Option<Transport>,
     balloon: Option<Transport>,
     fs: Option<Transport>,
+    nets: Vec<Arc<dyn Device>>,
 }
 
 fn probe(cmdline: &str) -> Devices {
@@ -87,6 +90,10 @@ fn probe(cmdline: &str) -> Devices {
                 Err(e) => hal::log!(Warn, "a disk cannot be used: {e:?}"),
             },
             id::FS => found.fs = Some(transport),
+            id::NET => match drivers::net::Net::start(transport) {
+                Ok(net) => found.nets.push(net),
+                Err(e) => hal::log!(Warn, "a network device cannot be used: {e:?}"),
+            },
             _ => {}
         }
     }
@@ -112,6 +119,7 @@ fn run(task: &TaskRef, boot: &'static BootInfo, config: BootConfig) {
         .send(task, &ToHost::Hello { version: protocol::VERSION })
         .map_err(|e| (e, String::from("the control channel does not work")))
         .and_then(|()| share(devices.fs))
+        .and_then(|()| connect_devices(&devices.nets, &config))
         .and_then(|()| begin(&config, &vsock, devices.pmem));
     let first = match started {
         Ok(first) => first,
@@ -138,6 +146,16 @@ fn share(device: Option<Transport>) -> Result<(), Failed> {
     let device = drivers::fs::Fs::start(device).map_err(broken)?;
     fuse::set_device(device)
         .map_err(|e| (e, String::from("the server of shared directories does not answer")))
+}
+
+/// Gives the network devices to the first container's network namespace.
+fn connect_devices(devices: &[Arc<dyn Device>], config: &BootConfig) -> Result<(), Failed> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let network = config.network.clone().unwrap_or_default();
+    net::start_devices(&Namespaces::initial().net, devices, &network)
+        .map_err(|e| (e, format!("cannot set up the network: {e}")))
 }
 
 /// Makes the first container and starts it.

@@ -13,10 +13,12 @@
 //! | [`balloon`] | free page reporting |
 //! | [`block`] | disks |
 //! | [`fs`] | directories of the host |
+//! | [`net`] | network cards |
 
 pub mod balloon;
 pub mod block;
 pub mod fs;
+pub mod net;
 pub mod pmem;
 pub mod rng;
 pub mod virtio;

@@ -12,6 +12,7 @@ pub(super) const BUFFER_DEFAULT: usize = 212_992;
 /// Options that are on or off, by their numbers below 128; what acts on them asks [`Common::flag`].
 pub(super) const SO_REUSEADDR: i32 = 2;
 pub(super) const SO_BROADCAST: i32 = 6;
+pub(super) const SO_KEEPALIVE: i32 = 9;
 pub(super) const SO_REUSEPORT: i32 = 15;
 pub(super) const SO_PASSCRED: i32 = 16;
 pub(super) const SO_TIMESTAMP: i32 = 29;

@@ -36,7 +36,7 @@ mod transfer;
 mod unix;
 
 pub use inet::Stack;
-pub(crate) use inet::proc;
+pub(crate) use inet::{device, proc, start as start_devices};
 pub(crate) use socket::SocketFile;
 pub use unix::show_sockets;
 

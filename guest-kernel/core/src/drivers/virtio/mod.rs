@@ -55,6 +55,7 @@ pub const CONFIG_CHANGED: u32 = 2;
 /// Device identities (virtio 1.2, section 5).
 pub mod id {
     #![allow(missing_docs)]
+    pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
     pub const RNG: u32 = 4;
     pub const BALLOON: u32 = 5;

@@ -10,7 +10,7 @@
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::device::Device;
+use super::packet::Nic;
 use crate::errno::{Errno, Result};
 
 /// `IFF_*`.
@@ -45,6 +45,21 @@ impl Address {
         }
     }
 
+    /// Its network: the bits beyond the prefix are zero.
+    pub fn network(&self) -> Address {
+        let ip = match self.ip {
+            IpAddr::V4(ip) => {
+                let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                Ipv4Addr::from_bits(ip.to_bits() & !host).into()
+            }
+            IpAddr::V6(ip) => {
+                let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(ip.to_bits() & !host).into()
+            }
+        };
+        Address { ip, prefix: self.prefix }
+    }
+
     /// The address for all of its network; there is none in the smallest ones, and none of IPv6.
     pub fn broadcast(&self) -> Option<Ipv4Addr> {
         match self.ip {
@@ -55,11 +70,12 @@ impl Address {
         }
     }
 
-    /// `RT_SCOPE_*`: of the host, or everywhere.
+    /// `RT_SCOPE_*`: of the host, of a wire, or everywhere.
     pub fn scope(&self) -> u8 {
-        match self.ip.is_loopback() {
-            true => 254,
-            false => 0,
+        match self.ip {
+            ip if ip.is_loopback() => 254,
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => 253,
+            _ => 0,
         }
     }
 }
@@ -70,8 +86,7 @@ pub(crate) enum Behind {
     /// The sockets of the namespace itself.
     Loopback,
     /// A device.
-    #[allow(dead_code)] // there is none yet
-    Device(Arc<dyn Device>),
+    Device(Arc<Nic>),
 }
 
 /// A network interface.
@@ -106,7 +121,7 @@ impl Interface {
     pub fn mac(&self) -> [u8; 6] {
         match &self.behind {
             Behind::Loopback => [0; 6],
-            Behind::Device(device) => device.mac(),
+            Behind::Device(nic) => nic.device.mac(),
         }
     }
 
@@ -114,7 +129,7 @@ impl Interface {
     pub fn mtu(&self) -> u32 {
         match &self.behind {
             Behind::Loopback => 65_536,
-            Behind::Device(device) => device.mtu(),
+            Behind::Device(nic) => nic.device.mtu(),
         }
     }
 
@@ -124,6 +139,12 @@ impl Interface {
         exact.or_else(|| self.addresses.iter().find(|a| a.covers(to))).map(|a| a.ip)
     }
 
+    /// Whether a neighbour with this address can be on its wire.
+    pub fn reaches(&self, ip: IpAddr) -> bool {
+        let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        !self.is_loopback() && (link_local || self.addresses.iter().any(|a| a.ip != ip && a.covers(ip)))
+    }
+
     /// Whether `ip` is an address of this machine because of it: of a loopback all of an IPv4 network is.
     pub fn has(&self, ip: IpAddr) -> bool {
         self.up
@@ -131,9 +152,26 @@ impl Interface {
     }
 }
 
-/// The interfaces of a namespace, by index.
+/// A route that does not follow from an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Given {
+    /// The network; its bits beyond the prefix are zero.
+    pub to: Address,
+    pub gateway: Option<IpAddr>,
+    pub interface: u32,
+    pub metric: u32,
+    /// From which address, if that was said.
+    pub source: Option<IpAddr>,
+    /// `RTPROT_*`: who made it.
+    pub protocol: u8,
+}
+
+/// The interfaces of a namespace, by index, and its routes.
 #[derive(Clone)]
-pub(crate) struct Interfaces(Vec<Interface>);
+pub(crate) struct Interfaces {
+    list: Vec<Interface>,
+    pub routes: Vec<Given>,
+}
 
 impl Interfaces {
     /// `lo` alone.
@@ -145,7 +183,7 @@ impl Interfaces {
             behind: Behind::Loopback,
             addresses: Vec::new(),
         };
-        let mut all = Interfaces(alloc::vec![lo]);
+        let mut all = Interfaces { list: alloc::vec![lo], routes: Vec::new() };
         if up {
             let _ = all.set_up(LOOPBACK_INDEX, true); // it is there
         }
@@ -153,19 +191,19 @@ impl Interfaces {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Interface> {
-        self.0.iter()
+        self.list.iter()
     }
 
     pub fn by_index(&self, index: u32) -> Option<&Interface> {
-        self.0.iter().find(|i| i.index == index)
+        self.list.iter().find(|i| i.index == index)
     }
 
     pub fn by_name(&self, name: &[u8]) -> Option<&Interface> {
-        self.0.iter().find(|i| i.name.as_bytes() == name)
+        self.list.iter().find(|i| i.name.as_bytes() == name)
     }
 
     fn get_mut(&mut self, index: u32) -> Result<&mut Interface> {
-        self.0.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)
+        self.list.iter_mut().find(|i| i.index == index).ok_or(Errno::ENODEV)
     }
 
     /// Sets one up or down. `ENODEV`.
@@ -177,12 +215,65 @@ impl Interfaces {
         interface.up = up;
         if !up {
             interface.addresses.retain(|a| a.ip.is_ipv4());
+            // Routes go with the interface, as on Linux.
+            self.routes.retain(|r| r.interface != index);
         } else if interface.is_loopback() {
             if interface.addresses.is_empty() {
                 interface.addresses.push(Address { ip: Ipv4Addr::LOCALHOST.into(), prefix: 8 });
             }
             interface.addresses.push(Address { ip: Ipv6Addr::LOCALHOST.into(), prefix: 128 });
         }
+        Ok(())
+    }
+
+    /// Adds an interface with a device. It is down.
+    pub fn add_device(&mut self, index: u32, name: String, nic: Arc<Nic>) {
+        let behind = Behind::Device(nic);
+        self.list.push(Interface { index, name, up: false, behind, addresses: Vec::new() });
+    }
+
+    /// Adds a route. `ENODEV`, `EEXIST`; `ENETUNREACH`: the gateway is not on the wire.
+    pub fn add_route(&mut self, route: Given) -> Result<()> {
+        let interface = self.by_index(route.interface).ok_or(Errno::ENODEV)?;
+        if !interface.up {
+            return Err(Errno::ENETDOWN);
+        }
+        if route.gateway.is_some_and(|gateway| !interface.reaches(gateway)) {
+            return Err(Errno::ENETUNREACH);
+        }
+        if self.routes.iter().any(|r| (r.to, r.metric) == (route.to, route.metric)) {
+            return Err(Errno::EEXIST);
+        }
+        if self.routes.len() >= ROUTES_MAX {
+            return Err(Errno::ENOBUFS);
+        }
+        self.routes.push(route);
+        Ok(())
+    }
+
+    /// What the table `main` has: networks on wires, and what was given.
+    pub fn main_routes(&self) -> Vec<Given> {
+        let devices = self.list.iter().filter(|i| i.up && !i.is_loopback());
+        let wires = devices.flat_map(|i| i.addresses.iter().map(move |a| (i.index, a)));
+        let networks =
+            wires.filter(|(_, a)| a.prefix < if a.ip.is_ipv4() { 32 } else { 128 }).map(|(interface, a)| {
+                let four = a.ip.is_ipv4();
+                Given {
+                    to: a.network(),
+                    gateway: None,
+                    interface,
+                    metric: if four { 0 } else { 256 },
+                    source: four.then_some(a.ip),
+                    protocol: 2,
+                }
+            });
+        self.routes.iter().copied().chain(networks).collect()
+    }
+
+    /// Takes a route away. `ESRCH`.
+    pub fn remove_route(&mut self, wanted: impl Fn(&Given) -> bool) -> Result<()> {
+        let at = self.routes.iter().position(wanted).ok_or(Errno::ESRCH)?;
+        self.routes.remove(at);
         Ok(())
     }
 
@@ -209,10 +300,12 @@ impl Interfaces {
 
     /// Whether `ip` is an address of this machine.
     pub fn is_local(&self, ip: IpAddr) -> bool {
-        self.0.iter().any(|i| i.has(ip))
+        self.list.iter().any(|i| i.has(ip))
     }
 }
 
+/// Routes of a namespace that do not follow from addresses.
+const ROUTES_MAX: usize = 1024;
 /// Addresses of one interface; Linux knows no limit.
 const ADDRESSES_MAX: usize = 256;
 

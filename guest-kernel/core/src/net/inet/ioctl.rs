@@ -9,7 +9,7 @@ use ringfence_hal as hal;
 
 use super::{
     address::{Endpoint, Version, encode},
-    interface::{IFF_UP, Interface},
+    interface::{Address, IFF_UP, Interface},
 };
 use crate::{
     TaskRef,
@@ -74,8 +74,11 @@ pub(crate) fn interfaces(task: &TaskRef, net: &NetNamespace, command: u32, arg: 
             put(rest, &name4(IpAddr::from(mask.to_be_bytes())), false);
         }
         SIOCGIFBRDADDR => {
-            address4(found()?)?;
-            put(rest, &name4(Version::V4.any()), false);
+            let i = found()?;
+            let (ip, prefix) = address4(i)?;
+            // A loopback is no network that all could be on.
+            let all = Address { ip, prefix }.broadcast().filter(|_| !i.is_loopback());
+            put(rest, &name4(all.map_or(Version::V4.any(), IpAddr::V4)), false);
         }
         SIOCGIFMETRIC => put(rest, &[0; 4], false),
         SIOCGIFMTU => put(rest, &found()?.mtu().to_ne_bytes(), false),

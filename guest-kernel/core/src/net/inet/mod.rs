@@ -11,7 +11,8 @@
 //!   two sockets of one namespace is a pair of bounded byte streams ([`tcp`]); a datagram is put into the receiver's
 //!   queue ([`datagram`]); an ICMP error is an error noted at the sender. Nothing is lost, reordered or sent twice, so
 //!   there is no window, no retransmission and no timer, and no TIME_WAIT (see `tcp`).
-//! * **out of a device**: not there yet; what is to drive it is [`device`].
+//! * **out of a device**: packets ([`packet`]), made by who sends; connections are those of the same sockets, with a state machine
+//!   in the place of the other socket ([`tcp`]).
 //! * **nowhere**: `ENETUNREACH`.
 //!
 //! Both families are one thing here. An address is an [`IpAddr`](core::net::IpAddr); the IPv4-mapped addresses that IPv6
@@ -28,6 +29,7 @@
 //! | `options` | the options of the levels IP, IPV6, TCP and UDP, and a table of which of them do something |
 //! | `tcp`, `datagram` | the sockets |
 //! | `ioctl`, `proc` | what `ifconfig` asks for; `/proc/net` |
+//! | `packet` | packets: IP, ARP, neighbour discovery, ICMP, and the task of each device |
 //! | `device` | what a network device has to offer |
 //!
 //! Locks. There is no lock of the stack that a transfer takes: sending and receiving on a TCP connection takes that
@@ -37,10 +39,11 @@
 
 mod address;
 mod datagram;
-mod device;
+pub(crate) mod device;
 mod interface;
 mod ioctl;
 mod options;
+mod packet;
 mod ports;
 pub(crate) mod proc;
 mod route;
@@ -50,8 +53,9 @@ mod tcp;
 use alloc::sync::Arc;
 
 use address::Version;
-pub(super) use interface::{Address, IFF_UP, Interface, Interfaces};
+pub(super) use interface::{Address, Behind, Given, IFF_UP, Interface, Interfaces};
 pub(super) use ioctl::interfaces as interface_ioctl;
+pub(crate) use packet::start;
 pub use stack::Stack;
 
 use super::{family::Family, socket::Socket};

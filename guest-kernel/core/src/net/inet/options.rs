@@ -64,7 +64,7 @@ rows! {
     RetOpts SOL_IP 7 = 0, Flag;
     /// Real.
     PktInfo SOL_IP 8 = 0, Flag;
-    /// Nothing: no path has a limit.
+    /// Datagrams for other hosts are not fragmented with 2 and 3 (`EMSGSIZE`).
     MtuDiscover SOL_IP 10 = 1, Range(0, 5);
     /// Real.
     RecvErr SOL_IP 11 = 0, Flag;
@@ -91,7 +91,7 @@ rows! {
     MulticastHops6 SOL_IPV6 18 = 1, OrDefault(0, 255);
     /// Nothing, as above.
     MulticastLoop6 SOL_IPV6 19 = 1, Range(0, 1);
-    /// Nothing: no path has a limit.
+    /// As of IPv4.
     MtuDiscover6 SOL_IPV6 23 = 1, Range(0, 5);
     /// Real.
     RecvErr6 SOL_IPV6 25 = 0, Flag;
@@ -101,7 +101,7 @@ rows! {
     RecvPktInfo6 SOL_IPV6 49 = 0, Flag;
     /// Real.
     RecvHopLimit SOL_IPV6 51 = 0, Flag;
-    /// Nothing: nothing is fragmented.
+    /// Real.
     DontFrag SOL_IPV6 62 = 0, Flag;
     /// Real.
     RecvTClass SOL_IPV6 66 = 0, Flag;
@@ -112,33 +112,33 @@ rows! {
     /// Real.
     FreeBind6 SOL_IPV6 78 = 0, Flag;
 
-    /// Nothing: what is sent has arrived.
+    /// Real with other hosts; within the machine what is sent has arrived.
     NoDelay SOL_TCP 1 = 0, Flag;
-    /// Nothing: there are no segments. Told before there is a connection.
+    /// Real with other hosts; within the machine there are no segments. Told before there is a connection.
     MaxSegment SOL_TCP 2 = 536, Range(88, 32_767);
-    /// Nothing: nothing is congested. 1 is `reno`, else it is `cubic`.
+    /// Real with other hosts; within the machine nothing is congested. 1 is `reno`, else it is `cubic`.
     Congestion SOL_TCP 13 = 0, Never;
-    /// Nothing, as above.
+    /// Real with other hosts.
     Cork SOL_TCP 3 = 0, Flag;
-    /// Nothing, like all about keeping alive: the other end cannot vanish unnoticed.
+    /// Real with other hosts, like all about keeping alive; a socket of the machine cannot vanish unnoticed.
     KeepIdle SOL_TCP 4 = 7200, Range(1, 32_767);
-    /// Nothing, as above.
+    /// As above.
     KeepInterval SOL_TCP 5 = 75, Range(1, 32_767);
-    /// Nothing, as above.
+    /// As above.
     KeepCount SOL_TCP 6 = 9, Range(1, 127);
-    /// Nothing: no request for a connection is lost.
+    /// Real with other hosts.
     SynCount SOL_TCP 7 = 6, Range(1, 127);
-    /// Nothing: nobody waits for the end of the other half.
+    /// Real with other hosts.
     Linger2 SOL_TCP 8 = 60, Range(-1, 120);
     /// Nothing: connections are handed out at once, as Linux may, too.
     DeferAccept SOL_TCP 9 = 0, Range(i32::MIN, i32::MAX);
     /// Nothing: there is no window.
     WindowClamp SOL_TCP 10 = 0, Range(0, i32::MAX);
-    /// Nothing: there are no acknowledgements.
+    /// Nothing: acknowledgements wait for 40 ms at most, after the first few.
     QuickAck SOL_TCP 12 = 1, Flag;
     /// Nothing: nothing is sent twice.
     ThinLinear SOL_TCP 16 = 0, Range(0, 1);
-    /// Nothing: nothing stays unacknowledged.
+    /// Real with other hosts.
     UserTimeout SOL_TCP 18 = 0, Range(0, i32::MAX);
     /// Nothing: a connection is made before its first byte is sent in any case.
     FastOpen SOL_TCP 23 = 0, Range(0, i32::MAX);

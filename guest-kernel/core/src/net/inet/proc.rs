@@ -6,7 +6,7 @@ use core::{
 };
 
 use super::{
-    Stack,
+    Behind, Stack,
     address::{Endpoint, Version, mapped},
 };
 
@@ -40,12 +40,47 @@ fn endpoint(version: Version, at: Endpoint) -> alloc::string::String {
     alloc::format!("{address}:{:04X}", at.port)
 }
 
-pub(crate) fn arp(_stack: &Stack, out: &mut dyn Write) -> Result {
-    out.write_str(ARP)
+pub(crate) fn arp(stack: &Stack, out: &mut dyn Write) -> Result {
+    out.write_str(ARP)?;
+    for i in stack.interfaces().iter() {
+        let Behind::Device(nic) = &i.behind else { continue };
+        for (ip, mac, _) in nic.neighbor_table().into_iter().filter(|(ip, ..)| ip.is_ipv4()) {
+            let flags = if mac.is_some() { 2 } else { 0 };
+            let [a, b, c, d, e, f] = mac.unwrap_or_default();
+            writeln!(
+                out,
+                "{:<16} 0x1         0x{flags}         {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}     *        {}",
+                alloc::format!("{ip}"),
+                i.name
+            )?;
+        }
+    }
+    Ok(())
 }
 
-pub(crate) fn route(_stack: &Stack, out: &mut dyn Write) -> Result {
-    line(out, 127, ROUTE)
+pub(crate) fn route(stack: &Stack, out: &mut dyn Write) -> Result {
+    line(out, 127, ROUTE)?;
+    let all = stack.interfaces();
+    for r in all.main_routes() {
+        let IpAddr::V4(to) = r.to.ip else { continue };
+        let Some(i) = all.by_index(r.interface) else { continue };
+        let word = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => u32::from_ne_bytes(v4.octets()),
+            IpAddr::V6(_) => 0,
+        };
+        let mask = u32::MAX.checked_shl(32 - u32::from(r.to.prefix)).unwrap_or(0).to_be();
+        let text = alloc::format!(
+            "{}\t{:08X}\t{:08X}\t{:04X}\t0\t0\t{}\t{mask:08X}\t0\t0\t0",
+            i.name,
+            word(to.into()),
+            r.gateway.map_or(0, word),
+            // Up; by a gateway; to a host.
+            1 | if r.gateway.is_some() { 2 } else { 0 } | if r.to.prefix == 32 { 4 } else { 0 },
+            r.metric,
+        );
+        line(out, 127, &text)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn tcp(stack: &Stack, out: &mut dyn Write) -> Result {
@@ -138,10 +173,31 @@ pub(crate) fn dev(stack: &Stack, out: &mut dyn Write) -> Result {
          bytes    packets errs drop fifo colls carrier compressed\n",
     )?;
     for i in stack.interfaces().iter() {
+        let counts = match &i.behind {
+            Behind::Device(nic) => nic.device.counts(),
+            Behind::Loopback => Default::default(),
+        };
+        let ([received, received_bytes], [sent, sent_bytes]) = (counts.received, counts.sent);
         writeln!(
             out,
             "{:>6}: {:7} {:7} {:4} {:4} {:4} {:5} {:10} {:9} {:8} {:7} {:4} {:4} {:4} {:5} {:7} {:10}",
-            i.name, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+            i.name,
+            received_bytes,
+            received,
+            0,
+            counts.receive_dropped,
+            0,
+            0,
+            0,
+            0,
+            sent_bytes,
+            sent,
+            0,
+            counts.send_dropped,
+            0,
+            0,
+            0,
+            0
         )?;
     }
     Ok(())
@@ -151,7 +207,11 @@ pub(crate) fn if_inet6(stack: &Stack, out: &mut dyn Write) -> Result {
     for i in stack.interfaces().iter() {
         for a in &i.addresses {
             let IpAddr::V6(ip) = a.ip else { continue };
-            let scope = if ip.is_loopback() { 0x10 } else { 0 };
+            let scope = match a.scope() {
+                254 => 0x10,
+                253 => 0x20,
+                _ => 0,
+            };
             writeln!(
                 out,
                 "{:032x} {:02x} {:02x} {scope:02x} 80 {:>8}",

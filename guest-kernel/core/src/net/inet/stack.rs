@@ -3,7 +3,7 @@
 
 use alloc::collections::BTreeSet;
 use core::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
@@ -13,9 +13,10 @@ use super::{
     datagram::DatagramSocket,
     interface::Interfaces,
     options::{Opt, Options},
+    packet::Way,
     ports::Ports,
     route::{self, Route},
-    tcp::TcpSocket,
+    tcp::{Remotes, TcpSocket},
 };
 use crate::{
     TaskRef,
@@ -39,6 +40,8 @@ pub struct Stack {
     pub(in crate::net) netlink: SpinLock<BTreeSet<u32>>,
     /// TCP connections by the names of their ends, the connecting one first.
     connections: SpinLock<BTreeSet<(Endpoint, Endpoint)>>,
+    /// Connections with other hosts.
+    pub(super) remotes: Remotes,
     local_ports: AtomicU32,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub unprivileged_port: AtomicU32,
@@ -56,6 +59,7 @@ impl Stack {
             ping: SpinLock::new(Ports::default()),
             netlink: SpinLock::new(BTreeSet::new()),
             connections: SpinLock::new(BTreeSet::new()),
+            remotes: Remotes::default(),
             local_ports: AtomicU32::new(LOCAL_PORTS),
             unprivileged_port: AtomicU32::new(1024),
             // Everybody, as container runtimes set it; the kernel begins with nobody.
@@ -80,6 +84,50 @@ impl Stack {
 
     pub(super) fn is_local(&self, ip: IpAddr) -> bool {
         self.interfaces.read().is_local(ip)
+    }
+
+    /// Whether an interface has this address.
+    pub(super) fn has(&self, index: u32, ip: IpAddr) -> bool {
+        self.interfaces.read().by_index(index).is_some_and(|i| i.has(ip))
+    }
+
+    /// Whether an interface that is up has an address of which `wanted` says so.
+    pub(super) fn any_address(&self, index: u32, wanted: impl Fn(IpAddr) -> bool) -> bool {
+        let all = self.interfaces.read();
+        all.by_index(index).is_some_and(|i| i.up && i.addresses.iter().any(|a| wanted(a.ip)))
+    }
+
+    /// Whether an address is for all on the wire of an interface.
+    pub(super) fn is_broadcast_of(&self, index: u32, ip: IpAddr) -> bool {
+        let everybody = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let all = self.interfaces.read();
+        all.by_index(index).is_some_and(|i| {
+            i.up && (everybody || i.addresses.iter().any(|a| a.broadcast().map(IpAddr::V4) == Some(ip)))
+        })
+    }
+
+    /// What is decided about a destination, for who asks: the interface, from which address, by which gateway, whether it is this
+    /// machine. `ENETUNREACH`.
+    pub(in crate::net) fn explain(&self, to: IpAddr) -> Result<(u32, IpAddr, Option<IpAddr>, bool)> {
+        let route = self.route(to)?;
+        Ok(match &route {
+            Route::Local { .. } => (route.interface(), route.source(), None, true),
+            Route::Broadcast { .. } => (route.interface(), route.source(), None, false),
+            Route::Out { next, .. } => {
+                (route.interface(), route.source(), (*next != to).then_some(*next), false)
+            }
+        })
+    }
+
+    /// How packets get to another host from here, from `from` if that is given. `hops` as is usual if they are not.
+    pub(super) fn way(&self, to: IpAddr, from: Option<IpAddr>, hops: Option<u8>, class: u8) -> Option<Way> {
+        match self.route(to).ok()? {
+            Route::Out { nic, source, next } => {
+                let neighbor = nic.neighbor(next);
+                Some(Way { nic, neighbor, from: from.unwrap_or(source), to, hops: hops.unwrap_or(64), class })
+            }
+            _ => None,
+        }
     }
 
     /// Whether a socket with these options may be bound there. `EADDRNOTAVAIL`; `EACCES` for a port that needs a privilege.
@@ -122,12 +170,15 @@ impl Stack {
 
     /// Notes a connection; whether it is a new one.
     pub(super) fn connect(&self, from: Endpoint, to: Endpoint) -> bool {
-        self.connections.lock().insert((from, to))
+        let mut all = self.connections.lock();
+        !all.contains(&(to, from)) && all.insert((from, to))
     }
 
     /// Whether there is no such connection.
     pub(super) fn is_free(&self, from: Endpoint, to: Endpoint) -> bool {
-        !self.connections.lock().contains(&(from, to))
+        let all = self.connections.lock();
+        // With another host it may be that that one has asked for it.
+        !all.contains(&(from, to)) && !all.contains(&(to, from))
     }
 
     /// Forgets a connection.

@@ -7,7 +7,7 @@ use super::message::{Answer, NLM_F_DUMP, Request, attribute};
 use crate::{
     TaskRef,
     errno::{Errno, Result},
-    net::inet::{Address, IFF_UP, Interface, Interfaces},
+    net::inet::{Address, Behind, Given, IFF_UP, Interface, Interfaces},
     ns::NetNamespace,
     task::Capabilities,
 };
@@ -22,7 +22,9 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -30,9 +32,11 @@ const IFLA_BROADCAST: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_QDISC: u16 = 6;
+const IFLA_STATS: u16 = 7;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKMODE: u16 = 17;
+const IFLA_STATS64: u16 = 23;
 const IFLA_GROUP: u16 = 27;
 const IFLA_CARRIER: u16 = 33;
 
@@ -45,6 +49,7 @@ const IFA_F_PERMANENT: u8 = 0x80;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
@@ -92,9 +97,9 @@ pub(super) fn serve(
                 }
             }
         }
-        RTM_GETROUTE => return one_route(answer, &all, body),
-        // Nobody has neighbours.
-        RTM_GETNEIGH if dump => {}
+        RTM_GETROUTE => return one_route(net, answer, body),
+        RTM_GETNEIGH if dump => neighbors(answer, &all, family),
+        RTM_NEWROUTE | RTM_DELROUTE => return set_route(net, body, request.header.kind == RTM_NEWROUTE),
         RTM_NEWLINK | RTM_SETLINK => return set_link(net, &all, body),
         RTM_NEWADDR | RTM_DELADDR => return set_address(net, body, request.header.kind == RTM_NEWADDR),
         _ => return Err(Errno::EOPNOTSUPP),
@@ -133,6 +138,18 @@ fn link(answer: &mut Answer, i: &Interface, multi: bool) {
         (false, true) => 6,
         (_, false) => 2,
     };
+    // `struct rtnl_link_stats64`, of which as much is counted: packets and bytes both ways, what was lost of them.
+    let counts = match &i.behind {
+        Behind::Device(nic) => nic.device.counts(),
+        Behind::Loopback => Default::default(),
+    };
+    let mut numbers = [0u64; 24];
+    let ([received, received_bytes], [sent, sent_bytes]) = (counts.received, counts.sent);
+    let first =
+        [received, sent, received_bytes, sent_bytes, 0, 0, counts.receive_dropped, counts.send_dropped];
+    numbers.iter_mut().zip(first).for_each(|(to, from)| *to = from);
+    let wide = numbers.map(u64::to_ne_bytes);
+    let narrow = numbers.map(|n| (n as u32).to_ne_bytes());
     let attributes: &[(u16, &[u8])] = &[
         (IFLA_IFNAME, &name),
         (IFLA_TXQLEN, &1000u32.to_ne_bytes()),
@@ -144,6 +161,8 @@ fn link(answer: &mut Answer, i: &Interface, multi: bool) {
         (IFLA_QDISC, if i.up { b"noqueue\0" } else { b"noop\0" }),
         (IFLA_ADDRESS, &mac),
         (IFLA_BROADCAST, &broadcast),
+        (IFLA_STATS64, wide.as_flattened()),
+        (IFLA_STATS, narrow.as_flattened()),
     ];
     answer.message(RTM_NEWLINK, multi, &fixed, attributes);
 }
@@ -196,7 +215,10 @@ struct Route {
     prefix: u8,
     interface: u32,
     source: Option<IpAddr>,
+    gateway: Option<IpAddr>,
     table: u8,
+    /// `RTPROT_*`.
+    protocol: u8,
     scope: u8,
     /// `RTN_UNICAST`, `RTN_LOCAL`, `RTN_BROADCAST`.
     kind: u8,
@@ -209,14 +231,13 @@ impl Route {
     }
 
     fn write(&self, answer: &mut Answer, multi: bool) {
-        const RTPROT_KERNEL: u8 = 2;
         let mut fixed = alloc::vec![
             family_of(self.to),
             self.prefix,
             0,
             0,
             self.table,
-            RTPROT_KERNEL,
+            self.protocol,
             self.scope,
             self.kind
         ];
@@ -225,7 +246,12 @@ impl Route {
         let source = self.source.map(octets);
         let metric = self.metric.map(u32::to_ne_bytes);
         let interface = self.interface.to_ne_bytes();
-        let mut attributes: Vec<(u16, &[u8])> = alloc::vec![(RTA_TABLE, &table), (RTA_DST, &to)];
+        let gateway = self.gateway.map(octets);
+        let mut attributes: Vec<(u16, &[u8])> = alloc::vec![(RTA_TABLE, &table)];
+        if self.prefix > 0 {
+            attributes.push((RTA_DST, &to));
+        }
+        attributes.extend(gateway.as_ref().map(|g| (RTA_GATEWAY, &g[..])));
         attributes.extend(metric.as_ref().map(|m| (RTA_PRIORITY, &m[..])));
         attributes.extend(source.as_ref().map(|s| (RTA_PREFSRC, &s[..])));
         attributes.push((RTA_OIF, &interface));
@@ -236,6 +262,7 @@ impl Route {
     }
 }
 
+const RTPROT_KERNEL: u8 = 2;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_BROADCAST: u8 = 3;
@@ -253,7 +280,9 @@ fn routes(all: &Interfaces) -> Vec<Route> {
                 prefix,
                 interface: i.index,
                 source: Some(a.ip),
+                gateway: None,
                 table: TABLE_LOCAL,
+                protocol: RTPROT_KERNEL,
                 scope,
                 kind,
                 metric: None,
@@ -272,7 +301,7 @@ fn routes(all: &Interfaces) -> Vec<Route> {
                 }
                 IpAddr::V6(_) => {
                     let main = route(a.ip, a.prefix, RTN_UNICAST, 0);
-                    if a.prefix < 128 {
+                    if a.prefix < 128 && i.is_loopback() {
                         six.push(Route { source: None, table: TABLE_MAIN, metric: Some(256), ..main });
                     }
                     let local = route(a.ip, 128, RTN_LOCAL, 0);
@@ -281,23 +310,105 @@ fn routes(all: &Interfaces) -> Vec<Route> {
             }
         }
     }
+    for r in all.main_routes() {
+        let route = Route {
+            to: r.to.ip,
+            prefix: r.to.prefix,
+            interface: r.interface,
+            source: r.source,
+            gateway: r.gateway,
+            table: TABLE_MAIN,
+            protocol: r.protocol,
+            scope: if r.to.ip.is_ipv4() && r.gateway.is_none() { SCOPE_LINK } else { 0 },
+            kind: RTN_UNICAST,
+            metric: (r.metric > 0).then_some(r.metric),
+        };
+        if r.to.ip.is_ipv4() { four.push(route) } else { six.push(route) }
+    }
     four.extend(six);
     four
 }
 
+/// The neighbours that are known.
+fn neighbors(answer: &mut Answer, all: &Interfaces, family: u8) {
+    const NDA_DST: u16 = 1;
+    const NDA_LLADDR: u16 = 2;
+    for i in all.iter() {
+        let Behind::Device(nic) = &i.behind else { continue };
+        for (ip, mac, fresh) in nic.neighbor_table() {
+            if family != 0 && family != family_of(ip) {
+                continue;
+            }
+            // NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE.
+            let state: u16 = match (mac, fresh) {
+                (None, _) => 1,
+                (Some(_), true) => 2,
+                (Some(_), false) => 4,
+            };
+            let mut fixed = alloc::vec![family_of(ip), 0, 0, 0];
+            fixed.extend_from_slice(&i.index.to_ne_bytes());
+            fixed.extend_from_slice(&state.to_ne_bytes());
+            fixed.extend_from_slice(&[0, RTN_UNICAST]);
+            let ip = octets(ip);
+            let mut attributes: Vec<(u16, &[u8])> = alloc::vec![(NDA_DST, &ip)];
+            attributes.extend(mac.as_ref().map(|mac| (NDA_LLADDR, &mac[..])));
+            answer.message(RTM_NEWNEIGH, true, &fixed, &attributes);
+        }
+    }
+}
+
+/// Adds or takes away a route of the table `main`.
+fn set_route(net: &NetNamespace, body: &[u8], add: bool) -> Result<()> {
+    let [family, prefix, _, _, table, protocol, _, kind, ..] = body else { return Err(Errno::EINVAL) };
+    let attributes = body.get(ROUTE..).ok_or(Errno::EINVAL)?;
+    let of = |kind| attribute(attributes, kind).map(address).transpose();
+    let number = |kind| attribute(attributes, kind).map(|data| word(data, 0));
+    let any = match *family {
+        AF_INET => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AF_INET6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    let to = Address { ip: of(RTA_DST)?.unwrap_or(any), prefix: *prefix };
+    let (gateway, source) = (of(RTA_GATEWAY)?, of(RTA_PREFSRC)?);
+    let alike = |ip: &IpAddr| family_of(*ip) == *family;
+    if to.network() != to || !alike(&to.ip) || !gateway.iter().chain(&source).all(alike) {
+        return Err(Errno::EINVAL);
+    }
+    if !matches!(*table, 0 | TABLE_MAIN) || add && *kind != RTN_UNICAST {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let metric = number(RTA_PRIORITY);
+    net.stack().change_interfaces(|all| {
+        if !add {
+            return all.remove_route(|r| {
+                r.to == to
+                    && gateway.is_none_or(|gateway| r.gateway == Some(gateway))
+                    && metric.is_none_or(|metric| r.metric == metric)
+            });
+        }
+        let by_gateway =
+            || all.iter().find(|i| i.up && gateway.is_some_and(|g| i.reaches(g))).map(|i| i.index);
+        let interface = number(RTA_OIF).or_else(by_gateway).ok_or(Errno::ENETUNREACH)?;
+        let metric = metric.unwrap_or(if *family == AF_INET6 { 1024 } else { 0 });
+        all.add_route(Given { to, gateway, interface, metric, source, protocol: *protocol })
+    })
+}
+
 /// `ip route get`: the route to one address. `ENETUNREACH`.
-fn one_route(answer: &mut Answer, all: &Interfaces, body: &[u8]) -> Result<()> {
+fn one_route(net: &NetNamespace, answer: &mut Answer, body: &[u8]) -> Result<()> {
     let attributes = body.get(ROUTE..).ok_or(Errno::EINVAL)?;
     let to = address(attribute(attributes, RTA_DST).ok_or(Errno::EINVAL)?)?;
-    let i = all.iter().find(|i| i.has(to)).ok_or(Errno::ENETUNREACH)?;
+    let (interface, source, gateway, local) = net.stack().explain(to)?;
     let route = Route {
         to,
         prefix: if to.is_ipv4() { 32 } else { 128 },
-        interface: i.index,
-        source: i.near(to),
-        table: TABLE_LOCAL,
+        interface,
+        source: Some(source),
+        gateway,
+        table: if local { TABLE_LOCAL } else { TABLE_MAIN },
+        protocol: 0,
         scope: 0,
-        kind: RTN_LOCAL,
+        kind: if local { RTN_LOCAL } else { RTN_UNICAST },
         metric: None,
     };
     route.write(answer, false);

@@ -106,13 +106,18 @@ pub(super) fn tell(version: Version, options: &Options, about: &About) -> Vec<Co
     out
 }
 
-/// `struct sock_extended_err` of an ICMP "port unreachable" from `offender`.
-pub(super) fn tell_error(version: Version, errno: Errno, offender: Endpoint) -> Vec<Control> {
-    // Origin, type and code.
-    let what = if offender.ip.is_ipv4() { [2, 3, 3, 0] } else { [3, 1, 4, 0] };
+/// `struct sock_extended_err` of an ICMP error from `offender`: origin, type and code are `what`.
+pub(super) fn tell_error(
+    version: Version,
+    errno: Errno,
+    [origin, kind, code, _]: [u8; 4],
+    info: u32,
+    offender: Endpoint,
+) -> Vec<Control> {
     let mut data = u32::from(errno.raw()).to_ne_bytes().to_vec();
-    data.extend_from_slice(&what);
-    data.extend_from_slice(&[0; 8]);
+    data.extend_from_slice(&[origin, kind, code, 0]);
+    data.extend_from_slice(&info.to_ne_bytes());
+    data.extend_from_slice(&[0; 4]);
     data.extend_from_slice(&encode(version, offender));
     let (level, kind) = match version {
         Version::V4 => (SOL_IP, IP_RECVERR),
@@ -152,7 +157,7 @@ mod tests {
     #[test]
     fn an_error_says_who_and_what() {
         let at = Endpoint { ip: "127.0.0.1".parse().unwrap(), port: 0 };
-        let told = tell_error(Version::V4, Errno::ECONNREFUSED, at);
+        let told = tell_error(Version::V4, Errno::ECONNREFUSED, [2, 3, 3, 1], 0, at);
         assert_eq!((told[0].data.len(), &told[0].data[..8]), (32, &[111, 0, 0, 0, 2, 3, 3, 0][..]));
     }
 }

@@ -5,7 +5,8 @@
 //! port an ICMP error comes back, which a connected sender is told at its next call, and one with `IP_RECVERR` finds in
 //! its queue of errors. A datagram for a receiver whose queue is full is lost.
 //!
-//! We do the same: [`send`] finds the receiver and puts the bytes into its mailbox; where a packet would carry an error
+//! We do the same. What is for another host is made into packets ([`super::packet`]); what comes from one, and errors about what was
+//! sent to one, is in [`remote`]. For receivers of this namespace [`send`] finds the receiver and puts the bytes into its mailbox; where a packet would carry an error
 //! back, the error is noted at the sender. What headers carry (hops, type of service, the destination) is kept with the bytes,
 //! for receivers who want to know.
 //!
@@ -16,7 +17,9 @@
 
 mod control;
 mod receive;
+mod remote;
 mod send;
 mod socket;
 
+pub(super) use remote::{about, arrived, echo_failed, echoed, failed};
 pub(super) use socket::DatagramSocket;

@@ -69,7 +69,13 @@ impl DatagramSocket {
             length: noted.bytes.len(),
             from: Some(encode(self.version, noted.to)),
             // Who said so: the machine the datagram was sent to.
-            control: control::tell_error(self.version, noted.errno, Endpoint { port: 0, ..noted.to }),
+            control: control::tell_error(
+                self.version,
+                noted.errno,
+                noted.what,
+                noted.info,
+                Endpoint { port: 0, ..noted.to },
+            ),
             errors: true,
             ..Received::default()
         })

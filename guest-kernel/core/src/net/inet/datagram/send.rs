@@ -1,17 +1,18 @@
 //! Sending.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use super::{
     super::{
         address::{Endpoint, Version},
         options::Opt,
-        ports::Holder as _,
+        packet::{Nic, Transport, Way, checksum_of, pseudo_header},
         route::Route,
     },
     control::Wishes,
-    socket::{About, DatagramSocket, Noted, Protocol},
+    remote,
+    socket::{About, DatagramSocket, Protocol},
 };
 use crate::{
     errno::{Errno, Result},
@@ -26,9 +27,6 @@ const MAX4: usize = 65_507;
 const MAX6: usize = 65_527;
 /// Of an echo request, with its own header.
 const MAX_PING: usize = 65_515;
-
-/// Errors that wait to be asked for (`MSG_ERRQUEUE`).
-const ERRORS_MAX: usize = 64;
 
 /// Bytes of an ICMP header of an echo.
 const ECHO: usize = 8;
@@ -59,7 +57,7 @@ impl DatagramSocket {
         };
         let wishes = Wishes::read(&message.control)?;
         let route = self.route(to.ip)?;
-        let source_ip = self.source_ip(&wishes, to.ip, route)?;
+        let source_ip = self.source_ip(&wishes, to.ip, &route)?;
         let port = self.with(|s| match s.error.take() {
             Some(error) => Err(error),
             None if s.write_shut => Err(Errno::EPIPE),
@@ -95,9 +93,16 @@ impl DatagramSocket {
             at: 0,
         };
         match (self.protocol, route) {
+            (_, Route::Out { nic, next, .. }) => self.transmit(&nic, next, to, bytes, &about)?,
+            (Protocol::Ping, Route::Broadcast { nic: Some(nic), .. }) => {
+                self.transmit(&nic, Ipv4Addr::BROADCAST.into(), to, bytes, &about)?;
+            }
             (Protocol::Ping, _) => self.echo(bytes, about)?,
             (_, Route::Local { .. }) => self.deliver(to, bytes, about),
-            (_, Route::Broadcast { .. }) => {
+            (_, Route::Broadcast { nic, .. }) => {
+                if let Some(nic) = nic {
+                    self.transmit(&nic, Ipv4Addr::BROADCAST.into(), to, bytes.clone(), &about)?;
+                }
                 let hear = self.ports().lock().at(to.port, |bound| bound.hears(to.ip, about.from).is_some());
                 for receiver in hear {
                     receiver.put(bytes.clone(), about);
@@ -108,7 +113,7 @@ impl DatagramSocket {
     }
 
     /// From where it is sent.
-    fn source_ip(&self, wishes: &Wishes, to: IpAddr, route: Route) -> Result<IpAddr> {
+    fn source_ip(&self, wishes: &Wishes, to: IpAddr, route: &Route) -> Result<IpAddr> {
         match wishes.source {
             Some(ip) if ip.is_ipv4() != to.is_ipv4() => Err(Errno::EINVAL),
             Some(ip) if !self.stack().is_local(ip) => match ip {
@@ -130,43 +135,59 @@ impl DatagramSocket {
 
     /// Hands it to whom it is for.
     fn deliver(&self, to: Endpoint, bytes: Vec<u8>, about: About) {
-        let best = self.ports().lock().best(to.port, |bound, _| bound.hears(to.ip, about.from));
-        let spread = u64::from(about.from.port).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        let at = match best.first() {
-            Some(first) if first.reuses_port() => spread as usize % best.len(),
-            _ => 0,
-        };
-        match best.get(at) {
+        match remote::best(self.stack(), to, about.from) {
             Some(receiver) => receiver.put(bytes, about),
-            None => self.refused(to, bytes),
+            // Nobody has the port: what would come back as an ICMP error.
+            None => {
+                let what = if to.ip.is_ipv4() { [2, 3, 3, 1] } else { [3, 1, 4, 1] };
+                self.note(Errno::ECONNREFUSED, to, what, None, bytes);
+            }
         }
     }
 
-    /// Nobody has the port: what would come back as an ICMP error.
-    fn refused(&self, to: Endpoint, bytes: Vec<u8>) {
-        let wanted = match self.version {
-            Version::V4 => self.options.is_on(Opt::RecvErr),
-            Version::V6 => {
-                self.options.is_on(Opt::RecvErr6) || to.ip.is_ipv4() && self.options.is_on(Opt::RecvErr)
+    /// Sends it to another host, or all on a wire.
+    fn transmit(
+        &self,
+        nic: &Arc<Nic>,
+        next: IpAddr,
+        to: Endpoint,
+        mut bytes: Vec<u8>,
+        about: &About,
+    ) -> Result<()> {
+        let neighbor = nic.neighbor(next);
+        let (nic, from) = (nic.clone(), about.from);
+        let way = Way { nic, neighbor, from: from.ip, to: to.ip, hops: about.hops, class: about.class };
+        // `IP_PMTUDISC_DO` and `_PROBE`.
+        let discover = if to.ip.is_ipv4() { Opt::MtuDiscover } else { Opt::MtuDiscover6 };
+        let whole = matches!(self.options.get(discover), 2 | 3)
+            || to.ip.is_ipv6() && self.options.is_on(Opt::DontFrag);
+        let (transport, sum_at) = match (self.protocol, to.ip) {
+            (Protocol::Udp, _) => {
+                let length = bytes.len() + 8;
+                bytes.try_reserve(8).map_err(|_| Errno::ENOBUFS)?;
+                let header = [from.port, to.port, length as u16, 0].map(u16::to_be_bytes);
+                bytes.splice(..0, header.as_flattened().iter().copied());
+                (Transport::Udp, 6)
+            }
+            (Protocol::Ping, ip) => {
+                let request = if ip.is_ipv4() { 8 } else { 128 };
+                let Some([kind, code, a, b, c, d]) = bytes.first_chunk_mut::<6>() else {
+                    return Err(Errno::EINVAL);
+                };
+                if (*kind, *code) != (request, 0) {
+                    return Err(Errno::EINVAL);
+                }
+                ([*a, *b], [*c, *d]) = ([0, 0], from.port.to_be_bytes());
+                (if ip.is_ipv4() { Transport::Icmp4 } else { Transport::Icmp6 }, 2)
             }
         };
-        let told = self.with(|s| {
-            if s.remote.is_none() && !wanted {
-                return false;
-            }
-            if wanted && s.errors.len() < ERRORS_MAX {
-                s.errors.push_back(Noted { errno: Errno::ECONNREFUSED, to, bytes });
-            }
-            s.error = Some(Errno::ECONNREFUSED);
-            true
-        });
-        if told {
-            self.queue.wake_all(PollEvents::ERR);
-        }
+        way.send_datagram(transport, &mut bytes, sum_at, whole)?;
+        way.nic.device.flush();
+        Ok(())
     }
 
     /// A datagram for this socket.
-    fn put(&self, bytes: Vec<u8>, mut about: About) {
+    pub(super) fn put(&self, bytes: Vec<u8>, mut about: About) {
         if self.common.wants_time() {
             about.at = time::realtime();
         }
@@ -192,7 +213,9 @@ impl DatagramSocket {
             id.copy_from_slice(&about.from.port.to_be_bytes());
         }
         let back = About { from: Endpoint { ip: about.to, port: 0 }, to: about.from.ip, ..about };
-        let sum = checksum(&bytes, pseudo(back.from.ip, back.to, bytes.len()));
+        let pseudo =
+            if back.to.is_ipv4() { 0 } else { pseudo_header(back.from.ip, back.to, 58, bytes.len()) };
+        let sum = checksum_of(&bytes, pseudo);
         if let Some(place) = bytes.get_mut(2..4) {
             place.copy_from_slice(&sum.to_be_bytes());
         }
@@ -205,40 +228,5 @@ impl DatagramSocket {
             Arc::clone(receiver).put(bytes, back);
         }
         Ok(())
-    }
-}
-
-/// The sum of ICMPv6's pseudo header; ICMP has none.
-fn pseudo(from: IpAddr, to: IpAddr, len: usize) -> u32 {
-    let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) else { return 0 };
-    let words = from.segments().into_iter().chain(to.segments());
-    words.fold(len as u32 + 58, |sum, word| sum + u32::from(word))
-}
-
-/// The Internet checksum.
-fn checksum(bytes: &[u8], start: u32) -> u16 {
-    let (pairs, odd) = bytes.as_chunks::<2>();
-    let mut sum = pairs.iter().fold(start, |sum, pair| sum + u32::from(u16::from_be_bytes(*pair)));
-    sum += odd.first().map_or(0, |b| u32::from(*b) << 8);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn checksums_are_those_of_rfc_1071() {
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], 0), !0xddf2);
-        assert_eq!(checksum(&[0xff], 0), !0xff00);
-        // Summed with itself in place it is zero.
-        let mut bytes = [0x81, 0, 0, 0, 0x12, 0x34, 0, 1, b'x'];
-        let start = pseudo("::1".parse().unwrap(), "::1".parse().unwrap(), bytes.len());
-        let sum = checksum(&bytes, start);
-        bytes[2..4].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(checksum(&bytes, start), 0);
     }
 }

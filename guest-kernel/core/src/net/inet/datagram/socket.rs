@@ -33,7 +33,7 @@ use crate::{
 
 /// What a datagram's headers would say.
 #[derive(Clone, Copy)]
-pub(super) struct About {
+pub(in super::super) struct About {
     pub from: Endpoint,
     pub to: IpAddr,
     /// Where it came in.
@@ -47,6 +47,10 @@ pub(super) struct About {
 /// An error that came back.
 pub(super) struct Noted {
     pub errno: Errno,
+    /// Origin, type and code (`struct sock_extended_err`), and whether it is certain.
+    pub what: [u8; 4],
+    /// The size there is room for, if that was it.
+    pub info: u32,
     /// Where the datagram was sent to, and what was in it.
     pub to: Endpoint,
     pub bytes: Vec<u8>,

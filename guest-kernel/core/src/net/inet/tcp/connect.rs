@@ -9,6 +9,7 @@ use super::{
     super::{
         address::{AF_UNSPEC, Endpoint, decode, decode_for_bind, family_of, lacks_scope},
         options::Opt,
+        packet::Way,
         ports::Bound,
         route::{Route, meant},
     },
@@ -50,7 +51,7 @@ impl TcpSocket {
         self.me.upgrade().ok_or(Errno::EBADF)
     }
 
-    fn bound(&self, ip: IpAddr) -> Bound {
+    pub(super) fn bound(&self, ip: IpAddr) -> Bound {
         Bound { ip, only6: self.options.is_on(Opt::V6Only), remote: None }
     }
 
@@ -138,16 +139,32 @@ impl TcpSocket {
         if !to.ip.is_multicast() && lacks_scope(to.ip, name) {
             return Err(Errno::EINVAL);
         }
-        let Route::Local { source, .. } = self.stack().route(to.ip)? else { return Err(Errno::ENETUNREACH) };
-        let from = self.source_for(source, to)?;
+        let route = match self.stack().route(to.ip)? {
+            Route::Broadcast { .. } => return Err(Errno::ENETUNREACH),
+            Route::Out { .. } if to.ip.is_multicast() => return Err(Errno::ENETUNREACH),
+            route => route,
+        };
+        let from = self.source_for(route.source(), to)?;
         self.with(|s| {
             s.local = from;
             s.phase = Phase::Waiting(to);
             (s.read_shut, s.write_shut, s.error, s.connecting) = (false, false, None, true);
         });
-        match self.attempt(from, to) {
-            Attempt::Refused => self.refuse(),
-            Attempt::Connected | Attempt::Full => {}
+        match route {
+            Route::Out { nic, next, .. } => {
+                let neighbor = nic.neighbor(next);
+                let (hops, class) = match to.ip.is_ipv4() {
+                    true => (self.options.get(Opt::Ttl), self.options.get(Opt::Tos)),
+                    false => (self.options.get(Opt::UnicastHops), self.options.get(Opt::TClass)),
+                };
+                let way =
+                    Way { nic, neighbor, from: from.ip, to: to.ip, hops: hops as u8, class: class as u8 };
+                self.ask(way, (from, to));
+            }
+            _ => match self.attempt(from, to) {
+                Attempt::Refused => self.refuse(Errno::ECONNREFUSED),
+                Attempt::Connected | Attempt::Full => {}
+            },
         }
         if nonblocking {
             // Also if it is there already, as the answer would come after this call.
@@ -303,11 +320,11 @@ impl TcpSocket {
     }
 
     /// There is no connection: nobody listens, or not any more.
-    pub(super) fn refuse(&self) {
+    pub(super) fn refuse(&self, why: Errno) {
         let names = self.with(|s| match s.phase {
             Phase::Waiting(to) => {
                 s.phase = Phase::Idle;
-                s.error = Some(Errno::ECONNREFUSED);
+                s.error = Some(why);
                 (s.read_shut, s.write_shut) = (true, true);
                 Some((s.local, to))
             }
@@ -377,7 +394,7 @@ impl TcpSocket {
             });
             if let Some((from, to)) = names {
                 if matches!(client.attempt_at(&me, from, to), Attempt::Refused) {
-                    client.refuse();
+                    client.refuse(Errno::ECONNREFUSED);
                 }
                 return;
             }

@@ -7,6 +7,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::{
     super::options::{Opt, SOL_TCP},
+    remote::Remote,
     socket::TcpSocket,
 };
 use crate::{
@@ -75,7 +76,43 @@ fn segment(socket: &TcpSocket) -> u32 {
     if socket.version == Version::V4 { SEGMENT4 } else { SEGMENT6 }
 }
 
+/// Of a connection with another host.
+fn remote_info(socket: &TcpSocket, remote: &Remote) -> Info {
+    let state = socket.state_number();
+    let micro = |ns: u64| (ns / 1000).min(u32::MAX.into()) as u32;
+    remote.look(|m| {
+        let speed = m.speeds();
+        let mss = m.mss() as u32;
+        Info {
+            state,
+            rto: micro(speed.rto),
+            ato: 40_000,
+            snd_mss: mss,
+            rcv_mss: mss,
+            unacked: (m.under_way() / m.mss().max(1)) as u32,
+            pmtu: remote.way.nic.device.mtu(),
+            rcv_ssthresh: m.receive_buffer as u32,
+            rtt: micro(speed.rtt),
+            rttvar: micro(speed.deviation),
+            snd_ssthresh: (speed.threshold / m.mss().max(1)).min(0x7fff_ffff) as u32,
+            snd_cwnd: (speed.window / m.mss().max(1)) as u32,
+            advmss: mss,
+            reordering: 3,
+            rcv_space: m.receive_buffer as u32,
+            max_pacing_rate: u64::MAX,
+            notsent_bytes: m.unsent() as u32,
+            snd_wnd: m.peer_window() as u32,
+            ..Info::default()
+        }
+    })
+}
+
 fn info(socket: &TcpSocket) -> Info {
+    if let Some(handle) = socket.handle()
+        && let Some(remote) = &handle.link.remote
+    {
+        return remote_info(socket, remote);
+    }
     let connection = socket.handle().map(|h| h.with(|mine, theirs| (theirs.queued, mine.receive_buffer)));
     let (unread, receive_buffer) = connection.unwrap_or_default();
     let (mss, window, rto) = match connection {
@@ -114,7 +151,12 @@ pub(super) fn option(socket: &TcpSocket, level: i32, name: i32) -> Result<Vec<u8
             out.resize(CONGESTION_NAME, 0);
             Ok(out)
         }
-        (SOL_TCP, TCP_MAXSEG) if socket.handle().is_some() => Ok(segment(socket).to_ne_bytes().to_vec()),
+        (SOL_TCP, TCP_MAXSEG) if socket.handle().is_some() => {
+            let handle = socket.handle();
+            let remote = handle.as_ref().and_then(|h| h.link.remote.as_ref());
+            let size = remote.map_or(segment(socket), |remote| remote.look(|m| m.mss() as u32));
+            Ok(size.to_ne_bytes().to_vec())
+        }
         _ => {
             let connected = socket.peer_name().is_ok();
             socket.options.value(socket.version, Kind::Stream, connected, level, name)
@@ -145,5 +187,7 @@ pub(super) fn set_option(socket: &TcpSocket, level: i32, name: i32, value: u64, 
         return Ok(());
     }
     let bound = socket.with(|s| s.ticket.is_some());
-    socket.options.change(socket.version, Kind::Stream, bound, (level, name), (value, len))
+    socket.options.change(socket.version, Kind::Stream, bound, (level, name), (value, len))?;
+    socket.tell_machine();
+    Ok(())
 }

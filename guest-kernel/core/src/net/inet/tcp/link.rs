@@ -13,14 +13,18 @@
 //! No wake-up is lost: counts and facts change under the spin lock, and whoever sleeps looks at them under it. A writer that
 //! finds no room notes that under the same lock (`starved`), and whoever makes room looks there.
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
 
-use super::{super::address::Endpoint, stream::Stream};
+use super::{
+    super::{address::Endpoint, stack::Stack},
+    remote::Remote,
+    stream::Stream,
+};
 use crate::{
     errno::{Errno, Result},
     io::{Sink, Source},
     ns::NetNamespace,
-    sync::{Mutex, PollEvents, Queue, SpinLock},
+    sync::{Mutex, PollEvents, Queue, SpinLock, WaitQueue},
 };
 
 /// Bytes moved at a time: no longer is a stream locked.
@@ -63,20 +67,22 @@ struct End {
 }
 
 /// The connection.
-pub(super) struct Link {
+pub(in super::super) struct Link {
     client: End,
     server: End,
     sides: SpinLock<(Side, Side)>,
     /// The names of both ends.
     pub names: (Endpoint, Endpoint),
     net: Arc<NetNamespace>,
+    /// Another host is in the place of the other end.
+    pub(super) remote: Option<Box<Remote>>,
 }
 
 /// One end of a connection.
 #[derive(Clone)]
 pub(super) struct Handle {
     pub link: Arc<Link>,
-    which: Which,
+    pub which: Which,
 }
 
 /// What came of an attempt to send.
@@ -87,7 +93,7 @@ pub(super) enum Sent {
 
 impl Link {
     /// A connection between two sockets with these queues, already noted in `net`. `sides` has their buffer sizes.
-    pub fn pair(
+    pub(super) fn pair(
         net: Arc<NetNamespace>,
         names: (Endpoint, Endpoint),
         queues: (Queue, Queue),
@@ -100,11 +106,57 @@ impl Link {
             sides: SpinLock::new(sides),
             names,
             net,
+            remote: None,
         });
         (Handle { link: link.clone(), which: Which::Client }, Handle { link, which: Which::Server })
     }
 
-    fn forget(&self) {
+    /// One with another host, already noted in `net`. `queue` and `side` are our socket's.
+    pub(super) fn with_remote(
+        net: Arc<NetNamespace>,
+        names: (Endpoint, Endpoint),
+        queue: Queue,
+        side: Side,
+        remote: Remote,
+    ) -> Arc<Link> {
+        let end = |queue| End { inbound: Mutex::new(Stream::default()), queue };
+        let (ours, theirs) = (end(queue), end(WaitQueue::new()));
+        let (client, server, sides) = match remote.which {
+            Which::Client => (ours, theirs, (side, Side::default())),
+            Which::Server => (theirs, ours, (Side::default(), side)),
+        };
+        Arc::new(Link {
+            client,
+            server,
+            sides: SpinLock::new(sides),
+            names,
+            net,
+            remote: Some(Box::new(remote)),
+        })
+    }
+
+    /// What is known of the end and of the other one.
+    pub(super) fn with_sides<R>(&self, which: Which, f: impl FnOnce(&mut Side, &mut Side) -> R) -> R {
+        let (client, server) = &mut *self.sides.lock();
+        match which {
+            Which::Client => f(client, server),
+            Which::Server => f(server, client),
+        }
+    }
+
+    /// Who waits for an end.
+    pub(super) fn queue(&self, which: Which) -> &Queue {
+        match which {
+            Which::Client => &self.client.queue,
+            Which::Server => &self.server.queue,
+        }
+    }
+
+    pub(super) fn stack(&self) -> &Stack {
+        self.net.stack()
+    }
+
+    pub(super) fn forget(&self) {
         self.net.stack().disconnect(self.names.0, self.names.1);
     }
 }
@@ -122,11 +174,7 @@ pub(super) fn writable(mine: &Side, theirs: &Side) -> bool {
 impl Handle {
     /// Looks at or changes what is known of this end and the other one.
     pub fn with<R>(&self, f: impl FnOnce(&mut Side, &mut Side) -> R) -> R {
-        let (client, server) = &mut *self.link.sides.lock();
-        match self.which {
-            Which::Client => f(client, server),
-            Which::Server => f(server, client),
-        }
+        self.link.with_sides(self.which, f)
     }
 
     fn ends(&self) -> (&End, &End) {
@@ -144,6 +192,10 @@ impl Handle {
 
     /// The buffers of this end have other sizes now, those of `now`.
     pub fn resize(&self, now: &Side) {
+        if self.link.remote.is_some() {
+            self.resize_remote(now);
+            return;
+        }
         self.with(|mine, _| {
             mine.send_buffer = now.send_buffer;
             mine.receive_buffer = now.receive_buffer;
@@ -162,7 +214,7 @@ impl Handle {
     }
 
     /// Moves some bytes to the other end. What was wrong, or `EPIPE`.
-    pub fn send(&self, source: &mut Source<'_>) -> Result<Sent> {
+    pub fn send(&self, source: &mut Source<'_>, more: bool) -> Result<Sent> {
         let mut stream = self.ends().1.inbound.lock();
         enum May {
             Send(usize),
@@ -198,6 +250,18 @@ impl Handle {
             }
         };
         let n = stream.fill(source, max)?;
+        if self.link.remote.is_some() {
+            // The rest of it comes at once.
+            let more = more || max == BURST && source.remaining() > 0;
+            self.link.step(|machine, _| {
+                stream.hand_over(|part| {
+                    if let Err(error) = machine.push(part, more) {
+                        machine.fail(Some(error));
+                    }
+                });
+            });
+            return Ok(Sent::Bytes(n));
+        }
         self.with(|_, theirs| theirs.queued += n);
         drop(stream);
         self.wake_other(PollEvents::READABLE);
@@ -208,10 +272,15 @@ impl Handle {
     pub fn receive(&self, sink: &mut Sink<'_>, forget: bool, max: usize) -> Result {
         let max = max.min(BURST);
         let mut stream = self.ends().0.inbound.lock();
+        self.take_over(&mut stream);
         let n = match forget {
             true => stream.skip(max),
             false => stream.drain(sink, max)?,
         };
+        if self.link.remote.is_some() {
+            self.link.step(|machine, now| machine.read(now, n));
+            return Ok(n);
+        }
         let room = self.with(|mine, theirs| {
             mine.queued = mine.queued.saturating_sub(n);
             let room = theirs.starved && writable(theirs, mine);
@@ -227,7 +296,16 @@ impl Handle {
 
     /// Copies bytes that have arrived into `sink` and leaves them.
     pub fn peek(&self, sink: &mut Sink<'_>) -> Result {
-        self.ends().0.inbound.lock().peek(sink)
+        let mut stream = self.ends().0.inbound.lock();
+        self.take_over(&mut stream);
+        stream.peek(sink)
+    }
+
+    /// What has come from another host is the reader's now.
+    fn take_over(&self, stream: &mut Stream) {
+        if let Some(remote) = &self.link.remote {
+            remote.hand_over(stream);
+        }
     }
 
     /// Sends no more.
@@ -235,12 +313,19 @@ impl Handle {
         let (told, over) = self.with(|mine, theirs| {
             let told = !mine.fin && !mine.over;
             mine.fin = true;
-            if told {
+            if told && self.link.remote.is_none() {
                 theirs.done = true;
                 (mine.over, theirs.over) = (theirs.fin, theirs.fin);
             }
             (told, told && mine.over)
         });
+        if self.link.remote.is_some() {
+            if told {
+                self.link.step(|machine, _| machine.finish());
+                self.wake_both();
+            }
+            return;
+        }
         if over {
             self.link.forget();
         }
@@ -251,6 +336,15 @@ impl Handle {
 
     /// Nobody has this end any more. It ends with a reset if bytes were left unread or `abort` says so.
     pub fn close(&self, abort: bool) {
+        if self.link.remote.is_some() {
+            self.with(|mine, _| (mine.closed, mine.fin) = (true, true));
+            self.link.close_remote(abort);
+            let mut stream = self.ends().0.inbound.lock();
+            let old = core::mem::take(&mut *stream);
+            drop(stream);
+            drop(old);
+            return;
+        }
         let (told, forget) = self.with(|mine, theirs| {
             mine.closed = true;
             if mine.over {
@@ -296,7 +390,7 @@ mod tests {
     use core::net::Ipv4Addr;
 
     use super::*;
-    use crate::{ns::Namespaces, sync::WaitQueue};
+    use crate::ns::Namespaces;
 
     fn pair() -> (Handle, Handle) {
         let at = |port| Endpoint { ip: Ipv4Addr::LOCALHOST.into(), port };
@@ -306,7 +400,7 @@ mod tests {
     }
 
     fn send(end: &Handle, bytes: &[u8]) -> Result {
-        match end.send(&mut Source::kernel(bytes))? {
+        match end.send(&mut Source::kernel(bytes), false)? {
             Sent::Bytes(n) => Ok(n),
             Sent::Full => Err(Errno::EAGAIN),
         }

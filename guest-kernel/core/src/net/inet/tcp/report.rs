@@ -2,6 +2,8 @@
 
 use super::{
     super::address::{Endpoint, Version},
+    link::Handle,
+    remote::number_of,
     socket::{Phase, TcpSocket},
 };
 
@@ -27,6 +29,9 @@ impl TcpSocket {
             Phase::Connected(handle) => Ok(handle.clone()),
         }) {
             Err(number) => number,
+            Ok(Handle { link, .. }) if link.remote.is_some() => {
+                link.remote.as_ref().map_or(7, |remote| remote.look(|m| number_of(m.state)))
+            }
             Ok(handle) => handle.with(|mine, _| match (mine.over, mine.fin, mine.done) {
                 (true, ..) => 7,
                 (_, true, _) => 5,

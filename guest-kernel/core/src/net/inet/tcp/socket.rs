@@ -17,6 +17,7 @@ use super::{
     },
     info,
     link::{Handle, Side, writable},
+    remote,
 };
 use crate::{
     TaskRef,
@@ -232,10 +233,14 @@ impl TcpSocket {
                     socket.end(true);
                 }
                 for client in backlog.waiting.iter().filter_map(Weak::upgrade) {
-                    client.refuse();
+                    client.refuse(Errno::ECONNREFUSED);
                 }
             }
-            Phase::Waiting(to) => self.stack().disconnect(self.with(|s| s.local), to),
+            Phase::Waiting(to) => {
+                let local = self.with(|s| s.local);
+                self.stack().disconnect(local, to);
+                remote::give_up(self.stack(), (local, to));
+            }
             Phase::Idle => {}
         }
     }
@@ -349,6 +354,7 @@ impl Socket for TcpSocket {
         if let Some(handle) = self.handle() {
             handle.resize(&self.side());
         }
+        self.tell_machine();
     }
 
     fn option(&self, _task: &TaskRef, level: i32, name: i32) -> Result<Vec<u8>> {

@@ -15,10 +15,17 @@ use crate::{
 };
 
 /// A part of one page with bytes in it.
-struct Part {
-    frame: Frame,
-    start: usize,
-    end: usize,
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub frame: Frame,
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Part {
+    pub fn len(&self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
 }
 
 /// The bytes. How many there may be is the caller's business.
@@ -82,6 +89,31 @@ impl Stream {
             done += n;
         }
         Ok(done)
+    }
+
+    /// Gives all bytes to `to`; what is left of the last page is filled on.
+    pub fn hand_over(&mut self, mut to: impl FnMut(Part)) {
+        while let Some(part) = self.parts.pop_front() {
+            let open = self.parts.is_empty() && part.end < PAGE_SIZE;
+            let rest = Part { start: part.end, ..part.clone() };
+            if part.len() > 0 {
+                to(part);
+            }
+            if open {
+                self.parts.push_back(rest);
+                break;
+            }
+        }
+    }
+
+    /// Takes bytes that lie in pages already.
+    pub fn append(&mut self, part: Part) {
+        match self.parts.back_mut() {
+            Some(last) if last.end == part.start && last.frame.pfn() == part.frame.pfn() => {
+                last.end = part.end
+            }
+            _ => self.parts.push_back(part),
+        }
     }
 
     /// Forgets at most `max` bytes; how many.

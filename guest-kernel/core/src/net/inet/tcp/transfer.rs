@@ -46,7 +46,7 @@ impl TcpSocket {
         };
         let mut done = 0;
         loop {
-            let sent = match handle.send(source) {
+            let sent = match handle.send(source, how.more) {
                 Ok(Sent::Full) if how.nonblocking => Err(Errno::EAGAIN),
                 Ok(Sent::Full) => {
                     let look = || {

@@ -22,6 +22,7 @@
 //! | [`cgroup`] | cgroup v2 placement, limits, the kill of everything in it |
 //! | [`child`] | the steps between `clone3(2)` and `execveat(2)`, as a table |
 //! | [`companion`] | a second process: the gofer |
+//! | [`helper`] | a program of the host beside it: passt |
 //! | [`monitor`] | the two watching processes |
 //! | `sys` | the few calls that need `unsafe` |
 //!
@@ -34,12 +35,14 @@ pub mod cgroup;
 pub mod child;
 pub mod companion;
 pub mod config;
+pub mod helper;
 pub mod monitor;
 pub mod runtime;
 mod sys;
 
 pub use companion::{Companion, LEAST_OPEN_FILES, Share};
 pub use config::{Identity, JailConfig, Limits, SandboxId};
+pub use helper::Helper;
 pub use monitor::{Monitor, Outcome, PATIENCE, Program};
 pub use sys::release_code;
 

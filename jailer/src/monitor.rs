@@ -29,6 +29,7 @@ use crate::cgroup::Cgroup;
 use crate::child::{self, Birth, STEPS};
 use crate::companion::{Companion, Share};
 use crate::config::{JailConfig, is_root};
+use crate::helper::Helper;
 use crate::runtime::{self, Runtime};
 use crate::{JailError, sys};
 
@@ -48,6 +49,8 @@ pub struct Program {
     pub null: OwnedFd,
     /// A second process, which ends with it.
     pub companion: Option<Companion>,
+    /// A program of the host, which ends with it, too.
+    pub helper: Option<Helper>,
 }
 
 impl Program {
@@ -62,6 +65,7 @@ impl Program {
             args,
             descriptors,
             companion: None,
+            helper: None,
         })
     }
 
@@ -242,7 +246,15 @@ fn serve(
         Ok(program) => program,
         Err(e) => return Said::Refused(format!("cannot prepare the sandbox: {e}")),
     };
-    // The companion first: what the VMM is told to use is there.
+    // What the VMM is told to use is there first.
+    let helper = program
+        .helper
+        .take()
+        .map(|it| it.start(jail.cgroup.as_ref().map(AsFd::as_fd), Some(jail.runtime.ids())).map(Running));
+    let helper = match helper.transpose() {
+        Ok(helper) => helper,
+        Err(e) => return Said::Refused(e.to_string()),
+    };
     let companion = match program.companion.take().map(|it| accompany(jail, it)).transpose() {
         Ok(companion) => companion,
         Err((step, e)) => {
@@ -254,7 +266,7 @@ fn serve(
         Ok((pid, vmm)) => {
             let mut ours = jail.runtime.locks();
             ours.extend([link.as_fd(), vmm.as_fd()]);
-            ours.extend(companion.as_ref().map(|it| it.0.as_fd()));
+            ours.extend(companion.iter().chain(&helper).map(|it| it.0.as_fd()));
             ours.extend(jail.cgroup.as_ref().map(AsFd::as_fd));
             sys::close_all_but(&ours);
             say(link, &Said::Started { program: pid.as_raw_pid(), warnings });

@@ -106,7 +106,7 @@ check test "\$(wget -q -O - http://192.0.2.1:8000/file | md5sum)" = "$(md5sum < 
 check test "\$(wget -q -O - http://[2001:db8::1]:8000/file | md5sum)" = "$(md5sum < "$work/served/file")"
 check nc 192.0.2.1 8002 < /dev/vdb
 check test "\$(wget -q -O - http://192.0.3.1:8000/file | md5sum)" = "$(md5sum < "$work/served/file")"
-! wget -q -T 3 -O - http://192.0.3.1:8001/file > /dev/null 2>&1 || echo FAIL: what the policy denies was sent
+! timeout 5 wget -q -O - http://192.0.3.1:8001/file > /dev/null 2>&1 || echo FAIL: what the policy denies was sent
 ! ping -c 1 -W 2 192.0.3.1 > /dev/null 2>&1 || echo FAIL: what the policy does not know was sent
 echo "eth0: \$(cat /sys/class/net/eth0/statistics/rx_packets) frames received, \$(cat /sys/class/net/eth0/statistics/tx_packets) sent"
 grep -E 'virtio|ttyS' /proc/interrupts

@@ -12,6 +12,7 @@
 //! | [`boot`] | kernel loading, zero page, ACPI for stock Linux |
 //! | [`order`] | a sandbox from its description to its end, here or in the jail |
 //! | [`sandbox`] | a machine with our guest, its boot document and its streams |
+//! | [`network`] | the host's side of networks: TAP interfaces, passt |
 //! | [`event_loop`] | everything a running sandbox waits for |
 //! | [`api`] | HTTP and JSON for others, in the supervisor |
 //! | [`control`], [`door`] | the control connection to the guest, the link to the supervisor |
@@ -33,6 +34,7 @@ pub mod executable;
 pub mod exit;
 pub mod kvm_stats;
 pub mod machine;
+pub mod network;
 pub mod order;
 pub mod probe;
 pub mod sandbox;

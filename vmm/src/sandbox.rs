@@ -16,10 +16,11 @@ use ringfence_devices::balloon::Balloon;
 use ringfence_devices::block::Block;
 use ringfence_devices::fs::Fs;
 use ringfence_devices::host_stream::Job;
+use ringfence_devices::net::Net;
 use ringfence_devices::pmem::Backing;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::vsock::{Drained, Endpoint, Vsock};
-use ringfence_protocol::{BootConfig, Container, DiskMount, Streams, VERSION, ports};
+use ringfence_protocol::{BootConfig, Container, DiskMount, Network, Streams, VERSION, ports};
 
 use crate::door::{Controls, Devices};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, MachineError, VirtioSlot};
@@ -112,6 +113,10 @@ pub struct Spec {
     pub disks: Vec<Block>,
     /// Disks that are mounted.
     pub disk_mounts: Vec<DiskMount>,
+    /// Network interfaces, in the order the guest sees them.
+    pub interfaces: Vec<Net>,
+    /// What the guest gives them.
+    pub network: Option<Network>,
     /// Where a line per system call goes.
     pub trace: Option<OwnedFd>,
     /// Gather counters.
@@ -130,6 +135,7 @@ pub struct Sandbox {
     rng: Arc<Mutex<Rng>>,
     balloon: Arc<Mutex<Balloon>>,
     disks: Vec<Arc<Mutex<Block>>>,
+    interfaces: Vec<Arc<Mutex<Net>>>,
     outputs: [(u32, &'static str); 2],
 }
 
@@ -156,7 +162,7 @@ impl Sandbox {
             strace,
             stats: spec.stats,
             disk_mounts: spec.disk_mounts,
-            network: None,
+            network: spec.network,
         };
         let vsock = Arc::new(Mutex::new(vsock));
         let rng = Arc::new(Mutex::new(Rng::new().map_err(SandboxError::Device)?));
@@ -168,7 +174,9 @@ impl Sandbox {
             VirtioSlot::new(balloon.clone()),
         ];
         devices.extend(disks.iter().map(|disk| VirtioSlot::new(disk.clone())));
-        // Last, so that disks keep their places.
+        let interfaces: Vec<_> = spec.interfaces.into_iter().map(|net| Arc::new(Mutex::new(net))).collect();
+        devices.extend(interfaces.iter().map(|net| VirtioSlot::new(net.clone())));
+        // Last, so that the others keep their places.
         if let Some(gofer) = spec.gofer {
             let fs = Fs::new(gofer).map_err(SandboxError::Device)?;
             devices.push(VirtioSlot::new(Arc::new(Mutex::new(fs))));
@@ -188,7 +196,7 @@ impl Sandbox {
         };
         let machine = Machine::new(config, timeline)?;
         let outputs = [(STDOUT_PORT, "standard output"), (STDERR_PORT, "standard error")];
-        Ok((Self { machine, vsock, rng, balloon, disks, outputs }, control))
+        Ok((Self { machine, vsock, rng, balloon, disks, interfaces, outputs }, control))
     }
 
     /// The device that streams go through.
@@ -208,6 +216,9 @@ impl Sandbox {
         devices.add("vsock", lock(&self.vsock).metrics());
         for disk in &self.disks {
             devices.add("block", lock(disk).metrics());
+        }
+        for interface in &self.interfaces {
+            devices.add_interface(lock(interface).metrics());
         }
         if let Some(pmem) = self.machine.pmem() {
             devices.add("pmem", pmem);

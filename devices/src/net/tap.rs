@@ -3,13 +3,14 @@
 use std::ffi::{c_int, c_short, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::header;
 
 /// `_IOW('T', 202, int)` and so on, from `linux/if_tun.h`.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+const TUNGETIFF: libc::Ioctl = 0x8004_54d2_u32 as libc::Ioctl;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
@@ -54,6 +55,9 @@ pub enum TapError {
     /// The interface cannot be had.
     #[error("cannot use the TAP interface {0}: {1}{2}")]
     Attach(String, io::Error, &'static str),
+    /// A descriptor of something else.
+    #[error("descriptor {0} is no TAP interface with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR: {1}")]
+    Given(RawFd, io::Error),
 }
 
 /// Attaches to the TAP interface `name` of this network namespace; it is made, down, if there is none and the caller may.
@@ -87,12 +91,38 @@ pub fn open(name: &str) -> Result<OwnedFd, TapError> {
         TapError::Attach(name.to_owned(), e, advice)
     };
     checked(attached).map_err(failed)?;
+    set_up(file.as_raw_fd()).map_err(failed)?;
+    Ok(file.into())
+}
+
+/// A TAP interface that the caller was given as descriptor `number`: a copy of that.
+pub fn given(number: RawFd) -> Result<OwnedFd, TapError> {
+    let failed = |e| TapError::Given(number, e);
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor and touches no memory.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    checked(copy).map_err(failed)?;
+    // SAFETY: it was made above.
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    let mut request = InterfaceRequest { name: [0; NAME_MAX + 1], flags: 0, rest: [0; 22] };
+    // SAFETY: TUNGETIFF writes a `struct ifreq`, 40 bytes, which `request` is for the time of the call. The same number of something that
+    // is no TAP interface is refused.
+    checked(unsafe { libc::ioctl(copy.as_raw_fd(), TUNGETIFF, &raw mut request) }).map_err(failed)?;
+    let needed = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if request.flags & needed != needed {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    rustix::io::ioctl_fionbio(&copy, true).map_err(|e| failed(e.into()))?;
+    set_up(copy.as_raw_fd()).map_err(failed)?;
+    Ok(copy)
+}
+
+/// Every frame has a header of ours, and is finished.
+fn set_up(fd: RawFd) -> io::Result<()> {
     for (what, value) in [(TUNSETVNETHDRSZ, header::LENGTH as c_int), (TUNSETVNETLE, 1)] {
         // SAFETY: these read an `int`, which lives for the time of the call.
-        checked(unsafe { libc::ioctl(file.as_raw_fd(), what, &raw const value) }).map_err(failed)?;
+        checked(unsafe { libc::ioctl(fd, what, &raw const value) })?;
     }
-    set_offload(file.as_raw_fd(), 0).map_err(failed)?;
-    Ok(file.into())
+    set_offload(fd, 0)
 }
 
 /// Which frames may come unfinished ([`offload`]).

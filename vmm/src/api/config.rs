@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::network::{MAX_DISKS_AND_INTERFACES, Network};
 use crate::machine::MAX_CPUS;
 
 /// Reads a document strictly: serde takes a list of a struct's fields for the struct, and so would turn a mistake into defaults.
@@ -60,6 +61,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Directories and files of the host that the first container sees.
     pub mounts: Vec<Mount>,
+    /// Networks.
+    pub network: Network,
     /// The first container.
     pub container: Option<Container>,
     /// What of the host it gets.
@@ -371,6 +374,12 @@ impl Config {
             return Err(format!("a sandbox has at most {MAX_DISKS} disks"));
         }
         self.disks.iter().try_for_each(Disk::check)?;
+        self.network.check()?;
+        if self.disks.len() + self.network.interfaces.len() > MAX_DISKS_AND_INTERFACES {
+            return Err(format!(
+                "a sandbox has at most {MAX_DISKS_AND_INTERFACES} disks and network interfaces"
+            ));
+        }
         if self.mounts.len() > MAX_MOUNTS {
             return Err(format!("a sandbox has at most {MAX_MOUNTS} mounts"));
         }

@@ -24,6 +24,7 @@
 //! | `calls.rs` | what each call does |
 //! | `routes.rs`, `state.rs` | tables: what can be called, and when |
 //! | `config.rs`, `reports.rs` | documents: what a sandbox is, what it tells |
+//! | `network.rs` | documents: networks |
 //! | `settings.rs` | documents: what can be set while it runs |
 //! | `http.rs`, `connection.rs` | requests and responses; a client's connection |
 //! | `streams.rs` | a connection that has become the streams of a process |
@@ -43,6 +44,7 @@ pub mod http;
 mod link;
 pub mod listen;
 mod log;
+pub mod network;
 pub mod reports;
 pub mod routes;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use ringfence_protocol::GuestStats;
+use ringfence_protocol::network::INTERFACES_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::config::Image;
@@ -88,6 +89,8 @@ pub struct Stats {
     pub balloon: BalloonSize,
     /// By device and counter; those of [`DEVICES`].
     pub devices: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Of each network interface, `eth0` first; those of [`INTERFACE`].
+    pub interfaces: Vec<BTreeMap<String, u64>>,
     /// The guest kernel's; `None` if it does not answer, or is paused.
     pub guest: Option<GuestStats>,
 }
@@ -114,6 +117,11 @@ impl Stats {
         for (device, counters) in &mut devices {
             counters.retain(|name, _| DEVICES.iter().any(|known| (known.0, known.1) == (device, name)));
         }
+        let mut interfaces = counters.interfaces;
+        interfaces.truncate(INTERFACES_MAX);
+        for counters in &mut interfaces {
+            counters.retain(|name, _| INTERFACE.iter().any(|known| known.0 == name));
+        }
         let guest = guest.map(|mut guest| {
             guest.phases.truncate(64);
             guest.phases.iter_mut().for_each(|phase| phase.name = crate::event_loop::printable(&phase.name));
@@ -128,6 +136,7 @@ impl Stats {
             exits: counters.exits,
             balloon: counters.balloon,
             devices,
+            interfaces,
             guest,
         }
     }
@@ -196,6 +205,21 @@ pub const DEVICES: &[(&str, &str, &str, &str)] = &[
     ("vsock", "protocol_errors", "protocol_errors_total", "Times the driver broke the ring or the protocol."),
 ];
 
+/// Counters of a network interface: its name, and what it means. `rx` is to the guest.
+pub const INTERFACE: &[(&str, &str)] = &[
+    ("rx_frames", "Frames to the guest."),
+    ("rx_bytes", "Bytes to the guest."),
+    ("rx_dropped", "Frames to the guest that its buffers were too small for."),
+    ("rx_throttled", "Times a frame to the guest had to wait for a limit."),
+    ("tx_frames", "Frames from the guest."),
+    ("tx_bytes", "Bytes from the guest."),
+    ("tx_denied", "Frames from the guest that the egress policy denied."),
+    ("tx_malformed", "Frames from the guest with a wrong length or header."),
+    ("tx_dropped", "Frames from the guest that the host did not take."),
+    ("tx_throttled", "Times a frame from the guest had to wait for a limit."),
+    ("protocol_errors", "Times the driver broke a ring."),
+];
+
 /// The text format (prometheus.io, "exposition formats").
 pub fn prometheus(stats: &Stats) -> String {
     let mut page = Page(String::new());
@@ -246,6 +270,12 @@ pub fn prometheus(stats: &Stats) -> String {
         if let Some(value) = stats.devices.get(*device).and_then(|counters| counters.get(*counter)) {
             page.one(&format!("ringfence_{device}_{metric}"), "counter", help, value);
         }
+    }
+    for (counter, help) in INTERFACE {
+        let values = stats.interfaces.iter().enumerate();
+        let values =
+            values.filter_map(|(n, of)| Some((format!("{{interface=\"eth{n}\"}}"), *of.get(*counter)?)));
+        page.metric(&format!("ringfence_net_{counter}_total"), "counter", help, values);
     }
     if let Some(guest) = &stats.guest {
         let bytes = |frames: u64| frames.saturating_mul(4096);
@@ -306,7 +336,7 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use ringfence_devices::{balloon, block, pmem, rng, serial, vsock};
+    use ringfence_devices::{balloon, block, net, pmem, rng, serial, vsock};
 
     use super::*;
 
@@ -329,6 +359,11 @@ mod tests {
         have.sort();
         table.sort();
         assert_eq!(have, table);
+        let mut have = names("net", &net::NetMetrics::default());
+        let mut table: Vec<_> = INTERFACE.iter().map(|i| ("net".to_owned(), i.0.to_owned())).collect();
+        have.sort();
+        table.sort();
+        assert_eq!(have, table);
     }
 
     #[test]
@@ -346,6 +381,7 @@ mod tests {
             exits: Exits::default(),
             balloon: BalloonSize::default(),
             devices,
+            interfaces: vec![INTERFACE.iter().map(|i| (i.0.to_owned(), 9)).collect(); 2],
             guest: Some(GuestStats::default()),
         };
         let text = prometheus(&stats);
@@ -364,5 +400,6 @@ mod tests {
         assert!(text.contains("ringfence_uptime_seconds 61.002\n"));
         assert!(text.contains("ringfence_cpu_seconds_total 1.500000\n"));
         assert!(text.contains("ringfence_vsock_rx_bytes_total 7\n"));
+        assert!(text.contains("ringfence_net_rx_bytes_total{interface=\"eth1\"} 9\n"));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ringfence_devices::net::policy::{Action, Rule};
+use ringfence_devices::net::{Mac, Policy};
 use ringfence_gofer::volume::{IdMap, IdRange};
 use ringfence_protocol::{
     Cache, Container, ContainerState, ContainerStatus, CpuLimit, ExitStatus, GuestStats, Limits, Phase,
@@ -15,6 +17,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 use super::calls::{Resize, SCHEMA, Shutdown, Signal, Started};
 use super::config::{Boot, Config, Disk, Image, Jail, LogLevel, Machine, Mount};
 use super::http::Fault;
+use super::network::{Egress, Host, Interface, Network, Passt, Publish, Transport};
 use super::reports::{Ended, Instance, Stats};
 use super::routes::ROUTES;
 use super::settings::{BalloonTarget, DiskLimits, LogLevels, RandomLimits};
@@ -144,6 +147,25 @@ fn documents_we_take_are_those_of_the_file() {
     };
     takes("Mount", &mount);
     takes("IdRange", &ids);
+    takes("Network", &Network::default());
+    let interface = Interface {
+        netns: Some("/n".into()),
+        mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+        mtu: Some(1500),
+        egress: Some(Egress::Public),
+        rx_bandwidth: Some(1),
+        tx_bandwidth: Some(1),
+        ..Interface::new(Host::Tap("t".into()))
+    };
+    takes("NetworkInterface", &interface);
+    takes("Passt", &Passt::default());
+    takes("Publish", &Publish { address: None, host: 1, guest: 1, protocol: Transport::Udp });
+    let rule: Rule = serde_json::from_value(json!({
+        "action": "deny", "to": "10.0.0.0/8", "protocol": "tcp", "ports": "1-2"
+    }))
+    .unwrap();
+    takes("EgressRule", &rule);
+    takes("EgressPolicy", &Policy { rules: vec![rule], default: Action::Deny });
     takes("VolumeMount", &volume);
     takes("Container", &container);
     takes("Process", &process);
@@ -168,6 +190,13 @@ fn documents_we_take_are_those_of_the_file() {
     let images =
         [json!(Image::File("a".into())), json!(Image::Rootfs("a".into())), json!(Image::Shared("a".into()))];
     assert_eq!(one_of("Image"), names(&images));
+    let hosts = [
+        json!(Host::Tap("t".into())),
+        json!(Host::TapDescriptor(3)),
+        json!(Host::Stream("s".into())),
+        json!(Host::Passt(Passt::default())),
+    ];
+    assert_eq!(one_of("NetworkHost"), names(&hosts));
     let (pipes, tty) = (json!(Streams::default()), json!(Streams::Tty { port: 0, rows: 1, cols: 1 }));
     has_fields("Pipes", &pipes["pipes"]);
     has_fields("Tty", &tty["tty"]);
@@ -207,6 +236,7 @@ fn documents_we_send_are_those_of_the_file() {
         exits: Exits::default(),
         balloon: BalloonSize::default(),
         devices: Default::default(),
+        interfaces: vec![],
         guest: None,
     };
     tells("Stats", &stats);

@@ -20,13 +20,14 @@ use ringfence_devices::vsock::{Endpoint, Vsock};
 use ringfence_protocol::ports;
 
 use super::{Failure, disk, net, units};
+use crate::api::network::Network;
 use crate::machine::vcpu::{Shared, Stop};
 use crate::machine::{Flavor, Kernel, Machine, MachineConfig, VirtioSlot};
 use crate::order::carry_out;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::timeline::Timeline;
-use crate::{exit, probe};
+use crate::{exit, network, probe};
 
 /// The vsock port the host echoes on.
 const ECHO_PORT: u32 = 7;
@@ -51,7 +52,7 @@ pub struct Args {
     disk: Vec<crate::api::config::Disk>,
     /// A network interface
     #[arg(long, value_name = net::SYNTAX, value_parser = net::parse)]
-    net: Vec<net::Wanted>,
+    net: Vec<net::Asked>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: u8,
@@ -82,8 +83,12 @@ pub fn main(args: Args, mut timeline: Timeline) -> Result<u8, Failure> {
         }
         devices.push(VirtioSlot::new(Arc::new(Mutex::new(carry_out::disk(disk)?))));
     }
-    for wanted in &args.net {
-        devices.push(VirtioSlot::new(Arc::new(Mutex::new(wanted.open()?))));
+    let interfaces = args.net.into_iter().flatten().collect();
+    let opened = network::open(&Network { interfaces, ..Network::default() })?;
+    // It ends with this process.
+    opened.helper.map(ringfence_jailer::Helper::start_without_jail).transpose().map_err(Failure::setup)?;
+    for interface in opened.interfaces {
+        devices.push(VirtioSlot::new(Arc::new(Mutex::new(carry_out::interface(interface)?))));
     }
     let config = MachineConfig {
         kvm,

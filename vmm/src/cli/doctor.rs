@@ -63,7 +63,7 @@ fn landlock() -> Result<&'static str, String> {
 /// Makes a jail in which a process of ours ends at once.
 fn jail() -> Result<String, String> {
     let config = JailConfig::new(SandboxId::random().map_err(|e| e.to_string())?);
-    let started = jailed::start(config, process::COMMAND, Some(process::PROBE), Vec::new(), None);
+    let started = jailed::start(config, process::COMMAND, Some(process::PROBE), Vec::new(), (None, None));
     let (monitor, warnings) = started.map_err(|e| e.to_string())?;
     match monitor.wait() {
         Ok(Some(Outcome::Exited(0))) => Ok(match warnings.join("; ") {

@@ -1,140 +1,88 @@
-//! `--net tap=NAME|stream=PATH[,mac=MAC][,mtu=N][,egress=FILE|public][,rx=SIZE][,tx=SIZE]`.
+//! `--net none|tap=NAME|tap=fd:N|stream=PATH|passt[,OPTION]…`.
 
-use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use ringfence_devices::net::{Backend, Limits, Mac, Net, NetConfig, Policy, tap};
-use rustix::rand::{GetRandomFlags, getrandom};
+use ringfence_devices::net::Policy;
 
-use crate::cli::{Failure, units};
+use crate::api::network::{Egress, Host, Interface, Passt};
+use crate::cli::units;
 
 /// How the option is written.
-pub const SYNTAX: &str = "tap=NAME|stream=PATH[,mac=MAC][,mtu=N][,egress=FILE|public][,rx=SIZE][,tx=SIZE]";
+pub const SYNTAX: &str = "none|tap=NAME|passt[,ip=CIDR][,gateway=IP][,...]";
 
-/// The smallest and the largest packets that a device may be asked for: IPv4's least (RFC 791), and what still fits a frame.
-const MTU: std::ops::RangeInclusive<u16> = 68..=65520;
-const DEFAULT_MTU: u16 = 1500;
+const OPTIONS: &str = "ip=ADDRESS/BITS, gateway=IP, dhcp, publish=[ADDR:]HOST:GUEST (passt), netns=PATH, mac=MAC, mtu=N, egress=any, egress=public or egress=FILE \
+                       (a policy as JSON), rx=SIZE and tx=SIZE (bytes a second to and from the guest)";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Host {
-    /// A TAP interface by its name.
-    Tap(String),
-    /// The socket of `passt`, or of QEMU's `-netdev stream`.
-    Stream(PathBuf),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Egress {
-    Everywhere,
-    Public,
-    File(PathBuf),
-}
-
-/// A network interface that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    host: Host,
-    mac: Option<Mac>,
-    mtu: Option<u16>,
-    egress: Egress,
-    /// Most bytes a second to the guest, and from it.
-    rx: Option<u64>,
-    tx: Option<u64>,
-}
+/// `--net none`, or an interface.
+pub type Asked = Option<Interface>;
 
 /// Parses the option's value.
-pub fn parse(text: &str) -> Result<Wanted, String> {
+pub fn parse(text: &str) -> Result<Asked, String> {
+    if text == "none" {
+        return Ok(None);
+    }
     let (host, options) = text.split_once(',').map_or((text, None), |(host, rest)| (host, Some(rest)));
     let host = match host.split_once('=') {
-        Some(("tap", name)) if !name.is_empty() => Host::Tap(name.to_owned()),
-        Some(("stream", path)) if !path.is_empty() => Host::Stream(path.into()),
-        _ => return Err(format!("say which network: --net {SYNTAX}")),
-    };
-    let mut wanted = Wanted { host, mac: None, mtu: None, egress: Egress::Everywhere, rx: None, tx: None };
-    for option in options.into_iter().flat_map(|options| options.split(',')) {
-        match option.split_once('=') {
-            Some(("mac", mac)) => wanted.mac = Some(mac.parse().map_err(|e| format!("{e}"))?),
-            Some(("mtu", mtu)) => {
-                let mtu = mtu.parse().ok().filter(|mtu| MTU.contains(mtu));
-                let (least, most) = MTU.into_inner();
-                wanted.mtu =
-                    Some(mtu.ok_or_else(|| format!("`{option}`: an MTU is from {least} to {most}"))?);
+        Some(("tap", name)) => match name.strip_prefix("fd:") {
+            Some(number) => {
+                let number =
+                    number.parse().map_err(|_| format!("`{number}` is no number of a descriptor"))?;
+                Host::TapDescriptor(number)
             }
-            Some(("egress", "public")) => wanted.egress = Egress::Public,
-            Some(("egress", file)) if !file.is_empty() => wanted.egress = Egress::File(file.into()),
-            Some(("rx", rate)) => wanted.rx = Some(positive("rx", units::size(rate)?)?),
-            Some(("tx", rate)) => wanted.tx = Some(positive("tx", units::size(rate)?)?),
-            _ => {
-                return Err(format!(
-                    "`{option}` is no option of a network; there are mac=MAC, mtu=N, egress=FILE (a policy as JSON) or \
-                     egress=public, rx=SIZE and tx=SIZE (bytes a second to and from the guest)"
-                ));
+            None if !name.is_empty() => Host::Tap(name.to_owned()),
+            None => return Err("name the TAP interface: --net tap=NAME".into()),
+        },
+        Some(("stream", path)) if !path.is_empty() => Host::Stream(path.into()),
+        None if host == "passt" => Host::Passt(Passt::default()),
+        _ => {
+            return Err("say which network: --net none, tap=NAME, tap=fd:N, stream=PATH or passt".into());
+        }
+    };
+    let mut interface = Interface::new(host);
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        set(&mut interface, option)?;
+    }
+    interface.check()?;
+    Ok(Some(interface))
+}
+
+fn set(interface: &mut Interface, option: &str) -> Result<(), String> {
+    let address = |text: &str| text.parse().map_err(|_| format!("`{text}` is no address"));
+    match option.split_once('=') {
+        None if option == "dhcp" => interface.dhcp = true,
+        Some(("ip", cidr)) => interface.addresses.push(cidr.parse()?),
+        Some(("gateway", gateway)) => interface.gateways.push(address(gateway)?),
+        Some(("publish", port)) => {
+            match &mut interface.host {
+                Host::Passt(passt) => passt.publish.push(port.parse()?),
+                _ => return Err(
+                    "ports are published by passt; on a TAP interface the guest has an address of its own"
+                        .into(),
+                ),
             }
         }
+        Some(("netns", path)) => interface.netns = Some(PathBuf::from(path)),
+        Some(("mac", mac)) => interface.mac = Some(mac.parse().map_err(|e| format!("{e}"))?),
+        Some(("mtu", mtu)) => {
+            interface.mtu = Some(mtu.parse().map_err(|_| format!("`{mtu}` is no number of bytes"))?);
+        }
+        Some(("egress", "any")) => interface.egress = Some(Egress::Any),
+        Some(("egress", "public")) => interface.egress = Some(Egress::Public),
+        Some(("egress", file)) if !file.is_empty() => {
+            let policy = policy(Path::new(file));
+            let policy = policy.map_err(|e| format!("cannot use the egress policy {file}: {e}"))?;
+            interface.egress = Some(Egress::Policy(policy));
+        }
+        Some(("rx", rate)) => interface.rx_bandwidth = Some(units::size(rate)?),
+        Some(("tx", rate)) => interface.tx_bandwidth = Some(units::size(rate)?),
+        _ => return Err(format!("`{option}` is no option of a network; there are {OPTIONS}")),
     }
-    Ok(wanted)
-}
-
-fn positive(name: &str, rate: u64) -> Result<u64, String> {
-    if rate == 0 { Err(format!("a network with {name}=0 would never carry anything")) } else { Ok(rate) }
-}
-
-impl Wanted {
-    /// Opens the host's side, and makes the device.
-    pub fn open(&self) -> Result<Net, Failure> {
-        let backend = match &self.host {
-            Host::Tap(name) => Backend::tap(tap::open(name).map_err(Failure::setup)?),
-            Host::Stream(path) => {
-                let socket = UnixStream::connect(path);
-                let failed = |e| {
-                    Failure::setup(format!(
-                        "cannot connect to {}: {e}; start passt on it first",
-                        path.display()
-                    ))
-                };
-                Backend::stream(socket.map_err(failed)?.into())
-            }
-        };
-        let egress = match &self.egress {
-            Egress::Everywhere => None,
-            Egress::Public => Some(Policy::public(&[], &[])),
-            Egress::File(path) => Some(policy(path).map_err(|e| {
-                Failure::setup(format!("cannot use the egress policy {}: {e}", path.display()))
-            })?),
-        };
-        let limits = |rate: Option<u64>| Limits::new(rate, None);
-        let config = || -> io::Result<Net> {
-            let mac = self.mac.map_or_else(random_mac, Ok)?;
-            let config = NetConfig { mac, mtu: self.mtu.unwrap_or_else(|| self.host.mtu()), egress };
-            Net::new(config, backend, limits(self.rx)?, limits(self.tx)?)
-        };
-        config().map_err(|e| Failure::setup(format!("cannot make a network device: {e}")))
-    }
-}
-
-impl Host {
-    /// What fits through it, as far as it can be told.
-    fn mtu(&self) -> u16 {
-        let Self::Tap(name) = self else { return DEFAULT_MTU };
-        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok();
-        text.and_then(|text| text.trim().parse().ok()).filter(|mtu| MTU.contains(mtu)).unwrap_or(DEFAULT_MTU)
-    }
+    Ok(())
 }
 
 fn policy(path: &Path) -> Result<Policy, String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let policy: Policy = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-    policy.check().map_err(|e| e.to_string())?;
-    Ok(policy)
-}
-
-/// A local one (IEEE 802, bit 1 of the first byte), of a single host (bit 0).
-fn random_mac() -> io::Result<Mac> {
-    let mut bytes = [0; 6];
-    getrandom(&mut bytes, GetRandomFlags::empty())?;
-    bytes[0] = bytes[0] & !1 | 2;
-    Ok(Mac(bytes))
+    serde_json::from_str(&text).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -143,54 +91,48 @@ mod tests {
 
     #[test]
     fn networks_are_parsed() {
-        let tap = parse("tap=t0").unwrap();
-        let plain = Wanted {
-            host: Host::Tap("t0".into()),
-            mac: None,
-            mtu: None,
-            egress: Egress::Everywhere,
-            rx: None,
-            tx: None,
+        assert_eq!(parse("none"), Ok(None));
+        assert_eq!(parse("tap=t0"), Ok(Some(Interface::new(Host::Tap("t0".into())))));
+        assert_eq!(parse("passt").unwrap().unwrap().host, Host::Passt(Passt::default()));
+        let Host::Passt(Passt { publish }) = parse("passt,publish=8080:80").unwrap().unwrap().host else {
+            panic!()
         };
-        assert_eq!(tap, plain);
-        let full = parse("stream=/run/p,mac=02:00:00:00:00:0a,mtu=9000,egress=public,rx=1M,tx=64K").unwrap();
-        let wanted = Wanted {
-            host: Host::Stream("/run/p".into()),
-            mac: Some(Mac([2, 0, 0, 0, 0, 10])),
-            mtu: Some(9000),
-            egress: Egress::Public,
-            rx: Some(1 << 20),
-            tx: Some(64 << 10),
-        };
-        assert_eq!(full, wanted);
-        assert_eq!(parse("tap=t0,egress=/p.json").unwrap().egress, Egress::File("/p.json".into()));
+        assert_eq!((publish[0].host, publish[0].guest), (8080, 80));
+        assert_eq!(parse("tap=fd:7").unwrap().unwrap().host, Host::TapDescriptor(7));
+        let full = parse(
+            "tap=t0,netns=/run/netns/a,mac=02:00:00:00:00:0a,mtu=9000,egress=public,rx=1M,tx=64K,\
+             ip=192.0.2.7/24,ip=2001:db8::7/64,gateway=192.0.2.1,dhcp",
+        );
+        let full = full.unwrap().unwrap();
+        assert_eq!((full.mac.unwrap().0[5], full.mtu, full.egress), (10, Some(9000), Some(Egress::Public)));
+        assert_eq!((full.rx_bandwidth, full.tx_bandwidth), (Some(1 << 20), Some(64 << 10)));
+        assert_eq!((full.addresses.len(), full.gateways.len(), full.dhcp), (2, 1, true));
+        assert_eq!(full.netns.as_deref(), Some(Path::new("/run/netns/a")));
     }
 
     #[test]
     fn what_is_no_network_is_told() {
         let wrong = [
             ("", "say which network"),
-            ("tap=", "say which network"),
-            ("passt", "say which network"),
+            ("tap=", "name the TAP"),
+            ("tap=fd:x", "no number"),
+            ("tap=fd:1", "the program's"),
+            ("pasta", "say which network"),
+            ("none,mtu=1500", "say which network"),
             ("tap=t0,mac=01:00:00:00:00:00", "no MAC address"),
             ("tap=t0,mtu=67", "from 68 to 65520"),
-            ("tap=t0,mtu=x", "from 68 to 65520"),
+            ("tap=t0,mtu=x", "no number of bytes"),
             ("tap=t0,rx=0", "never carry"),
             ("tap=t0,egress=", "no option of a network"),
+            ("tap=t0,egress=/nowhere", "cannot use the egress policy"),
+            ("tap=t0,ip=192.0.2.7", "prefix"),
+            ("tap=t0,gateway=x", "no address"),
+            ("tap=t0,publish=80:80", "published by passt"),
             ("tap=t0,up", "no option of a network"),
         ];
         for (text, said) in wrong {
             let error = parse(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
         }
-        let error = parse("tap=a/b").unwrap().open().err().unwrap();
-        assert!(error.message.contains("no name of a network interface"), "{}", error.message);
-    }
-
-    #[test]
-    fn a_random_address_is_local_and_of_one_host() {
-        let mac = random_mac().unwrap();
-        assert_eq!(mac.0[0] & 3, 2);
-        assert_eq!(mac.to_string().parse::<Mac>().unwrap(), mac);
     }
 }

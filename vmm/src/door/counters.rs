@@ -17,6 +17,8 @@ pub struct Counters {
     pub exits: Exits,
     /// Those of each device, by the device's name and their own.
     pub devices: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Those of each network interface.
+    pub interfaces: Vec<BTreeMap<String, u64>>,
     /// Address and length of the image in the process.
     pub image: Option<(u64, u64)>,
     /// Of the balloon.
@@ -30,21 +32,23 @@ pub struct Devices {
     shared: Arc<Shared>,
     image: Option<(u64, u64)>,
     devices: Vec<(&'static str, Read)>,
+    interfaces: Vec<Read>,
 }
 
 impl Devices {
     /// Those of the vCPUs; `image`: its address and length in this process.
     pub fn new(shared: Arc<Shared>, image: Option<(u64, u64)>) -> Devices {
-        Devices { shared, image, devices: Vec::new() }
+        Devices { shared, image, devices: Vec::new(), interfaces: Vec::new() }
     }
 
     /// Adds those of a device: a struct of counters. Those of several with one name are summed. The table in `api/metrics.rs` says what each means.
     pub fn add<M: Serialize + 'static>(&mut self, name: &'static str, metrics: Arc<M>) {
-        let read = move || {
-            let value = serde_json::to_value(&*metrics).unwrap_or_default();
-            serde_json::from_value(value).unwrap_or_default()
-        };
-        self.devices.push((name, Box::new(read)));
+        self.devices.push((name, reader(metrics)));
+    }
+
+    /// Adds those of the next network interface.
+    pub fn add_interface<M: Serialize + 'static>(&mut self, metrics: Arc<M>) {
+        self.interfaces.push(reader(metrics));
     }
 
     pub(super) fn counters(&self, balloon: BalloonSize) -> Counters {
@@ -53,6 +57,14 @@ impl Devices {
             let sums = devices.entry((*name).to_owned()).or_default();
             read().into_iter().for_each(|(counter, n)| *sums.entry(counter).or_default() += n);
         }
-        Counters { exits: Exits::from(&self.shared.exits), image: self.image, devices, balloon }
+        let interfaces = self.interfaces.iter().map(|read| read()).collect();
+        Counters { exits: Exits::from(&self.shared.exits), image: self.image, devices, interfaces, balloon }
     }
+}
+
+fn reader<M: Serialize + 'static>(metrics: Arc<M>) -> Read {
+    Box::new(move || {
+        let value = serde_json::to_value(&*metrics).unwrap_or_default();
+        serde_json::from_value(value).unwrap_or_default()
+    })
 }

@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use ringfence_devices::block::{self, Block, Limits};
 use ringfence_devices::host_stream::Job;
+use ringfence_devices::net::{Backend, Net, NetConfig};
 use ringfence_devices::pmem::Backing;
 use ringfence_seccomp::{SeccompError, Thread};
 
 use ringfence_protocol::DiskMount;
 
-use super::{Conclusion, Disk, News, Order};
+use super::{Conclusion, Disk, Interface, News, Order};
 use crate::cli::Failure;
 use crate::door::Door;
 use crate::event_loop::{Ending, EventLoop, printable};
@@ -68,6 +69,8 @@ pub fn run(
         job: files.job.map(Job::from),
         disk_mounts,
         disks: files.disks.into_iter().map(disk).collect::<Result<_, _>>()?,
+        interfaces: files.interfaces.into_iter().map(interface).collect::<Result<_, _>>()?,
+        network: order.network,
         trace: files.trace,
         stats: order.stats,
         cmdline: order.log_level.map_or(String::new(), |l| format!("ringfence.loglevel={l}")),
@@ -120,6 +123,16 @@ pub fn disk(asked: Disk<OwnedFd>) -> Result<Block, Failure> {
     let disk = block::Disk::new(File::from(file), Path::new(&name), read_only).map_err(Failure::setup)?;
     let limits = Limits::new(bandwidth, ops).map_err(SandboxError::Device).map_err(setup_failure)?;
     Block::new(disk, id, limits).map_err(SandboxError::Device).map_err(setup_failure)
+}
+
+/// The device of a network interface.
+pub fn interface(asked: Interface<OwnedFd>) -> Result<Net, Failure> {
+    let Interface { file, stream, mac, mtu, egress, rx_bandwidth, tx_bandwidth } = asked;
+    let backend = if stream { Backend::stream(file) } else { Backend::tap(file) };
+    let limits = |rate| Limits::new(rate, None);
+    let device =
+        || Net::new(NetConfig { mac, mtu, egress }, backend, limits(rx_bandwidth)?, limits(tx_bandwidth)?);
+    device().map_err(SandboxError::Device).map_err(setup_failure)
 }
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, Failure> {

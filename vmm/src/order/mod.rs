@@ -22,8 +22,9 @@ pub mod process;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ringfence_jailer::Companion;
-use ringfence_protocol::Container;
+use ringfence_devices::net::{Mac, Policy};
+use ringfence_jailer::{Companion, Helper};
+use ringfence_protocol::{Container, Network};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Failure;
@@ -54,9 +55,42 @@ pub struct Order<F> {
     pub timeline: Timeline,
     /// Everything that is open.
     pub files: Files<F>,
+    /// What the guest is told of its networks, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
     /// The gofer that is to be started with it, if there are volumes.
     #[serde(skip)]
     pub companion: Option<Companion>,
+    /// The program that has its network, if that is to be started.
+    #[serde(skip)]
+    pub helper: Option<Helper>,
+}
+
+/// A network interface the sandbox gets.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface<F> {
+    /// The TAP interface, or the socket.
+    pub file: F,
+    /// It is a socket.
+    pub stream: bool,
+    /// The guest's address.
+    pub mac: Mac,
+    /// The largest packet in bytes.
+    pub mtu: u16,
+    /// Where the guest may send; everywhere without one.
+    pub egress: Option<Policy>,
+    /// Most bytes a second to the guest.
+    pub rx_bandwidth: Option<u64>,
+    /// Most bytes a second from it.
+    pub tx_bandwidth: Option<u64>,
+}
+
+impl<F> Interface<F> {
+    fn map<G>(self, f: impl FnOnce(F) -> G) -> Interface<G> {
+        let Interface { file, stream, mac, mtu, egress, rx_bandwidth, tx_bandwidth } = self;
+        Interface { file: f(file), stream, mac, mtu, egress, rx_bandwidth, tx_bandwidth }
+    }
 }
 
 /// A disk the sandbox gets.
@@ -115,6 +149,9 @@ pub struct Files<F> {
     /// Disks, in the order the guest sees them.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk<F>>,
+    /// Network interfaces, likewise.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface<F>>,
     /// To the gofer.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub gofer: Option<F>,
@@ -140,6 +177,7 @@ impl<F> Files<F> {
             log: self.log.map(&mut f),
             job: self.job.map(&mut f),
             disks: self.disks.into_iter().map(|disk| disk.map(&mut f)).collect(),
+            interfaces: self.interfaces.into_iter().map(|interface| interface.map(&mut f)).collect(),
             gofer: self.gofer.map(&mut f),
         }
     }
@@ -148,7 +186,7 @@ impl<F> Files<F> {
 impl<F> Order<F> {
     fn map<G>(self, f: impl FnMut(F) -> G) -> Order<G> {
         let Order { cpus, memory, image_name, container, terminal, log_level, timeout, stats, .. } = self;
-        let Order { timeline, files, companion, .. } = self;
+        let Order { timeline, files, network, companion, helper, .. } = self;
         let files = files.map(f);
         Order {
             cpus,
@@ -161,7 +199,9 @@ impl<F> Order<F> {
             stats,
             timeline,
             files,
+            network,
             companion,
+            helper,
         }
     }
 }
@@ -261,9 +301,20 @@ mod tests {
                     ops: Some(7),
                     mount: None,
                 }],
+                interfaces: vec![Interface {
+                    file: open(),
+                    stream: true,
+                    mac: Mac([2, 0, 0, 0, 0, 1]),
+                    mtu: 1500,
+                    egress: Some(Policy::public(&[], &[])),
+                    rx_bandwidth: None,
+                    tx_bandwidth: Some(1),
+                }],
                 gofer: None,
             },
+            network: Some(Network::default()),
             companion: None,
+            helper: None,
         };
         let raw: Vec<_> =
             [&order.files.kvm, order.files.link.as_ref().unwrap()].map(|f| f.as_raw_fd()).into();
@@ -272,6 +323,11 @@ mod tests {
         let read: Order<i32> = serde_json::from_str(&text).unwrap();
         assert_eq!((read.files.kvm, read.files.link, read.files.trace), (4, Some(10), None));
         assert_eq!((read.files.disks[0].file, read.files.disks[0].ops), (11, Some(7)));
+        assert_eq!((read.files.interfaces[0].file, read.files.interfaces[0].mtu), (12, 1500));
+        assert_eq!(
+            (read.files.interfaces[0].egress.is_some(), read.network),
+            (true, Some(Network::default()))
+        );
         assert_eq!(read.timeout, Some(Duration::from_millis(1500)));
         assert_eq!([files[0].as_raw_fd(), files[6].as_raw_fd()].as_slice(), raw);
     }

@@ -1,5 +1,5 @@
 //! Running the lab cases, in several labs at once, and reporting what differs.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::case::{self, Case, Place};
+use super::seccomp::{self, Profile};
 use super::{Natively, Options, Tally, native, python};
 use crate::host;
 use crate::lab::{Job, Lab, Outcome, execute, words};
@@ -23,7 +24,11 @@ const AGAIN: usize = 2;
 /// Runs the cases of every day that the options ask for.
 pub fn run(options: &Options) -> Result<Tally> {
     let folders = [(Place::Same, "same"), (Place::Lab, "lab")];
-    run_cases(options, case::load(&host::checkout().join(CASES), &folders)?)
+    let cases = case::load(&host::checkout().join(CASES), &folders)?;
+    // All of them together use every rule of the filters of system calls.
+    let whole = options.case.is_none() && !options.natively.native_only;
+    let profile = if whole { Some(seccomp::profile()?) } else { None };
+    run_cases(options, cases, profile.as_ref())
 }
 
 /// Runs the cases with server programs, and Python's own tests.
@@ -31,10 +36,11 @@ pub fn run_programs(options: &Options) -> Result<Tally> {
     crate::lab::programs::ensure()?;
     let mut cases = case::load(&host::checkout().join(CASES), &[(Place::Programs, "programs")])?;
     cases.extend(python::cases(&host::checkout().join(CASES))?);
-    run_cases(options, cases)
+    run_cases(options, cases, None)
 }
 
-fn run_cases(options: &Options, mut cases: Vec<Case>) -> Result<Tally> {
+/// With a profile of filters, system calls are recorded and compared with it.
+fn run_cases(options: &Options, mut cases: Vec<Case>, profile: Option<&Profile>) -> Result<Tally> {
     if let Some(part) = &options.case {
         cases.retain(|case| case.name.contains(part.as_str()));
     }
@@ -50,32 +56,50 @@ fn run_cases(options: &Options, mut cases: Vec<Case>) -> Result<Tally> {
     // A single case may fail because the emulated machine stood still. One that is asked for by its name is not run again.
     let again = AtomicUsize::new(if options.case.is_none() { AGAIN } else { 0 });
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    std::thread::scope(|scope| {
-        for number in 0..jobs {
-            let (next, total, failures, again) = (&next, &total, &failures, &again);
-            scope.spawn(move || {
-                let lab = Lab::named(&format!("test{number}"), crate::lab::Options::default());
-                while let Some(case) = next() {
-                    let attempt = || match run_case(&lab, &case, options.natively, failures) {
-                        Ok((passed, report)) => (passed, report),
-                        Err(error) => (false, format!("cannot be run: {error:#}")),
-                    };
-                    let (mut passed, mut report) = attempt();
-                    let more = |left: usize| left.checked_sub(1);
-                    if !passed && again.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
-                        println!("once more: {} {report}", case.name);
-                        (passed, report) = attempt();
-                    }
-                    println!("{} {} {report}", if passed { "ok  " } else { "FAIL" }, case.name);
-                    total.lock().unwrap_or_else(PoisonError::into_inner).add(Tally::one(passed));
-                }
-                if let Err(error) = lab.down() {
-                    host::say(&format!("{error:#}"));
-                }
-            });
+    let work = |lab: &Lab| {
+        while let Some(case) = next() {
+            let attempt = || match run_case(lab, &case, options.natively, &failures) {
+                Ok((passed, report)) => (passed, report),
+                Err(error) => (false, format!("cannot be run: {error:#}")),
+            };
+            let (mut passed, mut report) = attempt();
+            let more = |left: usize| left.checked_sub(1);
+            if !passed && again.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+                println!("once more: {} {report}", case.name);
+                (passed, report) = attempt();
+            }
+            println!("{} {} {report}", if passed { "ok  " } else { "FAIL" }, case.name);
+            total.lock().unwrap_or_else(PoisonError::into_inner).add(Tally::one(passed));
         }
+    };
+    let in_lab = |number: usize| {
+        let lab = Lab::named(&format!("test{number}"), crate::lab::Options::default());
+        let seen = match profile {
+            Some(profile) => seccomp::recorded_while(&lab, profile, || {
+                work(&lab);
+                Ok(())
+            })
+            .map(|((), seen)| seen),
+            None => {
+                work(&lab);
+                Ok(BTreeSet::new())
+            }
+        };
+        if let Err(error) = lab.down() {
+            host::say(&format!("{error:#}"));
+        }
+        seen
+    };
+    let seen: Result<Vec<BTreeSet<String>>> = std::thread::scope(|scope| {
+        let labs: Vec<_> = (0..jobs).map(|number| scope.spawn(move || in_lab(number))).collect();
+        labs.into_iter().map(|lab| lab.join().map_err(|_| anyhow!("a lab's thread panicked"))?).collect()
     });
-    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let seen: BTreeSet<String> = seen?.into_iter().flatten().collect();
+    if let Some(profile) = profile {
+        total.add(seccomp::judge(profile, &seen)?);
+    }
+    Ok(total)
 }
 
 /// The conformance tests, in a lab of the suites.

@@ -1,8 +1,8 @@
 //! The filters of system calls against what is really called: which rules nothing uses.
 //!
 //! The lab's kernel records each system call of threads with the names that the profile gives (`thread_name`), from the
-//! moment a thread has installed its filter, while cases run that take every way through the VMM
-//! (`tests/lab/bin/record-calls`). A rule that no call has matched must say in the profile why it is there (`unseen`), or
+//! moment a thread has installed its filter (`tests/lab/bin/record-calls`), while the suite `lab` runs, or the few of its cases
+//! that take every way through the VMM (the suite `seccomp`). A rule that no call has matched must say in the profile why it is there (`unseen`), or
 //! the suite fails. The other half, a call that is made and forbidden, needs no recording: the filters are in place in
 //! every test of every suite, and end the sandbox.
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +31,18 @@ const CASES: &[&str] = &[
     "lab/volumes",
 ];
 
-/// Runs the cases and compares.
-pub fn run() -> Result<Tally> {
+/// The filters, by their thread.
+pub type Profile = BTreeMap<String, Value>;
+
+/// What the filters are compiled from.
+pub fn profile() -> Result<Profile> {
     let text = fs::read_to_string(host::checkout().join(PROFILE)).context(PROFILE)?;
-    let profile: BTreeMap<String, Value> = serde_json::from_str(&text).context(PROFILE)?;
+    serde_json::from_str(&text).context(PROFILE)
+}
+
+/// Runs the cases that take every way, and compares. The suite `lab` does the same with all cases.
+pub fn run() -> Result<Tally> {
+    let profile = profile()?;
     crate::build::build_static("ringfence")?;
     let lab = Lab::named("test0", Options::default());
     let recorded = recorded_while(&lab, &profile, || run_cases(&lab));
@@ -59,11 +67,11 @@ fn run_cases(lab: &Lab) -> Result<Tally> {
 }
 
 /// What `work` returns, and the lines of the recorder meanwhile.
-fn recorded_while(
+pub fn recorded_while<T>(
     lab: &Lab,
-    profile: &BTreeMap<String, Value>,
-    work: impl FnOnce() -> Result<Tally>,
-) -> Result<(Tally, BTreeSet<String>)> {
+    profile: &Profile,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, BTreeSet<String>)> {
     let mut session = lab.session()?;
     push_programs(&mut session, false)?;
     let names: BTreeSet<&str> =
@@ -129,7 +137,7 @@ fn number(rule: &Value) -> Result<u64> {
 }
 
 /// Which arguments of which calls the profile looks at, as the recorder wants it.
-fn looked_at(profile: &BTreeMap<String, Value>) -> Result<String> {
+fn looked_at(profile: &Profile) -> Result<String> {
     let mut calls: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
     for rule in profile.values().flat_map(rules) {
         let indices = arguments(rule).map(|argument| argument["index"].to_string());
@@ -175,7 +183,7 @@ impl Call {
 }
 
 /// Prints the counts; fails rules that nothing has used without a reason, and calls that no rule allows.
-fn judge(profile: &BTreeMap<String, Value>, seen: &BTreeSet<String>) -> Result<Tally> {
+pub fn judge(profile: &Profile, seen: &BTreeSet<String>) -> Result<Tally> {
     let calls: Vec<Call> = seen.iter().filter_map(|line| Call::parse(line)).collect();
     for line in seen.iter().filter(|line| line.starts_with("lost ")) {
         println!("note: {line} events of the record");

@@ -16,7 +16,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringfence_jailer::{Companion, JailConfig, JailError, Monitor, Outcome, PATIENCE, Program, runtime};
+use ringfence_jailer::{
+    Companion, Helper, JailConfig, JailError, Monitor, Outcome, PATIENCE, Program, runtime,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Failure;
@@ -152,7 +154,7 @@ fn prepare(
     named: Option<Config>,
 ) -> Result<Made, Failure> {
     let id = config.id.clone();
-    let companion = order.companion.take();
+    let (companion, helper) = (order.companion.take(), order.helper.take());
     let tty = order.terminal.is_some();
     let timeout = order.timeout;
     let (channel, theirs) = UnixStream::pair().map_err(|e| Failure::setup(format!("no socket pair: {e}")))?;
@@ -161,7 +163,7 @@ fn prepare(
     line.push(b'\n');
     let mut descriptors = vec![OwnedFd::from(theirs)];
     descriptors.extend(files);
-    let (monitor, warnings) = start(config, process::COMMAND, None, descriptors, companion)?;
+    let (monitor, warnings) = start(config, process::COMMAND, None, descriptors, (companion, helper))?;
     warnings.iter().for_each(|warning| report(&format!("warning: {warning}")));
     // Only a courtesy to others; what cannot be removed now is tried again by the next.
     let _ = runtime::sweep_now_and_then(&runtime::base(), STALE);
@@ -217,12 +219,12 @@ pub fn start(
     word: &str,
     second: Option<&str>,
     descriptors: Vec<OwnedFd>,
-    companion: Option<Companion>,
+    (companion, helper): (Option<Companion>, Option<Helper>),
 ) -> Result<(Monitor, Vec<String>), Failure> {
     let words = ["ringfence", word].into_iter().chain(second);
     let args = words.map(std::ffi::CString::new).collect::<Result<_, _>>().map_err(Failure::setup)?;
     Monitor::start(config, &runtime::base(), |_| {
-        Ok(Program { companion, ..Program::this(args, descriptors)? })
+        Ok(Program { companion, helper, ..Program::this(args, descriptors)? })
     })
     .map_err(|e| {
         let without = "; `--no-jail` runs the sandbox without, with all your rights";

@@ -17,6 +17,7 @@ use super::detach::{self, Side};
 use super::{jailed, shared};
 use crate::api::config::{Config, Image, LogLevel};
 use crate::api::listen::Name;
+use crate::api::network::Host;
 use crate::api::server::{About, Server};
 use crate::api::state::{Event, State};
 use crate::api::worker::Worker;
@@ -25,10 +26,13 @@ use crate::order::{Conclusion, Files, News, Order, carry_out};
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::timeline::Timeline;
-use crate::{exit, probe, sandbox, stats};
+use crate::{exit, network, probe, sandbox, stats};
 
 /// After a time-out, how long the command may take to end in good order.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What passt's buffers can take of the host, at most.
+const PASST_MEMORY: u64 = 128 << 20;
 
 /// How counters are told at the end.
 pub struct Counters {
@@ -162,6 +166,7 @@ pub fn order(
     let terminal = config_terminal(config);
     let streams = streams(terminal.is_some())?;
     let disks = disk::open(&config.disks)?;
+    let opened = network::open(&config.network)?;
     let shared = shared::open(config)?;
     if let Some(base) = shared.root {
         container.root.base = base;
@@ -192,9 +197,12 @@ pub fn order(
             log: None,
             job: streams.job,
             disks,
+            interfaces: opened.interfaces,
             gofer,
         },
+        network: opened.told,
         companion,
+        helper: opened.helper,
     })
 }
 
@@ -212,7 +220,10 @@ pub fn jail_config(config: &Config) -> Result<Option<JailConfig>, Failure> {
     jail.cgroup_parent = asked.cgroup_parent.clone();
     // A limit somebody asked for must hold.
     jail.require_cgroup = asked.host_memory.is_some() || asked.host_cpu_millis.is_some();
-    let memory = asked.host_memory.unwrap_or_else(|| host_memory(config.machine.memory, config.machine.cpus));
+    let by_passt = config.network.interfaces.iter().any(|interface| matches!(interface.host, Host::Passt(_)));
+    let default =
+        || host_memory(config.machine.memory, config.machine.cpus) + if by_passt { PASST_MEMORY } else { 0 };
+    let memory = asked.host_memory.unwrap_or_else(default);
     jail.limits.memory = Some(memory);
     jail.limits.cpu_millis = asked.host_cpu_millis;
     jail.check().map_err(Failure::setup)?;
@@ -231,6 +242,9 @@ pub fn here(
     // It ends when its socket does, and by the signal that it asks for when its parent goes.
     let gofer = order.companion.take().map(ringfence_jailer::Companion::start_without_jail);
     gofer.transpose().map_err(|e| Failure::setup(format!("cannot start the gofer: {e}")))?;
+    // The same.
+    let helper = order.helper.take().map(ringfence_jailer::Helper::start_without_jail);
+    helper.transpose().map_err(Failure::setup)?;
     report(&format!("warning: {NO_JAIL}"));
     let mut raw = if order.terminal.is_some() { Some(enter_raw()?) } else { None };
     last_resort(order.timeout)?;

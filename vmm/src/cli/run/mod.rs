@@ -10,17 +10,19 @@ pub mod jailed;
 pub mod launch;
 pub mod shared;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ringfence_jailer::SandboxId;
 use ringfence_protocol::{Container, IdMap, IdRange, Limits, Process, Root, Streams};
 
-use super::{Failure, Format, disk, units};
+use super::{Failure, Format, disk, net, units};
 use crate::api;
 use crate::api::config::{
     Boot, Config, Disk, Image, Jail as JailConfig, LogLevel, Machine, Mount, check_hostname,
 };
+use crate::api::network::{Host, Network, Publish};
 use crate::machine::MAX_CPUS;
 use crate::terminal;
 use crate::timeline::Timeline;
@@ -48,6 +50,19 @@ pub struct Args {
     /// [,uidmap=IN:OUT:N][,gidmap=IN:OUT:N]
     #[arg(long, value_name = "SPEC", value_parser = shared::mount)]
     mount: Vec<Mount>,
+    /// A network interface (eth0, eth1, ...): none, a TAP interface, or passt, which needs no right of root. What it is given by
+    /// ip=, gateway= or dhcp; netns=, mac=, mtu=, egress=, rx=, tx= as docs/networking.md says
+    #[arg(long, value_name = net::SYNTAX, value_parser = net::parse)]
+    net: Vec<net::Asked>,
+    /// With --net passt: a port of the host that leads into the sandbox
+    #[arg(long, value_name = "[ADDR:]HOST:GUEST[/tcp|udp]")]
+    publish: Vec<Publish>,
+    /// A name server of the program
+    #[arg(long, value_name = "IP")]
+    dns: Vec<IpAddr>,
+    /// A domain in which it searches for names
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
     cpus: u8,
@@ -117,7 +132,11 @@ enum RootMode {
 }
 
 /// Options that describe the sandbox.
-const DESCRIBES: [&str; 23] = [
+const DESCRIBES: [&str; 27] = [
+    "net",
+    "publish",
+    "dns",
+    "dns_search",
     "mount",
     "rootfs_mode",
     "image",
@@ -184,7 +203,11 @@ pub fn main(args: Args, timeline: Timeline) -> Result<u8, Failure> {
             config.jail.name = args.jail.name.map(|id| id.as_str().to_owned()).or(config.jail.name);
             config
         }
-        None => args.config(),
+        None => {
+            let config = args.config().map_err(Failure::setup)?;
+            config.network.check().map_err(Failure::setup)?;
+            config
+        }
     };
     if detach {
         check_detached(&mut config)?;
@@ -210,7 +233,7 @@ fn check_detached(config: &mut Config) -> Result<(), Failure> {
 }
 
 impl Args {
-    fn config(self) -> Config {
+    fn config(self) -> Result<Config, String> {
         let streams = match self.tty {
             true => {
                 let (rows, cols) = terminal::size().unwrap_or((24, 80));
@@ -229,7 +252,8 @@ impl Args {
             RootMode::Image => Image::Rootfs,
             RootMode::Shared => Image::Shared,
         };
-        Config {
+        let network = network(self.net, self.publish, self.dns, self.dns_search)?;
+        Ok(Config {
             machine: Machine { cpus: self.cpus, memory: self.memory },
             boot: Boot {
                 log_level: self.loglevel,
@@ -239,6 +263,7 @@ impl Args {
             },
             disks: self.disk,
             mounts: self.mount,
+            network,
             image: self.image.map(Image::File).or(self.rootfs.map(root)),
             container: Some(Container {
                 process,
@@ -256,8 +281,32 @@ impl Args {
                 host_cpu_millis: self.jail.host_cpus,
                 cgroup_parent: self.jail.cgroup_parent,
             },
+        })
+    }
+}
+
+fn network(
+    asked: Vec<net::Asked>,
+    publish: Vec<Publish>,
+    nameservers: Vec<IpAddr>,
+    search: Vec<String>,
+) -> Result<Network, String> {
+    if asked.len() > 1 && asked.contains(&None) {
+        return Err("--net none goes with no other network".into());
+    }
+    let mut interfaces: Vec<_> = asked.into_iter().flatten().collect();
+    let mut hosts = interfaces.iter_mut().map(|interface| &mut interface.host);
+    match hosts.find_map(|host| if let Host::Passt(passt) = host { Some(passt) } else { None }) {
+        Some(passt) => passt.publish.extend(publish),
+        None if publish.is_empty() => {}
+        None => {
+            return Err(
+                "--publish goes with --net passt; on a TAP interface the sandbox has an address of its own"
+                    .into(),
+            );
         }
     }
+    Ok(Network { interfaces, nameservers, search })
 }
 
 /// `TERM`, of which kind the terminal here is.

@@ -10,6 +10,7 @@ pub mod erofs;
 pub mod fuse;
 pub mod http;
 pub mod json;
+pub mod packets;
 
 #[cfg(test)]
 mod tests {
@@ -19,13 +20,14 @@ mod tests {
     #[test]
     fn the_corpora_pass() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 6] = [
+        let targets: [Target; 7] = [
             ("devices", super::devices::run),
             ("elf", super::elf::run),
             ("erofs", super::erofs::run),
             ("http", super::http::run),
             ("json", super::json::run),
             ("fuse", super::fuse::run),
+            ("packets", super::packets::run),
         ];
         for (name, run) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);

@@ -26,6 +26,7 @@
 //! |---|---|
 //! | here | the object, its life, the table of all |
 //! | `launch` | users, `PATH`, loading a program, starting it |
+//! | `resolver` | `/etc/resolv.conf` |
 //! | `root` | mounting a root file system |
 //! | `terminal` | a terminal relayed to the host |
 //!
@@ -33,6 +34,7 @@
 //! or dropped.
 
 mod launch;
+pub mod resolver;
 mod root;
 mod terminal;
 

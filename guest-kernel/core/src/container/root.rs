@@ -5,7 +5,7 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 use ringfence_hal::pmem::PhysRegion;
 use ringfence_protocol::{Base, DiskMount, Root, VolumeMount};
 
-use super::{FIRST_CONTAINER, Failed, find};
+use super::{FIRST_CONTAINER, Failed, find, resolver};
 use crate::{
     block,
     errno::Errno,
@@ -78,6 +78,10 @@ pub fn mount(root: &Root, volumes: &[VolumeMount], mounter: &Mounter) -> Result<
         && let Some(mounts) = DISK_MOUNTS.get()
     {
         mounts.iter().try_for_each(|wanted| mount_disk(&namespace, wanted))?;
+    }
+    if mounter.pid_ns.container() == 0 {
+        resolver::mount(&namespace)
+            .map_err(|e| (e, format!("cannot mount a file on /etc/resolv.conf: {e}")))?;
     }
     for volume in volumes {
         mount_volume(&namespace, volume)

@@ -154,6 +154,9 @@ fn connect_devices(devices: &[Arc<dyn Device>], config: &BootConfig) -> Result<(
         return Ok(());
     }
     let network = config.network.clone().unwrap_or_default();
+    if !network.nameservers.is_empty() {
+        container::resolver::set(&network.nameservers, &network.search);
+    }
     net::start_devices(&Namespaces::initial().net, devices, &network)
         .map_err(|e| (e, format!("cannot set up the network: {e}")))
 }

@@ -35,7 +35,7 @@ mod sys;
 mod transfer;
 mod unix;
 
-pub use inet::Stack;
+pub use inet::{Stack, exercise};
 pub(crate) use inet::{device, proc, start as start_devices};
 pub(crate) use socket::SocketFile;
 pub use unix::show_sockets;

@@ -55,6 +55,7 @@ use alloc::sync::Arc;
 use address::Version;
 pub(super) use interface::{Address, Behind, Given, IFF_UP, Interface, Interfaces};
 pub(super) use ioctl::interfaces as interface_ioctl;
+pub use packet::exercise;
 pub(crate) use packet::start;
 pub use stack::Stack;
 

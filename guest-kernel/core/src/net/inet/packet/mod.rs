@@ -25,6 +25,7 @@
 //! | `icmp` | echoes and errors |
 //! | `start` | from the boot configuration to interfaces |
 
+mod exercise;
 mod fragments;
 mod header;
 mod icmp;
@@ -44,6 +45,7 @@ use core::{fmt, net::IpAddr, sync::atomic::AtomicU64};
 
 use ringfence_hal as hal;
 
+pub use self::exercise::exercise;
 pub(crate) use self::start::start;
 use self::{fragments::Fragments, neighbor::Neighbors};
 pub(super) use self::{

@@ -80,7 +80,7 @@ impl TcpSocket {
     }
 
     /// Takes the port of `at`, or any.
-    fn take_port(&self, at: Endpoint) -> Result<super::super::ports::Ticket> {
+    pub(super) fn take_port(&self, at: Endpoint) -> Result<super::super::ports::Ticket> {
         let (stack, bound, me) = (self.stack(), self.bound(at.ip), self.arc()?);
         stack.tcp.lock().take(at.port, stack.local_ports(), bound, &me)
     }

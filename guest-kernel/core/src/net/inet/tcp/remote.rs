@@ -25,15 +25,17 @@ use super::{
 };
 use crate::{
     errno::{Errno, Result},
+    io::{Sink, Source},
     net::{
         common::SO_KEEPALIVE,
         inet::{
-            address::Endpoint,
+            address::{Endpoint, Version},
             options::Opt,
             packet::{Due, Way},
             stack::Stack,
         },
     },
+    ns::NetNamespace,
     sync::{PollEvents, SpinLock},
 };
 
@@ -319,6 +321,40 @@ impl TcpSocket {
         let link = Link::with_remote(self.net.clone(), names, self.queue.clone(), self.side(), remote);
         self.stack().remotes.add(names, link.clone());
         link.step(|_, _| ());
+    }
+
+    /// For the fuzz target: one that listens.
+    pub fn exercise_listener(net: &Arc<NetNamespace>, port: u16) -> Result<Arc<TcpSocket>> {
+        let socket = TcpSocket::in_namespace(net, Version::V6);
+        socket.with(|s| s.local.port = port);
+        let ticket = socket.take_port(Endpoint { ip: Version::V6.any(), port })?;
+        socket.with(|s| s.ticket = Some(ticket));
+        socket.start_listening(4)?;
+        Ok(socket)
+    }
+
+    /// For the fuzz target: what is ready is read, answered and closed.
+    pub fn exercise_accept(&self) {
+        let ready = self.with(|s| match &mut s.phase {
+            Phase::Listening(b) if b.ready.len() > 2 => b.ready.pop_front(),
+            _ => None,
+        });
+        let Some(socket) = ready else { return };
+        if let Some(handle) = socket.handle() {
+            let mut bytes = [0; 100];
+            let _ = handle.receive(&mut Sink::kernel(&mut bytes), false, 100); // there may be nothing
+            let _ = handle.send(&mut Source::kernel(&bytes), false); // or nobody
+        }
+        socket.end(false);
+    }
+
+    /// For the fuzz target: another socket asks for a connection.
+    pub fn exercise_connection(&self, way: Way, from: Endpoint, to: Endpoint) {
+        let socket = TcpSocket::in_namespace(&self.net, Version::V4);
+        socket.with(|s| (s.local, s.phase) = (from, Phase::Waiting(to)));
+        if self.stack().connect(from, to) {
+            socket.ask(way, (from, to));
+        }
     }
 
     fn buffers(&self) -> (usize, usize) {

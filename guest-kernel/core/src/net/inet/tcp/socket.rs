@@ -111,6 +111,12 @@ impl TcpSocket {
         Self::make(version, common, Options::new(version), net, uid)
     }
 
+    /// One that belongs to nobody.
+    pub(super) fn in_namespace(net: &Arc<NetNamespace>, version: Version) -> Arc<TcpSocket> {
+        let common = Common::with_buffers(SEND_BUFFER, RECEIVE_BUFFER);
+        Self::make(version, common, Options::new(version), net.clone(), 0)
+    }
+
     fn make(
         version: Version,
         common: Common,

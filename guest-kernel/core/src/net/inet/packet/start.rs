@@ -26,6 +26,12 @@ pub(crate) fn start(net: &Arc<NetNamespace>, devices: &[Arc<dyn Device>], networ
             all.add_device(index, format!("eth{n}"), nic.clone());
             let Some(own) = network.interfaces.get(n) else { return Ok(()) };
             all.set_up(index, true)?;
+            if own.dhcp {
+                ringfence_hal::log!(
+                    Warn,
+                    "eth{n} is to ask for an address by DHCP, which this kernel does not do yet"
+                );
+            }
             for cidr in &own.addresses {
                 all.add_address(index, Address { ip: cidr.ip, prefix: cidr.prefix })?;
             }

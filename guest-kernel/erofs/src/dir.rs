@@ -100,7 +100,8 @@ impl<I: Image> Filesystem<I> {
     }
 
     /// Passes the entries of a directory to `f` in order, from `cookie` on: 0, or [`Entry::next`] of an earlier
-    /// call. Any other number is safe and starts at some entry. Ends when `f` breaks.
+    /// call. Any other number is safe and starts at some entry. Ends when `f` breaks. Each block is copied into `buffer` and
+    /// looked at there.
     ///
     /// `.` and `..` are passed on as the image has them; newer images may leave out `.`. A file system with
     /// dentries of its own skips both and makes its own.
@@ -108,21 +109,27 @@ impl<I: Image> Filesystem<I> {
         &self,
         dir: &Inode,
         cookie: u64,
+        buffer: &mut [u8; BLOCK_SIZE as usize],
         mut f: impl FnMut(Entry<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         check_directory(dir)?;
         let mut start = cookie - cookie % BLOCK_SIZE;
         let mut index = (cookie % BLOCK_SIZE).div_ceil(ENTRY);
-        let mut name = Name::new();
         while start < dir.size() {
-            let block = self.dir_block(dir, start)?;
+            let bytes = buffer.get_mut(..self.block_len(dir, start) as usize).ok_or(Error::Invalid)?;
+            self.read_exact(dir, start, bytes)?;
+            let block = Block::new(start, bytes.len() as u64, &raw_dirent_at(bytes, 0)?)?;
             let after = start.checked_add(BLOCK_SIZE).ok_or(Error::Invalid)?;
             while index < block.count {
-                let raw = self.dir_entry(dir, block, index, &mut name)?;
+                let raw = raw_dirent_at(bytes, index)?;
                 index += 1;
-                let next = if index < block.count { start + index * ENTRY } else { after };
+                let last = index == block.count;
+                let (from, to) =
+                    block.name(&raw, if last { None } else { Some(raw_dirent_at(bytes, index)?) })?;
+                let name = checked_name(bytes.get(from as usize..to as usize).ok_or(BAD_NAME)?, last)?;
+                let next = if last { after } else { start + index * ENTRY };
                 let file_type = FileType::from_dirent(raw.file_type);
-                if f(Entry { name: name.get(), nid: raw.nid, file_type, next }).is_break() {
+                if f(Entry { name, nid: raw.nid, file_type, next }).is_break() {
                     return Ok(());
                 }
             }
@@ -133,8 +140,32 @@ impl<I: Image> Filesystem<I> {
     }
 
     fn dir_block(&self, dir: &Inode, start: u64) -> Result<Block> {
-        let len = self.block_len(dir, start);
-        let first = self.raw_dirent(dir, start)?;
+        let mut first = [0; DIRENT_SIZE];
+        self.read_exact(dir, start, &mut first)?;
+        Block::new(start, self.block_len(dir, start), &RawDirent::decode(&first))
+    }
+
+    /// Entry `index`, which is below `block.count`, and its name.
+    fn dir_entry(&self, dir: &Inode, block: Block, index: u64, name: &mut Name) -> Result<RawDirent> {
+        let last = index + 1 == block.count;
+        // The next entry tells where this one's name ends: both in one read.
+        let mut pair = [0; 2 * DIRENT_SIZE];
+        let wanted = if last { pair.get_mut(..DIRENT_SIZE) } else { Some(&mut pair[..]) };
+        self.read_exact(dir, block.start + index * ENTRY, wanted.ok_or(BAD_NAME)?)?;
+        let raw = raw_dirent_at(&pair, 0)?;
+        let (from, to) = block.name(&raw, if last { None } else { Some(raw_dirent_at(&pair, 1)?) })?;
+        let piece = name.bytes.get_mut(..(to - from) as usize).ok_or(BAD_NAME)?;
+        self.read_exact(dir, block.start + from, piece)?;
+        name.len = checked_name(piece, last)?.len();
+        Ok(raw)
+    }
+}
+
+const BAD_NAME: Error = Error::Corrupt("a name in a directory that is empty, too long or out of place");
+
+impl Block {
+    /// The block of `len` bytes that begins with `first`.
+    fn new(start: u64, len: u64, first: &RawDirent) -> Result<Block> {
         let names = u64::from(first.name_offset);
         if names < ENTRY || names % ENTRY != 0 || names >= len {
             return Err(Error::Corrupt("a directory block whose names start nowhere"));
@@ -142,46 +173,35 @@ impl<I: Image> Filesystem<I> {
         Ok(Block { start, len, count: names / ENTRY })
     }
 
-    fn raw_dirent(&self, dir: &Inode, at: u64) -> Result<RawDirent> {
-        let mut raw = [0; DIRENT_SIZE];
-        self.read_exact(dir, at, &mut raw)?;
-        Ok(RawDirent::decode(&raw))
+    /// Where in the block the name of `entry` is, before that of `next`. What follows the last one may be padding; of it there is
+    /// as much as can be a name and a NUL.
+    fn name(&self, entry: &RawDirent, next: Option<RawDirent>) -> Result<(u64, u64)> {
+        let from = u64::from(entry.name_offset);
+        let to = match next {
+            Some(next) => u64::from(next.name_offset),
+            None => self.len.min(from + NAME_MAX as u64 + 1),
+        };
+        if from < self.count * ENTRY || to > self.len || to < from {
+            return Err(BAD_NAME);
+        }
+        Ok((from, to))
     }
+}
 
-    /// Entry `index`, which is below `block.count`, and its name.
-    fn dir_entry(&self, dir: &Inode, block: Block, index: u64, name: &mut Name) -> Result<RawDirent> {
-        const BAD: Error = Error::Corrupt("a name in a directory that is empty, too long or out of place");
-        let at = block.start + index * ENTRY;
-        let last = index + 1 == block.count;
-        // The next entry tells where this one's name ends: both in one read.
-        let mut pair = [0; 2 * DIRENT_SIZE];
-        let wanted = if last { pair.get_mut(..DIRENT_SIZE) } else { Some(&mut pair[..]) };
-        self.read_exact(dir, at, wanted.ok_or(BAD)?)?;
-        let (first, second) = pair.split_first_chunk().ok_or(BAD)?;
-        let raw = RawDirent::decode(first);
-        let next = RawDirent::decode(second.first_chunk().ok_or(BAD)?);
-        let from = u64::from(raw.name_offset);
-        let to = if last { block.len } else { u64::from(next.name_offset) };
-        if from < block.count * ENTRY || to > block.len {
-            return Err(BAD);
-        }
-        let mut len = usize::try_from(to.checked_sub(from).ok_or(BAD)?).map_err(|_| BAD)?;
-        if last {
-            // Padding may follow: take what can be a name, then end it at the NUL.
-            len = len.min(NAME_MAX + 1);
-        }
-        let piece = name.bytes.get_mut(..len).ok_or(BAD)?;
-        self.read_exact(dir, block.start + from, piece)?;
-        if last {
-            len = piece.iter().position(|&b| b == 0).unwrap_or(len);
-        }
-        let text = piece.get(..len).unwrap_or_default();
-        if text.is_empty() || len > NAME_MAX || text.iter().any(|&b| b == 0 || b == b'/') {
-            return Err(BAD);
-        }
-        name.len = len;
-        Ok(raw)
+/// Entry `index` of those at the start of `bytes`.
+fn raw_dirent_at(bytes: &[u8], index: u64) -> Result<RawDirent> {
+    let raw = bytes.get((index * ENTRY) as usize..).and_then(|rest| rest.first_chunk());
+    raw.map(RawDirent::decode).ok_or(Error::Corrupt("a directory ends within an entry"))
+}
+
+/// The name in `piece`, which in the last entry of a block ends at a NUL.
+fn checked_name(piece: &[u8], last: bool) -> Result<&[u8]> {
+    let len = if last { piece.iter().position(|&b| b == 0).unwrap_or(piece.len()) } else { piece.len() };
+    let text = piece.get(..len).unwrap_or_default();
+    if text.is_empty() || len > NAME_MAX || text.iter().any(|&b| b == 0 || b == b'/') {
+        return Err(BAD_NAME);
     }
+    Ok(text)
 }
 
 fn check_directory(dir: &Inode) -> Result<()> {

@@ -58,7 +58,7 @@ fn walk(fs: &Filesystem<&[u8]>) -> Result<Tree> {
             FileType::Directory if seen.insert(inode.nid()) => {
                 let mut cookies = vec![];
                 let mut entries = vec![];
-                fs.read_dir(&inode, 0, |entry| {
+                fs.read_dir(&inode, 0, &mut [0; 4096], |entry| {
                     assert!(!entry.name.is_empty() && !entry.name.contains(&b'/'));
                     assert!(cookies.last().is_none_or(|last| *last < entry.next));
                     cookies.push(entry.next);
@@ -68,7 +68,7 @@ fn walk(fs: &Filesystem<&[u8]>) -> Result<Tree> {
                 for (at, (name, nid)) in entries.iter().enumerate() {
                     fs.lookup(&inode, name)?;
                     let mut after = vec![];
-                    fs.read_dir(&inode, cookies[at], |entry| {
+                    fs.read_dir(&inode, cookies[at], &mut [0; 4096], |entry| {
                         after.push(entry.name.to_vec());
                         ControlFlow::Break(())
                     })?;

@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
         }
         let _ = fs.lookup(&inode, b"name");
         let mut entries = 0;
-        let _ = fs.read_dir(&inode, 0, |entry| {
+        let _ = fs.read_dir(&inode, 0, &mut [0; 4096], |entry| {
             if seen + queue.len() < MOST {
                 queue.push(entry.nid);
             }

@@ -4,11 +4,11 @@
 //! cache: `mmap` maps the image's own pages, `read` copies from them straight to the user. Only what is not
 //! page-aligned in the image (the inline tail of a file) gets a page of RAM, when it is mapped.
 
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
 use core::ops::ControlFlow;
 
 use ringfence_erofs as erofs;
-use ringfence_erofs::{Extent, Filesystem, Image};
+use ringfence_erofs::{BLOCK_SIZE, Extent, Filesystem, Image};
 use ringfence_hal as hal;
 
 use super::{
@@ -176,7 +176,8 @@ impl Inode for ErofsInode {
 
     fn readdir(&self, from: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let fs = &self.fs.image;
-        fs.read_dir(&self.inode, from, |entry| {
+        let mut block = Box::new([0; BLOCK_SIZE as usize]);
+        fs.read_dir(&self.inode, from, &mut block, |entry| {
             let kind =
                 || entry.file_type.or_else(|| Some(fs.inode(entry.nid).ok()?.file_type())).map(file_type);
             image::tell(emit, entry.name, entry.nid, entry.next, kind)

@@ -1,5 +1,7 @@
 //! Listing directories, and where the caller is: getdents, getcwd, chdir, chroot, umask.
 
+use alloc::vec::Vec;
+
 use super::{Caller, read_path};
 use crate::{
     errno::{Errno, Result},
@@ -9,70 +11,133 @@ use crate::{
     syscalls,
 };
 
-/// Builds one directory record. Returns its length, a multiple of 8.
-type Format = fn(&DirEntry<'_>, &mut [u8; 320]) -> Option<usize>;
+/// Adds one directory record of `len` bytes.
+type Format = fn(&DirEntry<'_>, len: usize, &mut Vec<u8>);
 
-/// Bytes before the name in both formats.
+/// Bytes before the name in the older format.
 const HEADER: usize = 18;
+/// Where a record has the cookie of what follows it, and its length.
+const NEXT: usize = 8;
+const LEN: usize = 16;
+/// Records are copied to the program this many bytes at a time.
+const BATCH: usize = 2048;
 
-fn put(record: &mut [u8; 320], at: usize, bytes: &[u8]) -> Option<()> {
-    record.get_mut(at..at.checked_add(bytes.len())?)?.copy_from_slice(bytes);
-    Some(())
-}
-
-fn header(entry: &DirEntry<'_>, record: &mut [u8; 320], len: usize) -> Option<usize> {
-    // The padding after the name; the rest is written anyway.
-    put(record, len.checked_sub(8)?, &[0; 8])?;
-    put(record, 0, &entry.ino.to_ne_bytes())?;
-    put(record, 8, &entry.next.to_ne_bytes())?;
-    put(record, 16, &(len as u16).to_ne_bytes())?;
-    Some(len)
+fn header(entry: &DirEntry<'_>, len: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&entry.ino.to_ne_bytes());
+    out.extend_from_slice(&entry.next.to_ne_bytes());
+    out.extend_from_slice(&(len as u16).to_ne_bytes());
 }
 
 /// `struct linux_dirent64`: inode, cookie, length, type, name.
-fn dirent64(entry: &DirEntry<'_>, record: &mut [u8; 320]) -> Option<usize> {
-    let len = (HEADER + 2 + entry.name.len()).next_multiple_of(8);
-    header(entry, record, len)?;
-    put(record, HEADER, &[entry.kind as u8])?;
-    put(record, HEADER + 1, entry.name)?;
-    Some(len)
+fn dirent64(entry: &DirEntry<'_>, len: usize, out: &mut Vec<u8>) {
+    let end = out.len() + len;
+    header(entry, len, out);
+    out.push(entry.kind as u8);
+    out.extend_from_slice(entry.name);
+    out.resize(end, 0);
 }
 
 /// `struct linux_dirent`: inode, cookie, length, name; the type in the last byte.
-fn dirent(entry: &DirEntry<'_>, record: &mut [u8; 320]) -> Option<usize> {
-    let len = (HEADER + 2 + entry.name.len()).next_multiple_of(8);
-    header(entry, record, len)?;
-    put(record, HEADER, entry.name)?;
-    put(record, len - 1, &[entry.kind as u8])?;
-    Some(len)
+fn dirent(entry: &DirEntry<'_>, len: usize, out: &mut Vec<u8>) {
+    let end = out.len() + len;
+    header(entry, len, out);
+    out.extend_from_slice(entry.name);
+    out.resize(end - 1, 0);
+    out.push(entry.kind as u8);
+}
+
+fn field<const N: usize>(record: &[u8], at: usize) -> Option<[u8; N]> {
+    record.get(at..)?.first_chunk().copied()
+}
+
+/// Records on their way to the program.
+struct Records {
+    sink: Sink<'static>,
+    /// Bytes that the program has room for beyond those in `batch`.
+    room: usize,
+    batch: Vec<u8>,
+    /// The position behind what is in `batch`, and behind what the program has.
+    position: u64,
+    delivered: u64,
+    /// Bytes of what the program has.
+    done: usize,
+    /// There was no room for another one.
+    full: bool,
+    fault: Option<Errno>,
+}
+
+impl Records {
+    fn new(buf: UserAddr, room: usize, position: u64) -> Self {
+        Records {
+            sink: Sink::user(buf.0, room),
+            room,
+            batch: Vec::with_capacity(BATCH.min(room)),
+            position,
+            delivered: position,
+            done: 0,
+            full: false,
+            fault: None,
+        }
+    }
+
+    /// Adds one. False if there is no room for it, or what there is cannot be delivered.
+    fn add(&mut self, entry: &DirEntry<'_>, format: Format) -> bool {
+        let len = (HEADER + 2 + entry.name.len()).next_multiple_of(8);
+        self.full = len > self.room;
+        if self.full {
+            return false;
+        }
+        if self.batch.len() + len > BATCH {
+            self.deliver();
+        }
+        if self.fault.is_some() {
+            return false;
+        }
+        format(entry, len, &mut self.batch);
+        (self.room, self.position) = (self.room - len, entry.next);
+        true
+    }
+
+    /// Copies the batch to the program, unless that has failed before.
+    fn deliver(&mut self) {
+        if self.fault.is_some() {
+            return;
+        }
+        if self.sink.put(&self.batch).is_ok() {
+            (self.done, self.delivered) = (self.sink.done(), self.position);
+            self.batch.clear();
+            return;
+        }
+        self.fault = Some(Errno::EFAULT);
+        // Linux copies one at a time: whole ones before the bad page have been read.
+        let copied = self.sink.done() - self.done;
+        let mut rest = self.batch.as_slice();
+        while let Some(len) = field(rest, LEN).map(u16::from_ne_bytes) {
+            let Some((record, behind)) = rest.split_at_checked(len.into()) else { break };
+            if self.batch.len() - behind.len() > copied {
+                break;
+            }
+            self.done += record.len();
+            self.delivered = field(record, NEXT).map_or(self.delivered, u64::from_ne_bytes);
+            rest = behind;
+        }
+        self.batch.clear();
+    }
 }
 
 fn list(ctx: &mut Ctx<'_>, fd: Fd, buf: UserAddr, count: u32, format: Format) -> Result {
     let file = ctx.task.files()?.get(fd.0)?;
-    let mut sink = Sink::user(buf.0, count as usize);
-    let mut record = [0u8; 320];
-    let mut failed = None;
-    let mut done = 0; // in whole entries
-    file.readdir(&mut |entry| {
-        let Some(bytes) = format(entry, &mut record).and_then(|n| record.get(..n)) else { return false };
-        if bytes.len() > sink.remaining() {
-            failed = Some(Errno::EINVAL); // if not even one fits
-            return false;
-        }
-        match sink.put(bytes) {
-            Ok(()) => {
-                done += bytes.len();
-                true
-            }
-            Err(e) => {
-                failed = Some(e);
-                false
-            }
-        }
-    })?;
-    match failed {
-        Some(e) if done == 0 => Err(e),
-        _ => Ok(done),
+    let mut records = Records::new(buf, count as usize, file.position());
+    let listed = file.readdir(&mut |entry| records.add(entry, format));
+    records.deliver();
+    if records.fault.is_some() {
+        file.with_position(|position| *position = records.delivered);
+    }
+    match (listed, records.fault) {
+        _ if records.done > 0 => Ok(records.done),
+        (Err(e), _) | (_, Some(e)) => Err(e),
+        _ if records.full => Err(Errno::EINVAL), // not even one fits
+        _ => Ok(0),
     }
 }
 

@@ -1,5 +1,7 @@
 //! select and pselect6.
 
+use core::ops::BitOr;
+
 use smallvec::SmallVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -36,10 +38,6 @@ fn read_set(set: UserPtr<u64>, words: usize) -> Result<Words> {
     }
 }
 
-fn bit(set: &Words, fd: usize) -> bool {
-    set.get(fd / 64).is_some_and(|w| w & (1 << (fd % 64)) != 0)
-}
-
 fn do_select(task: &TaskRef, n: i32, sets: [UserPtr<u64>; 3], deadline: Option<u64>) -> Result {
     let files = task.files()?;
     // Descriptors beyond the table are not open, and not looked at (as on Linux).
@@ -51,10 +49,16 @@ fn do_select(task: &TaskRef, n: i32, sets: [UserPtr<u64>; 3], deadline: Option<u
     }
     let mut list = WatchList::new();
     let mut fds: SmallVec<[usize; 8]> = SmallVec::new();
-    for fd in 0..n {
-        let kinds = KINDS.iter().zip(&asked).filter(|(_, set)| bit(set, fd)).map(|(kind, _)| *kind);
-        let interest = kinds.fold(PollEvents::empty(), PollEvents::union);
-        if !interest.is_empty() {
+    for first in (0..n).step_by(64) {
+        let words = asked.each_ref().map(|set| set.get(first / 64).copied().unwrap_or(0));
+        let mut any = words.into_iter().fold(0, u64::bitor) & u64::MAX >> (64 - (n - first).min(64));
+        while any != 0 {
+            let bit = any.trailing_zeros();
+            any &= any - 1;
+            let kinds =
+                KINDS.iter().zip(words).filter(|(_, word)| word & (1 << bit) != 0).map(|(kind, _)| *kind);
+            let interest = kinds.fold(PollEvents::empty(), PollEvents::union);
+            let fd = first + bit as usize;
             let file = files.get(fd as i32)?;
             list.push(Watched { file: Some(file), interest, ready: PollEvents::empty() });
             fds.push(fd);
@@ -64,21 +68,22 @@ fn do_select(task: &TaskRef, n: i32, sets: [UserPtr<u64>; 3], deadline: Option<u
     wait(task, &mut list, deadline).map_err(|_| Errno::ERESTARTNOHAND)?;
 
     let mut count = 0;
-    for ((kind, asked), user) in KINDS.iter().zip(&asked).zip(sets) {
-        let mut answer: Words = SmallVec::from_elem(0, words);
-        for (fd, w) in fds.iter().zip(&list) {
-            if bit(asked, *fd)
-                && w.ready.intersects(*kind)
-                && let Some(word) = answer.get_mut(fd / 64)
+    let mut answers: [Words; 3] = core::array::from_fn(|_| SmallVec::from_elem(0, words));
+    for (fd, watched) in fds.iter().zip(&list).filter(|(_, watched)| !watched.ready.is_empty()) {
+        let (word, bit) = (fd / 64, 1 << (fd % 64));
+        for ((kind, asked), answer) in KINDS.iter().zip(&asked).zip(&mut answers) {
+            if watched.ready.intersects(*kind)
+                && asked.get(word).is_some_and(|word| word & bit != 0)
+                && let Some(word) = answer.get_mut(word)
             {
-                *word |= 1 << (fd % 64);
+                *word |= bit;
                 count += 1;
             }
         }
-        if !user.is_null() {
-            for (i, word) in answer.iter().enumerate() {
-                user.index(i).write(word)?;
-            }
+    }
+    for (answer, user) in answers.iter().zip(sets).filter(|(_, user)| !user.is_null()) {
+        for (i, word) in answer.iter().enumerate() {
+            user.index(i).write(word)?;
         }
     }
     Ok(count)

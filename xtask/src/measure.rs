@@ -337,12 +337,13 @@ minus smallest. Two things are not like hardware: an exit of the virtual machine
 const OPERATIONS_HEAD: &str = "\
 ## Operations
 
-Instructions of one, seen by a static program (tests/bench/operations.c, its loop and libc included), natively in the lab
-and in a sandbox. `getpid` loops 100,000 times a
-repeat, `fork`, `exec`, `exec-true` and `thread` 30 times, all others 1,000 times; one unmeasured repeat comes first.
-`pipe` writes and reads a byte, `pipe-switch` and `futex` go to another process or thread and back, `mmap` maps, touches and
-unmaps a page, `fault` touches one for the first time, `exec` is vfork, exec of a static program, exit and wait. The budget is
-100 for `getpid` and native for all others.
+Instructions of one, seen by a static program (tests/bench/operations.c, its loop and libc included, which says what each
+does), natively in the lab and in a sandbox. They are those of DESIGN's budgets, of lmbench and of gVisor's microbenchmarks.
+`getpid` loops 100,000 times a repeat, `fork`, `exec`, `exec-true`, `thread`, `shell` and `readdir` 30 times, all others 1,000
+times; one unmeasured repeat comes first. `pipe` writes and reads a byte; `unix`, `tcp` and `udp` send one there and back; `…-switch`
+and `futex` go to another process or thread and back; `…-64k` and `sendfile` move 64 KiB; `switch-8` and `switch-16` are a step in
+a ring of processes; `readdir` lists `/usr/bin`; `mmap` maps, touches and unmaps a page, `fault` touches one for the first time;
+`exec` is vfork, exec of a static program, exit and wait. The budget is 100 for `getpid` and native for all others.
 
 | operation | native | spread | sandbox | spread | ratio | in budget |
 |---|---|---|---|---|---|---|

@@ -12,7 +12,7 @@ use super::image;
 use crate::host::{self, as_root, run_quietly};
 
 /// Part of the cache's key: raise it when the recipe below changes.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// The date of its files, 2020-01-01: there are no dates before 1980 in a zip archive.
 const DATE: u32 = 1_577_836_800;
@@ -23,7 +23,9 @@ const DISK: &str = "programs.ext4";
 /// What the image has on top of Debian's minbase.
 const PACKAGES: &str = "python3,python3-venv,python3-distutils,libpython3.11-testsuite,perl,gcc,g++,libc6-dev,make,\
     git,sqlite3,procps,psmisc,file,xz-utils,bzip2,zip,unzip,attr,libcap2-bin,util-linux,curl,apt,gdb,strace,tmux,\
-    postgresql-15,redis-server,nginx,nodejs,openjdk-17-jdk-headless,golang-go";
+    postgresql-15,redis-server,nginx,nodejs,openjdk-17-jdk-headless,golang-go,\
+    iproute2,iputils-ping,bind9-dnsutils,dnsmasq-base,iperf3,openssh-server,openssh-client,wget,socat,netcat-openbsd,\
+    tcpdump,net-tools,wrk,netbase,python3-pip,rsync";
 
 /// Run in the tree before its packages are installed: no database cluster is made by the installation.
 const BEFORE: &str = r#"mkdir -p "$1/etc/postgresql-common"

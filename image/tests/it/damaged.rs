@@ -28,7 +28,7 @@ fn walk(bytes: &[u8]) -> Result<()> {
             let _ = fs.xattr_value(xattr, &mut data);
             ControlFlow::Continue(())
         });
-        let _ = fs.read_dir(&inode, 0, |entry| {
+        let _ = fs.read_dir(&inode, 0, &mut [0; 4096], |entry| {
             let _ = fs.lookup(&inode, entry.name);
             todo.extend(fs.inode(entry.nid));
             ControlFlow::Continue(())

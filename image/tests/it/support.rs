@@ -138,7 +138,7 @@ pub fn of_image(image: &Path) -> Items {
     while let Some((path, inode)) = todo.pop() {
         if inode.file_type() == FileType::Directory {
             let mut last = Vec::new();
-            fs.read_dir(&inode, 0, |entry| {
+            fs.read_dir(&inode, 0, &mut [0; 4096], |entry| {
                 assert!(last.as_slice() < entry.name, "names are sorted");
                 last = entry.name.to_vec();
                 let child = fs.inode(entry.nid).unwrap();

@@ -23,7 +23,7 @@ watch_memory() {
 attack() { # NAME EXIT-CODES [TIME-OUT]
     [ -z "$only" ] || [ "$only" = "$1" ] || return
     RINGFENCE_GUEST_KERNEL=$kernel timeout -s KILL 300 ringfence run --cpus 2 --memory 64M --timeout "${3:-120s}" \
-        --disk disk --disk read-only,ro --image "$image" -- "attack:$1" > "${out:-out}" 2> err < /dev/null
+        --disk disk --disk read-only,ro --net tap=hostile0 --image "$image" -- "attack:$1" > "${out:-out}" 2> err < /dev/null
     local code=$?
     check "$1 ends with $code" "$code" "$2"
     # Nothing of it is an instruction to a terminal, and the VMM did not panic.
@@ -31,6 +31,16 @@ attack() { # NAME EXIT-CODES [TIME-OUT]
     if grep -Eq "thread '.*' panicked|has overflowed its stack|attempt to" err; then check "$1: the VMM" panicked none; fi
 }
 head -c 1M /dev/urandom > read-only && truncate -s 4M disk
+# A network whose other end never stops to send.
+ip tuntap add hostile0 mode tap && ip addr add 192.0.2.1/24 dev hostile0 && ip link set hostile0 up
+ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev hostile0 nud permanent
+python3 -c 'import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    for _ in range(20):
+        try: s.sendto(b"x" * 500, ("192.0.2.2", 9))
+        except OSError: pass
+    time.sleep(0.02)' & flood=$!
 before=$(cat "$image" read-only | sha256sum)
 watch_memory & watcher=$!
 # The other sandbox reads the image all the while.
@@ -65,7 +75,8 @@ attack control-slow 124 6s
 attack control-flood '121|124' 6s
 
 touch stop; wait $other; check "the other sandbox saw nothing ($(head -c 200 other))" $? 0
-kill $watcher 2>/dev/null
+kill $watcher $flood 2>/dev/null
+ip link del hostile0
 check "the image and the read-only disk are unchanged" "$(cat "$image" read-only | sha256sum)" "$before"
 check "the disk is as large as it was" "$(stat -c %s disk)" 4194304
 largest=$(cat rss 2>/dev/null || echo 0)

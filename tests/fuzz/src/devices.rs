@@ -5,16 +5,19 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use ringfence_devices::balloon::Balloon;
 use ringfence_devices::block::{Block, Disk, Limits};
+use ringfence_devices::net::{Backend, Mac, Net, NetConfig, Policy};
 use ringfence_devices::pmem::Pmem;
 use ringfence_devices::rng::Rng;
 use ringfence_devices::virtio::{MmioTransport, VirtioDevice};
 use ringfence_devices::vsock::{Endpoint, Vsock};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -36,8 +39,29 @@ struct Machine {
     transports: Vec<MmioTransport>,
     events: EventManager<Subscriber>,
     /// How many chains were posted in each queue of each device.
-    posted: [[u16; 3]; 6],
+    posted: [[u16; 3]; DEVICES],
+    /// The host's ends of the networks.
+    networks: Vec<OwnedFd>,
+    /// Something has come from there, which may be answered.
+    spoken: bool,
+    policy: Policy,
 }
+
+const DEVICES: usize = 8;
+/// The features that a driver takes, besides `VERSION_1`.
+const FEATURES: [u32; DEVICES] = [
+    0,
+    0,
+    0,
+    0,
+    // Read-only of a disk.
+    1 << 5,
+    // The balloon's free page reporting.
+    1 << 5,
+    // Of the network whose host has offloads: checksums and segments both ways, merged buffers.
+    1 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12 | 1 << 15,
+    1 << 15,
+];
 
 /// Does what `data` says.
 pub fn run(data: &[u8]) {
@@ -109,8 +133,7 @@ fn bring_up(transport: &mut MmioTransport, number: usize) {
     for (register, value) in
         [(STATUS, 0), (STATUS, 1), (STATUS, 3), (0x24, 0), (0x20, 1 << 5), (0x24, 1), (0x20, 1), (STATUS, 11)]
     {
-        // Bit 5 is the balloon's free page reporting, and read-only of a disk.
-        let value = if register == 0x20 && value == 1 << 5 && number < 4 { 0 } else { value };
+        let value = if register == 0x20 && value == 1 << 5 { FEATURES[number] } else { value };
         write(transport, register, value);
     }
     for queue in 0..3 {
@@ -140,7 +163,16 @@ impl Machine {
             .map(|(at, len)| (GuestAddress(at), len as usize, Some(FileOffset::from_arc(file.clone(), at))));
         let memory = Arc::new(GuestMemoryMmap::from_ranges_with_files(&ranges).expect("memory"));
         let events = EventManager::new_with_capacity(32).expect("an event loop");
-        let mut machine = Machine { memory, transports: Vec::new(), events, posted: [[0; 3]; 6] };
+        let policy = Policy::public(&[], &[]);
+        let mut machine = Machine {
+            memory,
+            transports: Vec::new(),
+            events,
+            posted: [[0; 3]; DEVICES],
+            networks: Vec::new(),
+            spoken: false,
+            policy,
+        };
         let mut vsock = Vsock::new(3).expect("a device");
         let (endpoint, mut host) = Endpoint::socketpair().expect("a socket pair");
         host.write_all(b"from the host").expect("room");
@@ -157,6 +189,17 @@ impl Machine {
             );
         }
         machine.add(Balloon::new().expect("a device"));
+        for (kind, backend) in
+            [(SocketType::SEQPACKET, Backend::tap as fn(_) -> _), (SocketType::STREAM, Backend::stream)]
+        {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let (ours, host) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("a socket pair");
+            machine.networks.push(host);
+            let egress = Some(machine.policy.clone());
+            let config = NetConfig { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, egress };
+            let limits = || Limits::new(None, None).expect("a timer");
+            machine.add(Net::new(config, backend(ours), limits(), limits()).expect("a device"));
+        }
         machine
     }
 
@@ -170,6 +213,39 @@ impl Machine {
 
     /// What the event loop does with what has happened.
     fn serve(&mut self) {
+        self.run_events();
+        self.look_at_what_was_sent();
+    }
+
+    /// Whatever the guest does, nothing leaves by a TAP interface that the policy denies.
+    fn look_at_what_was_sent(&mut self) {
+        let mut buffer = [0; 4096];
+        for (number, host) in self.networks.iter().enumerate() {
+            while let Ok((_, n @ 1..)) = recv(host, &mut buffer, RecvFlags::DONTWAIT) {
+                let frame = buffer[..n].get(12..).unwrap_or_default();
+                let head = &frame[..frame.len().min(256)];
+                assert!(number > 0 || self.spoken || self.policy.allows(head), "it was sent: {head:?}");
+            }
+        }
+    }
+
+    /// A frame, or any bytes, from the host.
+    fn speak(&mut self, number: usize, bytes: &[u8]) {
+        self.spoken = true;
+        let prefix = match number {
+            0 => vec![0; 12],
+            _ => (bytes.len() as u32).to_be_bytes().to_vec(),
+        };
+        // Once in a while without what is in front of a frame.
+        let whole = if bytes.first().is_some_and(|b| *b == 0xee) {
+            bytes.to_vec()
+        } else {
+            [&prefix, bytes].concat()
+        };
+        let _ = send(&self.networks[number], &whole, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+
+    fn run_events(&mut self) {
         for _ in 0..3 {
             if self.events.run_with_timeout(0).is_ok_and(|events| events == 0) {
                 break;
@@ -218,7 +294,7 @@ impl Machine {
                 self.put(at + 0x400 + offset, &value.to_le_bytes());
             }
             8..12 => {
-                let slot = &mut self.posted[number % 6][queue];
+                let slot = &mut self.posted[number][queue];
                 let entry = at + 0x404 + u64::from(*slot % SIZE) * 2;
                 *slot = slot.wrapping_add(1);
                 let index = *slot;
@@ -230,8 +306,13 @@ impl Machine {
             }
             12 => {
                 write(transport, STATUS, 0);
-                self.posted[number % 6] = [0; 3];
+                self.posted[number] = [0; 3];
                 self.put(rings(number, 0), &[0; 0x3000]);
+            }
+            13 => {
+                let bytes: Vec<u8> = (0..input.byte().unwrap_or(0)).map_while(|_| input.byte()).collect();
+                self.speak(number & 1, &bytes);
+                self.serve();
             }
             _ => self.serve(),
         }

@@ -75,11 +75,15 @@ pub fn open(asked: &Network) -> Result<Opened, Failure> {
             Some((socket, guests)) => ((socket, passt::MTU), guests),
             None => (attach(interface)?, interface.told()),
         };
+        let mac = interface.mac.map_or_else(random_mac, Ok).map_err(unable)?;
+        if is_passt {
+            passt::introduce(&file, mac, &guests).map_err(unable)?;
+        }
         told.interfaces.push(guests);
         opened.interfaces.push(Interface {
             file,
             stream: !matches!(interface.host, Host::Tap(_) | Host::TapDescriptor(_)),
-            mac: interface.mac.map_or_else(random_mac, Ok).map_err(unable)?,
+            mac,
             mtu: interface.mtu.unwrap_or(mtu),
             egress: egress(interface, &told.nameservers)?,
             rx_bandwidth: interface.rx_bandwidth,

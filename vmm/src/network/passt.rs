@@ -26,6 +26,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use ringfence_devices::net::Mac;
 use ringfence_jailer::Helper;
 use ringfence_protocol::{Cidr, NetworkInterface};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
@@ -94,6 +95,28 @@ pub fn prepare(
             namespace,
         },
     })
+}
+
+/// Says the guest's address of Ethernet, by an ARP announcement (RFC 5227) in its name: passt learns it from what the guest sends, and
+/// until then nothing that comes to a published port arrives.
+pub fn introduce(socket: &OwnedFd, mac: Mac, told: &NetworkInterface) -> std::io::Result<()> {
+    let own = told.addresses.iter().find_map(|a| if let IpAddr::V4(ip) = a.ip { Some(ip) } else { None });
+    let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
+    let frame = [
+        // To everybody; ARP of IPv4 over Ethernet, a request.
+        &[0xff; 6][..],
+        &mac.0,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &mac.0,
+        &own,
+        &[0; 6],
+        &own,
+    ]
+    .concat();
+    let all = [&(frame.len() as u32).to_be_bytes()[..], &frame].concat();
+    // There is room in a new socket.
+    rustix::net::send(socket, &all, rustix::net::SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// The executable.

@@ -4,6 +4,7 @@
 
 mod devices;
 mod machine;
+mod net;
 mod queues;
 
 use alloc::format;
@@ -48,6 +49,9 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("block: sectors beyond the end, by overflow too; lengths that are none", devices::block_outside),
     ("block: unknown requests", devices::block_unknown),
     ("block: writes to a read-only disk", devices::block_read_only),
+    ("net: frames of no length, headers that lie", net::nonsense),
+    ("net: buffers that no frame fits in", net::small_buffers),
+    ("net: both queues full while the host sends (CVE-2020-16843)", net::freeze),
     ("vsock: length beyond the descriptors (CVE-2019-18960)", devices::vsock_length),
     ("vsock: unknown operations, types, addresses", devices::vsock_nonsense),
     ("vsock: requests to every port", devices::vsock_ports),
@@ -73,7 +77,7 @@ pub fn all(config: &str) -> ! {
     let names: Vec<&str> = devices.iter().map(Device::name).collect();
     say!("hostile: {} devices: {}", devices.len(), names.join(", "));
     let (mut passed, mut failed) = (0, 0);
-    for wanted in ["rng", "balloon", "vsock", "pmem", "block"] {
+    for wanted in ["rng", "balloon", "vsock", "pmem", "block", "net"] {
         if !names.contains(&wanted) {
             say!("FAIL there is no {wanted}");
             failed += 1;

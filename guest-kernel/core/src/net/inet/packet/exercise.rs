@@ -6,11 +6,14 @@ use core::net::IpAddr;
 
 use super::{Nic, checksum_of};
 use crate::{
-    net::inet::{
-        address::Endpoint,
-        device::{Counts, Device, Offloads, Packet},
-        interface::Address,
-        tcp::TcpSocket,
+    net::{
+        inet::{
+            address::Endpoint,
+            device::{Counts, Device, Offloads, Packet},
+            interface::Address,
+            tcp::TcpSocket,
+        },
+        socket::Socket,
     },
     ns::{NetNamespace, UserNamespace},
     sync::{Queue, WaitQueue},
@@ -54,10 +57,20 @@ impl Device for Nowhere {
 
 /// Takes `data` as frames, each behind its length in a byte or two, as if they arrived one after the other. Headers that would end
 /// it at once are made right: addresses of a frame that begins with a zero, the checksum of an IPv4 header. Checksums of what
-/// is in packets are as the device says: right.
-pub fn exercise(mut data: &[u8]) {
+/// is in packets are as the device says: right. Whether nothing of all that is left in memory.
+pub fn exercise(data: &[u8]) -> bool {
     let net = NetNamespace::for_container(UserNamespace::initial());
     let nic = Nic::new(Arc::new(Nowhere(WaitQueue::new())), 2, &net);
+    take(&net, &nic, data);
+    // A namespace is there as long as it has connections, and a device as long as it waits for a moment.
+    net.stack().remotes.forget();
+    nic.forget();
+    let left = (Arc::downgrade(&net), Arc::downgrade(&nic));
+    drop((net, nic));
+    left.0.strong_count() == 0 && left.1.strong_count() == 0
+}
+
+fn take(net: &Arc<NetNamespace>, nic: &Arc<Nic>, mut data: &[u8]) {
     let there = net.stack().change_interfaces(|all| {
         all.add_device(2, "eth0".into(), nic.clone());
         all.set_up(2, true)?;
@@ -68,7 +81,7 @@ pub fn exercise(mut data: &[u8]) {
         return;
     }
     nic.heard(THEIRS.into(), OTHER, false);
-    let Ok(listener) = TcpSocket::exercise_listener(&net, 80) else { return };
+    let Ok(listener) = TcpSocket::exercise_listener(net, 80) else { return };
     let to = Endpoint { ip: THEIRS.into(), port: 80 };
     if let Some(way) = net.stack().way(to.ip, None, None, 0) {
         listener.exercise_connection(way, Endpoint { ip: OURS.into(), port: 1000 }, to);
@@ -83,6 +96,7 @@ pub fn exercise(mut data: &[u8]) {
         nic.poll(&mut scratch);
         listener.exercise_accept();
     }
+    listener.close();
 }
 
 fn repair(frame: &mut [u8]) {

@@ -1,2 +1,2 @@
-# A sandbox that sleeps takes at most 5 MiB beyond the program's own pages.
+# A sandbox that sleeps takes 5 MiB beyond the program's own pages, or 5 % more.
 measure memory
